@@ -1,0 +1,5 @@
+//! The nouns of Proteus: ids, units, settings, profiles, plans, allocations. Never I/O, a clock or randomness.
+
+pub mod id;
+
+pub mod unit;
