@@ -3,3 +3,11 @@
 pub mod id;
 
 pub mod unit;
+
+pub mod vm;
+
+pub mod setting;
+
+pub mod policy;
+
+pub mod capability;

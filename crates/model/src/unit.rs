@@ -126,7 +126,8 @@ impl MilliCpu {
 impl FromStr for MilliCpu {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || refuse("an amount of CPU", text, "a number of CPUs as in 1.5, or thousandths as in 1500m");
+        let error =
+            || refuse("an amount of CPU", text, "a number of CPUs as in 1.5, or thousandths as in 1500m");
         let (number, unit) = split_number(text).ok_or_else(error)?;
         let value = match unit {
             "" => scaled(number, 1000),
@@ -139,7 +140,11 @@ impl FromStr for MilliCpu {
 
 impl fmt::Display for MilliCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 1000 == 0 { write!(f, "{} CPU", self.0 / 1000) } else { write!(f, "{:.2} CPU", f64::from(self.0) / 1000.0) }
+        if self.0 % 1000 == 0 {
+            write!(f, "{} CPU", self.0 / 1000)
+        } else {
+            write!(f, "{:.2} CPU", f64::from(self.0) / 1000.0)
+        }
     }
 }
 

@@ -1,0 +1,199 @@
+//! A virtual machine: what its owner asked for, and how it is seen to be. Must never hold a live handle.
+
+use crate::id::{DiskName, ImageName, ServiceName, VmId, VmName};
+use crate::unit::{Bytes, UnixMillis};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// How a VM starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "from")]
+pub enum Boot {
+    /// This kernel and initramfs, with these words added to the command line.
+    Kernel {
+        /// Linux kernel image.
+        kernel: PathBuf,
+        /// Its initramfs.
+        initrd: PathBuf,
+        /// Words added to the kernel command line.
+        append: String,
+    },
+    /// The boot loader on the first disk.
+    Firmware,
+}
+
+/// Format of a disk's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// QEMU's copy-on-write format.
+    Qcow2,
+    /// Bytes as they are.
+    Raw,
+}
+
+/// A disk of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskIntent {
+    /// Its name, also its serial number in the guest.
+    pub name: DiskName,
+    /// Its file.
+    pub path: PathBuf,
+    /// The file's format.
+    pub format: DiskFormat,
+    /// Whether the guest may not write.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A read-only image of software given to a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageIntent {
+    /// Its name, also its serial number in the guest.
+    pub name: ImageName,
+    /// Its file.
+    pub path: PathBuf,
+    /// SHA-256 of the file, in hex.
+    pub digest: String,
+}
+
+/// What the owner of a VM asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmIntent {
+    /// Name for people.
+    pub name: VmName,
+    /// vCPUs at start.
+    pub vcpus: u32,
+    /// vCPUs that may be plugged in all.
+    pub vcpus_max: u32,
+    /// Memory at start.
+    pub memory: Bytes,
+    /// Memory that there may be in all; what is above `memory` is plugged in.
+    pub memory_max: Bytes,
+    /// How it starts.
+    pub boot: Boot,
+    /// Its disks, the boot disk first.
+    #[serde(default)]
+    pub disks: Vec<DiskIntent>,
+    /// Its images.
+    #[serde(default)]
+    pub images: Vec<ImageIntent>,
+    /// Services that the agent starts from images once the VM is up.
+    #[serde(default)]
+    pub services: Vec<ServiceName>,
+    /// Whether to start it when the host starts.
+    #[serde(default)]
+    pub autostart: bool,
+    /// Free words of the owner.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Largest VM that Proteus makes; also what keeps arithmetic on sizes far from its ends.
+pub const VCPUS_MAX: u32 = 255;
+/// See [`VCPUS_MAX`].
+pub const MEMORY_MAX: Bytes = Bytes(16 << 40);
+/// Least memory with which a Linux guest of ours starts.
+pub const MEMORY_MIN: Bytes = Bytes::mib(96);
+
+/// Why an intent cannot be a VM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: expected {expected}, found {found}")]
+pub struct IntentError {
+    /// Which field.
+    pub field: &'static str,
+    /// What it may be.
+    pub expected: String,
+    /// What it was.
+    pub found: String,
+}
+
+impl VmIntent {
+    /// Checks what can be checked without looking at a file.
+    pub fn validate(&self) -> Result<(), IntentError> {
+        let error = |field, expected: String, found: String| Err(IntentError { field, expected, found });
+        if self.vcpus == 0 || self.vcpus > self.vcpus_max || self.vcpus_max > VCPUS_MAX {
+            let found = format!("{} of {}", self.vcpus, self.vcpus_max);
+            return error("vcpus", format!("1 to vcpus_max, which is at most {VCPUS_MAX}"), found);
+        }
+        if self.memory < MEMORY_MIN || self.memory > self.memory_max || self.memory_max > MEMORY_MAX {
+            let found = format!("{} of {}", self.memory, self.memory_max);
+            return error("memory", format!("{MEMORY_MIN} to memory_max, at most {MEMORY_MAX}"), found);
+        }
+        if self.memory.0 % Bytes::mib(2).0 != 0 || self.memory_max.0 % Bytes::mib(2).0 != 0 {
+            return error("memory", "multiples of 2 MiB".into(), self.memory.to_string());
+        }
+        let mut names: Vec<&str> = self.disks.iter().map(|d| d.name.as_str()).collect();
+        names.extend(self.images.iter().map(|i| i.name.as_str()));
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return error("disks, images", "names that differ".into(), format!("{} twice", pair[0]));
+        }
+        // A virtio-blk serial number holds 20 bytes (virtio 1.2, section 5.2.6.1).
+        if let Some(long) = names.iter().find(|name| name.len() > 20) {
+            return error("disks, images", "names of at most 20 bytes".into(), (*long).to_owned());
+        }
+        if matches!(self.boot, Boot::Firmware) && self.disks.is_empty() {
+            return error("disks", "a disk to boot from".into(), "none".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a VM runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// No process.
+    Stopped,
+    /// Runs.
+    Running,
+    /// There, but its CPUs stand still.
+    Paused,
+    /// There, but does not answer its control socket.
+    Hung,
+}
+
+/// How a VM is seen to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmObserved {
+    /// Which.
+    pub id: VmId,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// Process id of its VMM.
+    pub pid: Option<u32>,
+    /// Address of its link in Proteus's network.
+    pub address: Option<Ipv4Addr>,
+    /// Whether its agent answered last time.
+    pub agent: Option<String>,
+    /// When it was looked at.
+    pub observed_at: UnixMillis,
+}
+
+/// Counters of a VM taken from the host; each only rises while the VMM lives. What could not be read is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCounters {
+    /// When they were read.
+    pub at: UnixMillis,
+    /// CPU time of the vCPU threads, ns (`/proc/PID/task/TID/schedstat`, field 1).
+    pub vcpu_run_ns: Option<u64>,
+    /// Time that they were runnable and did not run, ns (field 2).
+    pub vcpu_wait_ns: Option<u64>,
+    /// Time that the CPU cap stopped them, ns (`cpu.stat`).
+    pub throttled_ns: Option<u64>,
+    /// CPU time of the whole VMM, ns.
+    pub vmm_run_ns: Option<u64>,
+    /// Resident memory of the VMM (not a counter).
+    pub resident: Option<Bytes>,
+    /// Bytes towards the guest.
+    pub net_to_guest: Option<u64>,
+    /// Bytes from the guest.
+    pub net_from_guest: Option<u64>,
+    /// Bytes read from disks.
+    pub disk_read: Option<u64>,
+    /// Bytes written to disks.
+    pub disk_written: Option<u64>,
+}
