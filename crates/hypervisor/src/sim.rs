@@ -88,7 +88,7 @@ impl SimVm {
         self.set.push(setting);
     }
 
-    fn from_the_start(&self, knob: &Knob) -> Setting {
+    fn value_at_start(&self, knob: &Knob) -> Setting {
         match knob {
             Knob::CpuCap => Setting::CpuCap { limit: None },
             Knob::CpuWeight => Setting::CpuWeight { weight: Weight::NEUTRAL },
@@ -103,7 +103,7 @@ impl SimVm {
             Knob::Thp => Setting::Thp { mode: ThpMode::Madvise },
             Knob::IoScheduler(disk) => Setting::IoScheduler { disk: disk.clone(), scheduler: "none".into() },
             Knob::Priority(app) => {
-                let state = PriorityState::Exact { processes: Vec::new(), cpu_weight: None };
+                let state = PriorityState::Exact { threads: Vec::new(), cgroups: Vec::new() };
                 Setting::Priority { app: app.clone(), state }
             }
             Knob::AppPolicy(app) => Setting::AppPolicy { app: app.clone(), policy: None },
@@ -192,7 +192,7 @@ impl Driver for SimDriver {
     async fn read(&self, vm: VmId, knob: &Knob) -> Result<Setting, DriverError> {
         let sim = self.load(vm)?;
         let found = sim.set.iter().find(|setting| setting.knob() == *knob).cloned();
-        Ok(found.unwrap_or_else(|| sim.from_the_start(knob)))
+        Ok(found.unwrap_or_else(|| sim.value_at_start(knob)))
     }
 
     async fn apply(&self, vm: VmId, setting: &Setting) -> Result<Applied, DriverError> {
@@ -261,6 +261,6 @@ impl Driver for SimDriver {
 pub fn changed_settings(dir: &Path, vm: VmId) -> io::Result<BTreeMap<Knob, Setting>> {
     let text = std::fs::read(dir.join(format!("{vm}.json")))?;
     let sim: SimVm = serde_json::from_slice(&text).map_err(io::Error::other)?;
-    let differ = sim.set.iter().filter(|s| sim.from_the_start(&s.knob()) != **s);
+    let differ = sim.set.iter().filter(|s| sim.value_at_start(&s.knob()) != **s);
     Ok(differ.map(|s| (s.knob(), s.clone())).collect())
 }
