@@ -1,1 +1,4 @@
-//! (filled below)
+//! Wire types, one frozen module per version, and the traits of our own interfaces. Must never hold logic that
+//! decides: it says how things are written down, and refuses what is not written so.
+
+pub mod guest;
