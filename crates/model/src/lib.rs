@@ -11,3 +11,5 @@ pub mod setting;
 pub mod policy;
 
 pub mod capability;
+
+pub mod profile;
