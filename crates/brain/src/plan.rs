@@ -125,7 +125,9 @@ fn wish_tuning(profile: &Profile, subject: &Subject, wishes: &mut Wishes) {
             wishes.want(subject, "tuning.io_scheduler", setting, "order of disk operations", Risk::Low);
         }
         if subject.intent.disks.is_empty() {
-            wishes.notes.push("tuning.io_scheduler: the VM has no disk of its own, so there is nothing to set".into());
+            wishes.notes.push(
+                "tuning.io_scheduler: the VM has no disk of its own, so there is nothing to set".into(),
+            );
         }
     }
 }
@@ -252,7 +254,10 @@ fn order(change: &Change) -> (u8, Option<Knob>) {
         (_, true) => 4,
         (Setting::NetworkPolicy { .. } | Setting::AppPolicy { .. }, false) => 3,
         (
-            Setting::Sysctl { .. } | Setting::Thp { .. } | Setting::IoScheduler { .. } | Setting::Priority { .. },
+            Setting::Sysctl { .. }
+            | Setting::Thp { .. }
+            | Setting::IoScheduler { .. }
+            | Setting::Priority { .. },
             false,
         ) => 2,
         (_, false) => 1,

@@ -19,3 +19,4 @@ pub mod plan;
 pub mod verification;
 
 pub mod execution;
+pub mod profile;

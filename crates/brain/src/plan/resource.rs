@@ -43,10 +43,15 @@ fn wish_cpu(range: &Range<MilliCpu>, subject: &Subject, wishes: &mut Wishes) {
     let most = MilliCpu::cpus(subject.capabilities.limits.vcpus_max);
     let amount = wanted.min(most);
     if range.min.is_some_and(|least| amount < least) {
-        return wishes.cannot(field, &format!("the VM was created for at most {most}; recreate it with more vcpus_max"));
+        return wishes.cannot(
+            field,
+            &format!("the VM was created for at most {most}; recreate it with more vcpus_max"),
+        );
     }
     if amount < wanted {
-        wishes.notes.push(format!("{field}: {wanted} wanted, {most} is the most that the VM was created for"));
+        wishes
+            .notes
+            .push(format!("{field}: {wanted} wanted, {most} is the most that the VM was created for"));
     }
     let online = amount.0.div_ceil(1000).max(1);
     wishes.want(subject, field, Setting::Vcpus { online }, "CPUs that the guest sees", Risk::Low);
@@ -69,23 +74,32 @@ fn wish_memory(range: &Range<Bytes>, subject: &Subject, wishes: &mut Wishes) {
     let most = limits.memory_boot.saturating_add(limits.hot_memory_max);
     let mut amount = wanted.min(most).max(MEMORY_MIN).round_down(MEMORY_STEP);
     if range.min.is_some_and(|least| most < least) {
-        return wishes.cannot(field, &format!("the VM was created for at most {most}; recreate it with more memory_max"));
+        return wishes.cannot(
+            field,
+            &format!("the VM was created for at most {most}; recreate it with more memory_max"),
+        );
     }
     if amount < wanted {
-        wishes.notes.push(format!("{field}: {wanted} wanted, {most} is the most that the VM was created for"));
+        wishes
+            .notes
+            .push(format!("{field}: {wanted} wanted, {most} is the most that the VM was created for"));
     }
     let now = subject.memory.map(|(total, _)| total);
     match floor(subject) {
         Some(floor) if amount < floor => {
             let kept = floor.min(most).max(amount);
-            wishes.notes.push(format!("{field}: {amount} wanted, kept at {kept}: what the guest uses and a margin"));
+            wishes
+                .notes
+                .push(format!("{field}: {amount} wanted, kept at {kept}: what the guest uses and a margin"));
             amount = kept;
         }
         Some(_) => {}
         None => {
             let held = limits.memory_boot.max(amount);
             if held > amount {
-                wishes.notes.push(format!("{field}: not taken below {held}: how much the guest uses is unknown"));
+                wishes
+                    .notes
+                    .push(format!("{field}: not taken below {held}: how much the guest uses is unknown"));
             }
             amount = held;
         }
@@ -108,7 +122,9 @@ fn wish_disk(profile: &Profile, subject: &Subject, wishes: &mut Wishes) {
         bandwidth: disk.bandwidth.as_ref().and_then(aim),
     };
     if subject.intent.disks.is_empty() {
-        wishes.notes.push("resources.disk: the VM has no disk of its own, so there is nothing to limit".into());
+        wishes
+            .notes
+            .push("resources.disk: the VM has no disk of its own, so there is nothing to limit".into());
     }
     for intent in subject.intent.disks.iter().filter(|disk| !disk.read_only) {
         let setting = Setting::DiskLimit { disk: intent.name.clone(), limit };
@@ -128,7 +144,10 @@ fn wish_link(profile: &Profile, subject: &Subject, wishes: &mut Wishes) {
         (one, other) => one.or(other),
     };
     let rate = NicRate {
-        to_guest: least(network.and_then(|n| n.to_guest.as_ref()).and_then(aim), limits.and_then(|l| l.to_guest)),
+        to_guest: least(
+            network.and_then(|n| n.to_guest.as_ref()).and_then(aim),
+            limits.and_then(|l| l.to_guest),
+        ),
         from_guest: least(
             network.and_then(|n| n.from_guest.as_ref()).and_then(aim),
             limits.and_then(|l| l.from_guest),
@@ -141,7 +160,13 @@ fn wish_link(profile: &Profile, subject: &Subject, wishes: &mut Wishes) {
 fn wish_weights(weights: &ResourceWeights, subject: &Subject, wishes: &mut Wishes) {
     let factor = ResourceWeights::factor(weights.cpu);
     let weight = Weight((f64::from(Weight::NEUTRAL.0) * factor).round() as u32).clamped();
-    wishes.want(subject, "resource_weights.cpu", Setting::CpuWeight { weight }, "share under contention", Risk::Low);
+    wishes.want(
+        subject,
+        "resource_weights.cpu",
+        Setting::CpuWeight { weight },
+        "share under contention",
+        Risk::Low,
+    );
     for (name, ratio) in
         [("memory", weights.memory), ("network", weights.network), ("storage_io", weights.storage_io)]
     {
