@@ -2,3 +2,5 @@
 //! Must never call a hypervisor: that is the host agent's work.
 
 pub mod store;
+
+pub mod audit;
