@@ -1,1 +1,5 @@
-//! (filled below)
+//! The brain is pure: given a snapshot it returns a decision and why. Never a clock, a file, randomness, a socket.
+
+pub mod plan;
+
+pub mod verification;

@@ -1,1 +1,16 @@
-//! (filled below)
+//! The node role: gives VMs their place, carries out steps through a driver or the guest's agent, looks how VMs
+//! fare. Refuses stale generations. Must never decide: plans come from the control plane.
+
+pub mod node;
+
+mod seat;
+
+mod guest;
+
+mod convert;
+
+mod health;
+
+mod console;
+
+pub mod image;

@@ -1,1 +1,16 @@
-//! (filled below)
+//! The way to hypervisors. The only crate that talks to one, and (with the guest agent's `sys`) the only one with
+//! unsafe code. Must never decide anything: it does what it is told, and reports what it sees.
+
+pub mod driver;
+
+pub mod network;
+
+pub mod qemu;
+
+pub mod sim;
+
+pub mod conformance;
+
+mod cgroup;
+
+mod tool;

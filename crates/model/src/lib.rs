@@ -13,3 +13,10 @@ pub mod policy;
 pub mod capability;
 
 pub mod telemetry;
+
+pub mod plan;
+
+pub mod verification;
+
+pub mod execution;
+pub mod profile;

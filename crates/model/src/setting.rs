@@ -101,6 +101,8 @@ impl From<SysctlKey> for String {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AppSelector {
+    /// A service that the agent runs.
+    Service(String),
     /// By name: `/proc/PID/comm`.
     Process(String),
     /// All in a cgroup, by its path below the cgroup root.
@@ -112,6 +114,7 @@ pub enum AppSelector {
 impl fmt::Display for AppSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Service(name) => write!(f, "service {name}"),
             Self::Process(name) => write!(f, "process {name}"),
             Self::Cgroup(path) => write!(f, "cgroup {path}"),
             Self::Unit(unit) => write!(f, "unit {unit}"),
@@ -135,21 +138,32 @@ pub enum PriorityClass {
     Idle,
 }
 
-/// A process's own priorities, as the agent read them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProcessPriority {
-    /// Process id in the guest.
+/// The scheduling of one thread, as the agent read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ThreadPriority {
+    /// Its process in the guest.
     pub pid: u32,
-    /// Start time in clock ticks since the guest booted: with the pid, an identity.
+    /// Itself.
+    pub tid: u32,
+    /// Start time in clock ticks since the guest booted: with the id, an identity.
     pub start_ticks: u64,
     /// Nice value, −20 to 19.
     pub nice: i32,
-    /// Kernel number of the scheduling policy (`sched(7)`).
-    pub sched_policy: i32,
-    /// Real-time priority, 0 where the policy has none.
-    pub rt_priority: i32,
     /// `ioprio_get(2)` value.
-    pub ioprio: i32,
+    pub io_priority: u32,
+    /// Kernel number of the scheduling policy (`sched(7)`), with the reset-on-fork flag.
+    pub policy: u32,
+    /// Real-time priority, 0 where the policy has none.
+    pub realtime_priority: u32,
+}
+
+/// The weight of a control group in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CgroupWeight {
+    /// Path below the cgroup mount.
+    pub path: String,
+    /// `cpu.weight`, 1 to 10 000.
+    pub cpu_weight: u32,
 }
 
 /// Priority asked for, or as it was.
@@ -158,12 +172,12 @@ pub struct ProcessPriority {
 pub enum PriorityState {
     /// A class for all that match the selector.
     Class(PriorityClass),
-    /// Exactly this for each process named; others are left alone.
+    /// Exactly this for each thread named; others are left alone.
     Exact {
-        /// Each process with its own values.
-        processes: Vec<ProcessPriority>,
-        /// `cpu.weight` of the selector's cgroup, where it has one.
-        cpu_weight: Option<u32>,
+        /// Each thread with its own values.
+        threads: Vec<ThreadPriority>,
+        /// Control groups that belong to the application alone.
+        cgroups: Vec<CgroupWeight>,
     },
 }
 
@@ -416,45 +430,45 @@ impl Setting {
 pub const MEMORY_TOLERANCE: Bytes = Bytes(256 * 4096);
 
 impl PriorityClass {
-    /// What the agent sets for this class: (nice, scheduling policy number, real-time priority).
-    /// Policy numbers are those of `sched(7)`: 0 other, 2 round-robin, 5 idle.
-    pub fn kernel_values(self) -> (i32, i32, i32) {
+    /// What the agent sets for this class: scheduling policy number of `sched(7)` (0 other, 2 round-robin, 5
+    /// idle), and the nice value, which real time leaves as it was.
+    pub fn kernel_values(self) -> (u32, Option<i32>) {
         match self {
-            Self::Realtime => (0, 2, 1),
-            Self::High => (-10, 0, 0),
-            Self::Normal => (0, 0, 0),
-            Self::Low => (10, 0, 0),
-            Self::Idle => (19, 5, 0),
-        }
-    }
-
-    /// `cpu.weight` of the application's cgroup: 100 neutral, a factor of 4 per class
-    /// (nice 10 apart is about a factor of 10 between processes of one cgroup, sched-nice-design.rst).
-    pub fn cpu_weight(self) -> u32 {
-        match self {
-            Self::Realtime => 1600,
-            Self::High => 400,
-            Self::Normal => 100,
-            Self::Low => 25,
-            Self::Idle => 1,
+            Self::Realtime => (2, None),
+            Self::High => (0, Some(-10)),
+            Self::Normal => (0, Some(0)),
+            Self::Low => (0, Some(10)),
+            Self::Idle => (5, Some(19)),
         }
     }
 }
 
+/// `SCHED_RESET_ON_FORK`: rides in the policy number and says nothing about the class.
+const RESET_ON_FORK: u32 = 0x4000_0000;
+
 impl PriorityState {
-    /// Whether `observed` (always exact) shows this in effect. A class holds when every process has its values;
-    /// an exact state holds when each process of it that still lives has its own.
+    /// Whether `observed` (always exact) shows this in effect. A class holds when every thread has its values;
+    /// an exact state holds when each thread of it that still lives has its own.
     pub fn holds_in(&self, observed: &PriorityState) -> bool {
-        let Self::Exact { processes: seen, .. } = observed else { return self == observed };
+        let Self::Exact { threads: seen, cgroups: groups } = observed else { return self == observed };
         match self {
             Self::Class(class) => {
-                seen.iter().all(|p| (p.nice, p.sched_policy, p.rt_priority) == class.kernel_values())
+                let (policy, nice) = class.kernel_values();
+                let has = |t: &ThreadPriority| {
+                    t.policy & !RESET_ON_FORK == policy && nice.is_none_or(|nice| nice == t.nice)
+                };
+                seen.iter().all(has)
             }
-            Self::Exact { processes, .. } => processes.iter().all(|want| {
-                seen.iter()
-                    .filter(|is| (is.pid, is.start_ticks) == (want.pid, want.start_ticks))
-                    .all(|is| is == want)
-            }),
+            Self::Exact { threads, cgroups } => {
+                let same = |want: &ThreadPriority| {
+                    let mut alive =
+                        seen.iter().filter(|is| (is.tid, is.start_ticks) == (want.tid, want.start_ticks));
+                    alive.all(|is| is == want)
+                };
+                let weighs =
+                    |want: &CgroupWeight| groups.iter().filter(|g| g.path == want.path).all(|g| g == want);
+                threads.iter().all(same) && cgroups.iter().all(weighs)
+            }
         }
     }
 }
@@ -467,12 +481,12 @@ impl fmt::Display for PriorityState {
             Self::Class(PriorityClass::Normal) => f.write_str("normal"),
             Self::Class(PriorityClass::Low) => f.write_str("low"),
             Self::Class(PriorityClass::Idle) => f.write_str("idle"),
-            Self::Exact { processes, .. } => {
-                let mut nices: Vec<i32> = processes.iter().map(|p| p.nice).collect();
+            Self::Exact { threads, .. } => {
+                let mut nices: Vec<i32> = threads.iter().map(|t| t.nice).collect();
                 nices.sort_unstable();
                 nices.dedup();
                 let list: Vec<String> = nices.iter().map(i32::to_string).collect();
-                write!(f, "nice {} ({} processes)", list.join(","), processes.len())
+                write!(f, "nice {} ({} threads)", list.join(","), threads.len())
             }
         }
     }

@@ -71,7 +71,7 @@ fn split_number(text: &str) -> Option<(f64, &str)> {
 fn scaled(number: f64, factor: u64) -> Option<u64> {
     // 2^63 keeps every sum of two quantities inside u64.
     let value = number * factor as f64;
-    (value < 9.223_372_036_854_775_8e18).then_some(value.round() as u64)
+    (value < 9.223_372_036_854_775e18).then_some(value.round() as u64)
 }
 
 impl FromStr for Bytes {
@@ -100,7 +100,7 @@ impl fmt::Display for Bytes {
         for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
             if self.0 >= 1 << shift {
                 let whole = self.0 >> shift;
-                return if self.0 % (1 << shift) == 0 {
+                return if self.0.is_multiple_of(1 << shift) {
                     write!(f, "{whole} {unit}")
                 } else {
                     write!(f, "{:.1} {unit}", self.0 as f64 / (1u64 << shift) as f64)
@@ -140,7 +140,7 @@ impl FromStr for MilliCpu {
 
 impl fmt::Display for MilliCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 1000 == 0 {
+        if self.0.is_multiple_of(1000) {
             write!(f, "{} CPU", self.0 / 1000)
         } else {
             write!(f, "{:.2} CPU", f64::from(self.0) / 1000.0)

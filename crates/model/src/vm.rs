@@ -122,7 +122,9 @@ impl VmIntent {
             let found = format!("{} of {}", self.memory, self.memory_max);
             return error("memory", format!("{MEMORY_MIN} to memory_max, at most {MEMORY_MAX}"), found);
         }
-        if self.memory.0 % Bytes::mib(2).0 != 0 || self.memory_max.0 % Bytes::mib(2).0 != 0 {
+        if !self.memory.0.is_multiple_of(Bytes::mib(2).0)
+            || !self.memory_max.0.is_multiple_of(Bytes::mib(2).0)
+        {
             return error("memory", "multiples of 2 MiB".into(), self.memory.to_string());
         }
         let mut names: Vec<&str> = self.disks.iter().map(|d| d.name.as_str()).collect();

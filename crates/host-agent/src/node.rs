@@ -1,0 +1,497 @@
+//! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
+
+use crate::console::Console;
+use crate::guest::{Guest, GuestError};
+use crate::seat::{SeatError, Seats};
+use crate::{convert, health};
+use async_trait::async_trait;
+use proteus_hypervisor::driver::{Driver, DriverError, Seat};
+use proteus_hypervisor::network::Network;
+use proteus_model::capability::{Ability, CapabilityReport};
+use proteus_model::id::{Generation, VmId};
+use proteus_model::profile::promise::HealthCheck;
+use proteus_model::setting::{Knob, KnobKind, Setting};
+use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
+use proteus_model::vm::{ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
+use proteus_protocol::guest::v1::{Blob, ErrorCode, HelloReply, Reply, Request, Sample};
+use proteus_protocol::node::v1::{
+    ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
+    ServiceObserved, StepCost,
+};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest wait for the agent of a VM that is just looked at.
+const GLANCE_LIMIT: Duration = Duration::from_secs(2);
+/// Time between asking a program's end and giving up on the channel that should bring it.
+const EXEC_SLACK: Duration = Duration::from_secs(10);
+/// Output of a program that is kept: what one frame of the channel carries.
+const EXEC_OUTPUT_BYTES: u32 = 64 * 1024;
+
+/// What the host says of itself that does not change while the node runs.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// `kvm`, `tcg` or `sim`.
+    pub accelerator: String,
+    /// Why that one.
+    pub accelerator_why: String,
+    /// The hypervisor's version.
+    pub hypervisor: String,
+}
+
+/// How guests are reached over the network.
+#[derive(Clone)]
+pub enum Reach {
+    /// In this network.
+    Network(Network),
+    /// Not at all: simulated VMs. The function is the simulation's answer to a health check.
+    Simulated(Arc<dyn Fn(VmId, &HealthCheck) -> HealthObserved + Send + Sync>),
+}
+
+/// The node role of one host.
+pub struct HostAgent {
+    driver: Arc<dyn Driver>,
+    reach: Reach,
+    facts: HostFacts,
+    seats: Mutex<Seats>,
+    guests: Mutex<HashMap<VmId, Arc<Guest>>>,
+    consoles: tokio::sync::Mutex<HashMap<VmId, Arc<Console>>>,
+}
+
+/// The whole chain of causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn driver_error(error: DriverError) -> NodeError {
+    let code = match &error {
+        DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
+        DriverError::Unsupported { .. } => NodeErrorCode::Unsupported,
+        DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
+        DriverError::Stalled { .. } => NodeErrorCode::Stalled,
+        DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
+    };
+    NodeError::new(code, chain(&error))
+}
+
+fn seat_error(error: SeatError) -> NodeError {
+    NodeError::new(NodeErrorCode::Failed, chain(&error))
+}
+
+fn guest_error(error: GuestError) -> NodeError {
+    let code = match &error {
+        GuestError::Refused { code: ErrorCode::Unsupported, .. } => NodeErrorCode::Unsupported,
+        GuestError::Refused { code: ErrorCode::Invalid, .. } => NodeErrorCode::OutOfRange,
+        GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => NodeErrorCode::Stalled,
+        GuestError::NoChannel
+        | GuestError::Open(_)
+        | GuestError::Closed(_)
+        | GuestError::Refused { .. }
+        | GuestError::Confused => NodeErrorCode::Guest,
+    };
+    NodeError::new(code, chain(&error))
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+fn meminfo(field: &str) -> Option<Bytes> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(Bytes(kib << 10))
+}
+
+impl HostAgent {
+    /// Opens the node whose VMs have their places below `dir`, and finds those that run.
+    pub async fn open(
+        driver: Arc<dyn Driver>,
+        reach: Reach,
+        facts: HostFacts,
+        dir: &Path,
+    ) -> Result<Self, NodeError> {
+        let seats = Seats::open(&dir.join("vms")).map_err(seat_error)?;
+        let all: Vec<Seat> = seats.all().cloned().collect();
+        let agent = Self {
+            driver,
+            reach,
+            facts,
+            seats: Mutex::new(seats),
+            guests: Mutex::default(),
+            consoles: tokio::sync::Mutex::default(),
+        };
+        for seat in all {
+            match agent.driver.adopt(&seat).await {
+                Ok(true) => tracing::info!(vm = %seat.intent.name, "found running"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(vm = %seat.intent.name, error = %chain(&error), "not found again");
+                }
+            }
+        }
+        Ok(agent)
+    }
+
+    fn seats(&self) -> std::sync::MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seat(&self, vm: VmId) -> Result<Seat, NodeError> {
+        let unknown = || NodeError::new(NodeErrorCode::NotFound, format!("this host has no VM {vm}"));
+        self.seats().get(vm).cloned().ok_or_else(unknown)
+    }
+
+    fn guest(&self, vm: VmId) -> Arc<Guest> {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.entry(vm).or_insert_with(|| Arc::new(Guest::new())).clone()
+    }
+
+    async fn agent_path(&self, vm: VmId) -> Result<PathBuf, NodeError> {
+        let doors = self.driver.doors(vm).await.map_err(driver_error)?;
+        doors.agent.ok_or_else(|| guest_error(GuestError::NoChannel))
+    }
+
+    async fn ask(&self, vm: VmId, request: Request) -> Result<Reply, NodeError> {
+        let path = self.agent_path(vm).await?;
+        self.guest(vm).ask(&path, request).await.map_err(guest_error)
+    }
+
+    async fn ask_setting(&self, vm: VmId, knob: &Knob, request: Request) -> Result<Setting, NodeError> {
+        let confused = || guest_error(GuestError::Confused);
+        match self.ask(vm, request).await? {
+            Reply::Setting { setting } => convert::setting_from_wire(knob, setting).ok_or_else(confused),
+            _ => Err(confused()),
+        }
+    }
+
+    /// A look inside; `None` where there is no agent or it does not answer at once.
+    async fn glance(&self, vm: VmId) -> Option<Sample> {
+        let path = self.agent_path(vm).await.ok()?;
+        match self.guest(vm).ask_within(&path, Request::Sample, GLANCE_LIMIT).await {
+            Ok(Reply::Sample { sample }) => Some(*sample),
+            _ => None,
+        }
+    }
+
+    fn check_fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
+        let seen = self.seats().fence(vm);
+        if fence < seen {
+            let message = format!("generation {fence} of {vm} is older than {seen}: another morph has the VM");
+            return Err(NodeError::new(NodeErrorCode::StaleGeneration, message));
+        }
+        self.seats().raise_fence(vm, fence).map_err(seat_error)
+    }
+
+    async fn hello(&self, vm: VmId) -> Option<HelloReply> {
+        let path = self.agent_path(vm).await.ok()?;
+        self.guest(vm).greet(&path, GLANCE_LIMIT).await.ok()
+    }
+
+    async fn console(&self, vm: VmId) -> Result<Arc<Console>, NodeError> {
+        let doors = self.driver.doors(vm).await.map_err(driver_error)?;
+        let none = || NodeError::new(NodeErrorCode::Unsupported, "this VM has no console");
+        let path = doors.console.ok_or_else(none)?;
+        let mut consoles = self.consoles.lock().await;
+        if let Some(console) = consoles.get(&vm).filter(|console| console.is_of(&path)) {
+            return Ok(console.clone());
+        }
+        // The old connection goes first: QEMU's socket takes one client at a time.
+        consoles.remove(&vm);
+        let opened = Console::open(path).await;
+        let opened = opened.map_err(|e| NodeError::new(NodeErrorCode::Failed, format!("open the console: {e}")))?;
+        let console = Arc::new(opened);
+        consoles.insert(vm, console.clone());
+        Ok(console)
+    }
+
+    /// A vCPU is plugged by the host and put online by the guest.
+    async fn apply_in_guest(&self, vm: VmId, setting: &Setting) -> Result<(), NodeError> {
+        if let Setting::Vcpus { online } = setting {
+            self.driver.ensure_plugged_vcpus(vm, *online).await.map_err(driver_error)?;
+        }
+        let not_ours = || NodeError::new(NodeErrorCode::Unsupported, format!("nobody turns {}", setting.knob()));
+        let wire = convert::setting_to_wire(setting).ok_or_else(not_ours)?;
+        let read = self.ask_setting(vm, &setting.knob(), Request::ApplySetting { setting: wire }).await?;
+        if setting.holds_in(&read) {
+            return Ok(());
+        }
+        let message = format!("{} was set to {setting} and reads {read}", setting.knob());
+        Err(NodeError::new(NodeErrorCode::Guest, message))
+    }
+}
+
+fn add_guest_abilities(report: &mut CapabilityReport, hello: Option<&HelloReply>) {
+    let inside = KnobKind::ALL.into_iter().filter(|kind| kind.in_guest());
+    for kind in inside {
+        let Some(hello) = hello else {
+            report.lacks(Ability::Knob(kind), "the guest's agent does not answer (is proteus-guest running in it?)");
+            continue;
+        };
+        let name = match kind {
+            KnobKind::Vcpus => Some(CapabilityName::Vcpus),
+            KnobKind::Sysctl => Some(CapabilityName::Sysctl),
+            KnobKind::Thp => Some(CapabilityName::Thp),
+            KnobKind::Priority => Some(CapabilityName::Priority),
+            KnobKind::AppPolicy => Some(CapabilityName::NetworkPolicy),
+            _ => None,
+        };
+        let told = name.and_then(|name| hello.capabilities.iter().find(|c| c.name == name));
+        match told.and_then(|c| c.missing.as_ref()) {
+            Some(why) => report.lacks(Ability::Knob(kind), why.clone()),
+            None => report.supports(Ability::Knob(kind), format!("agent {}", hello.agent_version), Millis(0)),
+        }
+    }
+}
+
+#[async_trait]
+impl Node for HostAgent {
+    async fn host(&self) -> Result<HostReport, NodeError> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let total = meminfo("MemTotal:");
+        let total = total.ok_or_else(|| NodeError::new(NodeErrorCode::Failed, "read /proc/meminfo"))?;
+        Ok(HostReport {
+            name: name.trim().to_owned(),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            memory: total,
+            memory_available: meminfo("MemAvailable:"),
+            accelerator: self.facts.accelerator.clone(),
+            accelerator_why: self.facts.accelerator_why.clone(),
+            hypervisor: self.facts.hypervisor.clone(),
+            namespace: match &self.reach {
+                Reach::Network(network) => Some(network.namespace().to_owned()),
+                Reach::Simulated(_) => None,
+            },
+        })
+    }
+
+    async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
+        self.seats().ensure(vm, intent).map_err(seat_error).map(|_| ())
+    }
+
+    async fn delete(&self, vm: VmId) -> Result<(), NodeError> {
+        if self.driver.power(vm).await != PowerState::Stopped {
+            return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
+        }
+        self.seats().remove(vm).map_err(seat_error)
+    }
+
+    async fn start(&self, vm: VmId) -> Result<(), NodeError> {
+        let seat = self.seat(vm)?;
+        self.driver.start(&seat).await.map_err(driver_error)?;
+        if self.console(vm).await.is_err() {
+            tracing::debug!(%vm, "no console to drain");
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError> {
+        self.seat(vm)?;
+        let stopped = match self.driver.stop(vm, grace).await {
+            Err(DriverError::NotRunning { .. }) => Ok(true),
+            other => other.map_err(driver_error),
+        };
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        self.consoles.lock().await.remove(&vm);
+        stopped
+    }
+
+    async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError> {
+        let seat = self.seat(vm)?;
+        let power = self.driver.power(vm).await;
+        let running = power == PowerState::Running;
+        let known = self.guest(vm).hello();
+        let hello = match known {
+            Some(hello) if running => Some(hello),
+            _ if running => self.hello(vm).await,
+            _ => None,
+        };
+        let address = match &self.reach {
+            Reach::Network(_) => Some(Network::address(seat.slot)),
+            Reach::Simulated(_) => None,
+        };
+        Ok(VmObserved {
+            id: vm,
+            power,
+            pid: self.driver.pid(vm).await,
+            address,
+            agent: hello.map(|hello| hello.agent_version),
+            observed_at: now(),
+        })
+    }
+
+    async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError> {
+        self.seat(vm)?;
+        let mut report = self.driver.capabilities(vm).await.map_err(driver_error)?;
+        if !self.driver.turns(&Knob::Thp) {
+            let hello = self.hello(vm).await;
+            add_guest_abilities(&mut report, hello.as_ref());
+        }
+        Ok(report)
+    }
+
+    async fn read(&self, vm: VmId, knob: &Knob) -> Result<Setting, NodeError> {
+        self.seat(vm)?;
+        if self.driver.turns(knob) {
+            return self.driver.read(vm, knob).await.map_err(driver_error);
+        }
+        let not_ours = || NodeError::new(NodeErrorCode::Unsupported, format!("nobody turns {knob}"));
+        let wire = convert::knob_to_wire(knob).ok_or_else(not_ours)?;
+        self.ask_setting(vm, knob, Request::ReadSetting { knob: wire }).await
+    }
+
+    async fn apply(&self, vm: VmId, setting: &Setting, fence: Generation) -> Result<StepCost, NodeError> {
+        self.seat(vm)?;
+        self.check_fence(vm, fence)?;
+        if self.driver.turns(&setting.knob()) {
+            let applied = self.driver.apply(vm, setting).await.map_err(driver_error)?;
+            return Ok(StepCost { took_ms: applied.took_ms, blackout_ms: applied.blackout_ms });
+        }
+        let start = Instant::now();
+        self.apply_in_guest(vm, setting).await?;
+        let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(StepCost { took_ms: Millis(took), blackout_ms: Millis(0) })
+    }
+
+    async fn fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
+        self.seat(vm)?;
+        self.check_fence(vm, fence)
+    }
+
+    async fn replace_vmm(&self, vm: VmId, fence: Generation) -> Result<StepCost, NodeError> {
+        self.seat(vm)?;
+        self.check_fence(vm, fence)?;
+        let applied = self.driver.replace_vmm(vm).await.map_err(driver_error)?;
+        Ok(StepCost { took_ms: applied.took_ms, blackout_ms: applied.blackout_ms })
+    }
+
+    async fn offer_image(&self, vm: VmId, image: &ImageIntent) -> Result<(), NodeError> {
+        let mut seat = self.seat(vm)?;
+        self.driver.offer_image(vm, image).await.map_err(driver_error)?;
+        seat.attached.retain(|known| (&known.name, &known.digest) != (&image.name, &image.digest));
+        seat.attached.push(image.clone());
+        self.seats().save(seat).map_err(seat_error)
+    }
+
+    async fn check_health(&self, vm: VmId, check: &HealthCheck) -> Result<HealthObserved, NodeError> {
+        let seat = self.seat(vm)?;
+        let network = match &self.reach {
+            Reach::Network(network) => network,
+            Reach::Simulated(answer) => return Ok(answer(vm, check)),
+        };
+        let start = Instant::now();
+        let (healthy, detail) = match check {
+            HealthCheck::Process(process) => {
+                let name = process.name.as_str().to_owned();
+                match self.ask(vm, Request::ProcessState { name }).await? {
+                    Reply::Process { process } => (process.count > 0, format!("{} found", process.count)),
+                    _ => return Err(guest_error(GuestError::Confused)),
+                }
+            }
+            HealthCheck::Unit(unit) => {
+                let name = unit.name.as_str().to_owned();
+                match self.ask(vm, Request::UnitState { unit: name }).await? {
+                    Reply::Unit { unit } => (unit.active == "active", format!("{} ({})", unit.active, unit.sub)),
+                    _ => return Err(guest_error(GuestError::Confused)),
+                }
+            }
+            over_network => {
+                let seen = health::check(network, Network::address(seat.slot), over_network).await;
+                return seen.ok_or_else(|| guest_error(GuestError::Confused));
+            }
+        };
+        let latency_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(HealthObserved { healthy, latency_us, detail })
+    }
+
+    async fn measure(&self, vm: VmId) -> Result<Measurement, NodeError> {
+        self.seat(vm)?;
+        let counters = self.driver.counters(vm).await.map_err(driver_error)?;
+        let mut measurement = Measurement { counters, ..Measurement::default() };
+        if let Some(sample) = self.glance(vm).await {
+            let total = |pressure: &Option<_>| -> Option<u64> {
+                pressure.as_ref().map(|p: &proteus_protocol::guest::v1::sample::Pressure| p.total_us)
+            };
+            measurement.psi_cpu_us = total(&sample.pressure.cpu_some);
+            measurement.psi_memory_us = total(&sample.pressure.memory_some);
+            measurement.psi_io_us = total(&sample.pressure.io_some);
+            measurement.guest_available = sample.memory.as_ref().map(|m| Bytes(m.available));
+            measurement.guest_busy = sample.cpu.as_ref().and_then(busy);
+        }
+        Ok(measurement)
+    }
+
+    async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError> {
+        self.seat(vm)?;
+        let path = self.agent_path(vm).await?;
+        let request = Request::Exec {
+            exec: ExecRequest {
+                argv: exec.argv.clone(),
+                service: exec.service.clone(),
+                stdin: Blob(exec.stdin.clone()),
+                timeout_ms: exec.timeout.0,
+                output_bytes_max: EXEC_OUTPUT_BYTES,
+            },
+        };
+        let limit = Duration::from(exec.timeout) + EXEC_SLACK;
+        match self.guest(vm).ask_within(&path, request, limit).await.map_err(guest_error)? {
+            Reply::Exec { outcome } => Ok(ExecObserved {
+                exit_code: outcome.exit_code,
+                timed_out: outcome.timed_out,
+                stdout: outcome.stdout.0,
+                stderr: outcome.stderr.0,
+                truncated: outcome.truncated,
+            }),
+            _ => Err(guest_error(GuestError::Confused)),
+        }
+    }
+
+    async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError> {
+        self.seat(vm)?;
+        let Reply::Services { services } = self.ask(vm, Request::Services).await? else {
+            return Err(guest_error(GuestError::Confused));
+        };
+        let observed = services.into_iter().filter_map(|status| {
+            Some(ServiceObserved {
+                // A guest that makes up names gets nothing shown.
+                name: status.name.parse().ok()?,
+                state: format!("{:?}", status.state).to_lowercase(),
+                serving: status.state.is_serving(),
+                notes: status.notes,
+                log: status.log,
+            })
+        });
+        Ok(observed.collect())
+    }
+
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError> {
+        self.seat(vm)?;
+        Ok(self.console(vm).await?.output(from))
+    }
+
+    async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError> {
+        self.seat(vm)?;
+        let typed = self.console(vm).await?.input(bytes).await;
+        typed.map_err(|e| NodeError::new(NodeErrorCode::Failed, format!("type into the console: {e}")))
+    }
+}
+
+/// Share of all time since boot in which the guest's CPUs did something.
+fn busy(cpu: &proteus_protocol::guest::v1::sample::Cpu) -> Option<Permille> {
+    let work = cpu.user_us.checked_add(cpu.system_us)?;
+    let all = work.checked_add(cpu.idle_us)?.checked_add(cpu.iowait_us)?;
+    let share = work.checked_mul(1000)?.checked_div(all)?;
+    u32::try_from(share).ok().map(Permille)
+}

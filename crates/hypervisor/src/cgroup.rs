@@ -1,0 +1,204 @@
+//! CPU cap and weight of a set of threads, by cgroup v1 or v2, whichever holds the `cpu` controller. Only vCPU
+//! threads go in: capping the whole process would stall its control socket.
+//!
+//! v1: one group per VM; threads by `tasks`, cap by `cpu.cfs_quota_us`, weight by `cpu.shares`.
+//! v2: one domain group per VM for the process and its weight, in it a *threaded* group for vCPUs and their cap.
+
+use proteus_model::setting::Weight;
+use proteus_model::unit::MilliCpu;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Length of the period over which a cap is counted. Short: a capped guest then pauses for at most 20 ms at a
+/// time (with 100 ms, ping would see 100 ms).
+const PERIOD_US: u64 = 20_000;
+/// Least CPU that can be granted: the kernel takes no quota under 1 ms, and 1 ms of 20 ms is 50 thousandths.
+pub(crate) const CAP_MIN: MilliCpu = MilliCpu(50);
+
+/// Which hierarchy holds the `cpu` controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1,
+    V2,
+}
+
+/// Where this host's `cpu` controller is.
+#[derive(Debug, Clone)]
+pub(crate) struct Hierarchy {
+    pub(crate) version: Version,
+    base: PathBuf,
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::write(path, value).map_err(|e| io::Error::new(e.kind(), format!("{} ← {value}: {e}", path.display())))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+}
+
+impl Hierarchy {
+    /// Looks where the controller is, and makes the group of this instance in it.
+    pub(crate) fn find(instance: &str) -> io::Result<Self> {
+        let mounts = read(Path::new("/proc/self/mounts"))?;
+        let mut v2 = None;
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [_, place, kind, options, ..] = fields[..] else { continue };
+            if kind == "cgroup" && options.split(',').any(|o| o == "cpu") {
+                let base = Path::new(place).join(format!("proteus-{instance}"));
+                fs::create_dir_all(&base)?;
+                return Ok(Self { version: Version::V1, base });
+            }
+            if kind == "cgroup2" {
+                v2 = Some(PathBuf::from(place));
+            }
+        }
+        let root =
+            v2.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"))?;
+        Self::find_v2(&root, instance)
+    }
+
+    fn find_v2(root: &Path, instance: &str) -> io::Result<Self> {
+        let own = read(Path::new("/proc/self/cgroup"))?;
+        let own = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');
+        let mut parent = root.join(own);
+        if parent.ends_with("supervisor") {
+            parent.pop();
+        } else if parent != root {
+            // A group with processes in it cannot hand controllers to its children: step aside.
+            let aside = parent.join("supervisor");
+            fs::create_dir_all(&aside)?;
+            write(&aside.join("cgroup.procs"), "0")?;
+        }
+        write(&parent.join("cgroup.subtree_control"), "+cpu")?;
+        let base = parent.join(format!("proteus-{instance}"));
+        fs::create_dir_all(&base)?;
+        write(&base.join("cgroup.subtree_control"), "+cpu")?;
+        Ok(Self { version: Version::V2, base })
+    }
+
+    /// How it is called in a capability report.
+    pub(crate) fn mechanism(&self, v1: &str, v2: &str) -> String {
+        match self.version {
+            Version::V1 => format!("cgroup v1 {v1}"),
+            Version::V2 => format!("cgroup v2 {v2}"),
+        }
+    }
+
+    /// Removes the group of this instance if nothing is left in it.
+    pub(crate) fn remove_if_empty(&self) {
+        // Busy means that VMs still run: theirs to keep.
+        let _ = fs::remove_dir(&self.base);
+    }
+
+    /// The group of a VM, made where it is not there.
+    pub(crate) fn ensure_group(&self, name: &str) -> io::Result<Group> {
+        let domain = self.base.join(name);
+        fs::create_dir_all(&domain)?;
+        let threads = match self.version {
+            Version::V1 => domain.clone(),
+            Version::V2 => domain.join("vcpu"),
+        };
+        if self.version == Version::V2 && !threads.exists() {
+            fs::create_dir(&threads)?;
+            write(&threads.join("cgroup.type"), "threaded")?;
+            write(&domain.join("cgroup.subtree_control"), "+cpu")?;
+        }
+        Ok(Group { version: self.version, domain, threads })
+    }
+}
+
+/// The group of one VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    version: Version,
+    domain: PathBuf,
+    threads: PathBuf,
+}
+
+impl Group {
+    /// Takes the threads in; on v2 the process first.
+    pub(crate) fn take_in(&self, pid: u32, threads: &[u32]) -> io::Result<()> {
+        let list = match self.version {
+            Version::V1 => self.threads.join("tasks"),
+            Version::V2 => {
+                write(&self.domain.join("cgroup.procs"), &pid.to_string())?;
+                self.threads.join("cgroup.threads")
+            }
+        };
+        threads.iter().try_for_each(|tid| write(&list, &tid.to_string()))
+    }
+
+    pub(crate) fn set_cap(&self, limit: Option<MilliCpu>) -> io::Result<()> {
+        let quota = limit.map(|l| u64::from(l.0) * PERIOD_US / 1000);
+        match self.version {
+            Version::V1 => {
+                write(&self.threads.join("cpu.cfs_period_us"), &PERIOD_US.to_string())?;
+                let quota = quota.map_or("-1".into(), |q| q.to_string());
+                write(&self.threads.join("cpu.cfs_quota_us"), &quota)
+            }
+            Version::V2 => {
+                let quota = quota.map_or("max".into(), |q| q.to_string());
+                write(&self.threads.join("cpu.max"), &format!("{quota} {PERIOD_US}"))
+            }
+        }
+    }
+
+    pub(crate) fn cap(&self) -> io::Result<Option<MilliCpu>> {
+        let (quota, period) = match self.version {
+            Version::V1 => (
+                read(&self.threads.join("cpu.cfs_quota_us"))?,
+                read(&self.threads.join("cpu.cfs_period_us"))?,
+            ),
+            Version::V2 => {
+                let text = read(&self.threads.join("cpu.max"))?;
+                let (quota, period) = text.trim().split_once(' ').unwrap_or(("max", "100000"));
+                (quota.to_owned(), period.to_owned())
+            }
+        };
+        let period: u64 = period.trim().parse().unwrap_or(PERIOD_US).max(1);
+        // "max" and "-1" are no number of microseconds: unlimited.
+        let Ok(quota) = quota.trim().parse::<u64>() else { return Ok(None) };
+        Ok(Some(MilliCpu(u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX))))
+    }
+
+    pub(crate) fn set_weight(&self, weight: Weight) -> io::Result<()> {
+        match self.version {
+            Version::V1 => write(&self.domain.join("cpu.shares"), &weight.shares().to_string()),
+            Version::V2 => write(&self.domain.join("cpu.weight"), &weight.clamped().0.to_string()),
+        }
+    }
+
+    pub(crate) fn weight(&self) -> io::Result<Weight> {
+        let number = |text: String| text.trim().parse::<u64>().map_err(io::Error::other);
+        match self.version {
+            Version::V1 => number(read(&self.domain.join("cpu.shares"))?).map(Weight::from_shares),
+            Version::V2 => number(read(&self.domain.join("cpu.weight"))?)
+                .map(|w| Weight(u32::try_from(w).unwrap_or(u32::MAX))),
+        }
+    }
+
+    /// Time that the cap held the threads back, ns since the group was made.
+    pub(crate) fn throttled_ns(&self) -> Option<u64> {
+        let (field, factor) = match self.version {
+            Version::V1 => ("throttled_time ", 1),
+            Version::V2 => ("throttled_usec ", 1000),
+        };
+        let text = read(&self.threads.join("cpu.stat")).ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(field))?;
+        Some(value.trim().parse::<u64>().ok()? * factor)
+    }
+
+    /// Removes the group; its process must be gone.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for dir in [&self.threads, &self.domain] {
+            match fs::remove_dir(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

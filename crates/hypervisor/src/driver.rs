@@ -1,0 +1,203 @@
+//! The contract of every hypervisor driver. A driver turns knobs and reads them back; it never chooses a value,
+//! never retries in another way unasked, and never claims an ability that it did not probe.
+
+use async_trait::async_trait;
+use proteus_model::capability::CapabilityReport;
+use proteus_model::id::{ImageName, VmId};
+use proteus_model::setting::{Knob, Setting};
+use proteus_model::unit::Millis;
+use proteus_model::vm::{PowerState, VmCounters, VmIntent};
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// The place of a VM on its host. Names, addresses and the user id of its VMM follow from `slot`, a small number
+/// that no two VMs of a host share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Which VM.
+    pub id: VmId,
+    /// 0 to [`SLOT_MAX`].
+    pub slot: u16,
+    /// Its own folder.
+    pub dir: PathBuf,
+    /// What its owner asked for.
+    pub intent: VmIntent,
+    /// Services' and images' paths that were attached later.
+    #[serde(default)]
+    pub attached: Vec<proteus_model::vm::ImageIntent>,
+}
+
+/// Most VMs on a host: what a /20 holds beside the bridge's own address and the ends.
+pub const SLOT_MAX: u16 = 4000;
+
+/// User ids of VMMs begin here: one per slot, so that no VM's process may touch another's files. Above what
+/// `adduser` (1000–59999) and systemd's dynamic users (61184–65519) hand out, below subuid ranges (100000).
+pub const UID_BASE: u32 = 70_000;
+
+impl Seat {
+    /// User and group id of this VM's VMM.
+    pub fn uid(&self) -> u32 {
+        UID_BASE + u32::from(self.slot)
+    }
+
+    /// MAC address of its link: locally administered (bit 1 of the first octet), then the slot.
+    pub fn mac(&self) -> String {
+        let [high, low] = self.slot.to_be_bytes();
+        format!("52:50:52:00:{high:02x}:{low:02x}")
+    }
+
+    /// Folder for sockets: only the VMM's user and root may enter.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+}
+
+/// Why a driver did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The driver has no such VM, or it does not run.
+    #[error("{vm} does not run here")]
+    NotRunning {
+        /// Which.
+        vm: VmId,
+    },
+    /// This VM or host cannot do that.
+    #[error("{knob} is not supported here: {why}")]
+    Unsupported {
+        /// What was to be turned.
+        knob: Knob,
+        /// Why it cannot be.
+        why: String,
+    },
+    /// The value is outside of what the VM was built for.
+    #[error("{knob} cannot be {asked}: {why}")]
+    OutOfRange {
+        /// What was to be turned.
+        knob: Knob,
+        /// The value that was asked for.
+        asked: String,
+        /// What it may be.
+        why: String,
+    },
+    /// The guest did not follow within the time given.
+    #[error("{knob} of {vm} stayed at {stayed} for {waited}, asked for {asked}")]
+    Stalled {
+        /// Which VM.
+        vm: VmId,
+        /// What was to be turned.
+        knob: Knob,
+        /// Where it stayed.
+        stayed: String,
+        /// What was asked for.
+        asked: String,
+        /// How long the driver waited.
+        waited: Millis,
+    },
+    /// The VMM refused, died or did not answer.
+    #[error("{doing} of {vm}")]
+    Vmm {
+        /// Which VM.
+        vm: VmId,
+        /// The operation.
+        doing: &'static str,
+        /// What the control socket said.
+        #[source]
+        source: crate::qemu::qmp::QmpError,
+    },
+    /// The host refused.
+    #[error("{doing}")]
+    Host {
+        /// The operation, with its object.
+        doing: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A tool of the host refused.
+    #[error(transparent)]
+    Tool(#[from] crate::tool::ToolError),
+}
+
+impl DriverError {
+    /// Wraps an I/O error with what was being done.
+    pub(crate) fn host(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Host { doing, source }
+    }
+}
+
+/// What turning a knob cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Time that the hypervisor itself took.
+    pub took_ms: Millis,
+    /// Time that the guest stood still.
+    pub blackout_ms: Millis,
+}
+
+/// How a running VM is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doors {
+    /// Unix socket of the guest channel.
+    pub agent: Option<PathBuf>,
+    /// Unix socket of the serial console.
+    pub console: Option<PathBuf>,
+    /// Address of its link.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// The way to a hypervisor.
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// Name in reports.
+    fn name(&self) -> &'static str;
+
+    /// Starts a VM that does not run. On error nothing of it is left running.
+    async fn start(&self, seat: &Seat) -> Result<(), DriverError>;
+
+    /// Finds a VM that an earlier process started. `false`: it does not run.
+    async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError>;
+
+    /// Asks the guest to power off, waits `grace`, then ends its VMM. `true`: it went by itself.
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, DriverError>;
+
+    /// Whether it runs. Never errs: what cannot be asked is `Hung`.
+    async fn power(&self, vm: VmId) -> PowerState;
+
+    /// Process id of the VMM, where there is one.
+    async fn pid(&self, vm: VmId) -> Option<u32>;
+
+    /// How the VM is reached.
+    async fn doors(&self, vm: VmId) -> Result<Doors, DriverError>;
+
+    /// What can be done to it live.
+    async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, DriverError>;
+
+    /// Whether this driver turns knobs of this kind itself. What it does not turn, the guest's agent does.
+    fn turns(&self, knob: &Knob) -> bool;
+
+    /// A knob's value as it is now.
+    async fn read(&self, vm: VmId, knob: &Knob) -> Result<Setting, DriverError>;
+
+    /// Turns a knob and waits until the value is there. Idempotent.
+    async fn apply(&self, vm: VmId, setting: &Setting) -> Result<Applied, DriverError>;
+
+    /// vCPUs plugged in, whether or not the guest has them online.
+    async fn plugged_vcpus(&self, vm: VmId) -> Result<u32, DriverError>;
+
+    /// Plugs vCPUs until there are `count`. Never unplugs (it would poison QEMU 7.2).
+    async fn ensure_plugged_vcpus(&self, vm: VmId, count: u32) -> Result<Applied, DriverError>;
+
+    /// Makes an image known under its name, so that `Setting::Image` can attach it.
+    async fn offer_image(&self, vm: VmId, image: &proteus_model::vm::ImageIntent) -> Result<(), DriverError>;
+
+    /// Images that are attached.
+    async fn attached_images(&self, vm: VmId) -> Result<Vec<ImageName>, DriverError>;
+
+    /// Counters seen from the host.
+    async fn counters(&self, vm: VmId) -> Result<VmCounters, DriverError>;
+
+    /// Puts a new VMM process under the running guest, its RAM kept.
+    async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError>;
+}

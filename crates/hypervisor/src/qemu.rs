@@ -1,0 +1,315 @@
+//! The QEMU driver: one QEMU process per VM, its own user, its own sandbox, and a control socket. The process
+//! outlives Proteus; `adopt` finds it again. Never choose a value here: knobs are turned as told.
+
+pub(crate) mod command_line;
+
+mod knob;
+
+pub mod probe;
+
+mod process;
+
+pub mod qmp;
+
+mod replace;
+
+use crate::cgroup::{Group, Hierarchy};
+use crate::driver::{Applied, Doors, Driver, DriverError, Seat};
+use crate::network::Network;
+use async_trait::async_trait;
+use command_line::Sockets;
+use probe::ProbeReport;
+use process::RunState;
+use proteus_model::capability::CapabilityReport;
+use proteus_model::id::{ImageName, VmId};
+use proteus_model::setting::{Knob, Setting};
+use proteus_model::unit::Millis;
+use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
+use qmp::{Qmp, QmpError};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at while the guest works towards it.
+const POLL: Duration = Duration::from_millis(20);
+/// Time without any progress after which a gradual change (balloon, plugged memory) counts as stalled. Shrinking
+/// under emulation moves in steps of up to 2 s.
+const STALL_LIMIT: Duration = Duration::from_secs(8);
+
+/// A VM that runs.
+pub(crate) struct QemuVm {
+    pub(crate) seat: Seat,
+    pub(crate) group: Group,
+    /// What changes over the VM's life; held over each operation, so that operations on a VM take turns.
+    pub(crate) live: tokio::sync::Mutex<Live>,
+}
+
+/// The changing part of a running VM.
+pub(crate) struct Live {
+    pub(crate) qmp: Arc<Qmp>,
+    pub(crate) run: RunState,
+    pub(crate) offered: Vec<ImageIntent>,
+}
+
+/// The driver.
+pub struct QemuDriver {
+    network: Network,
+    hierarchy: Hierarchy,
+    ram_dir: PathBuf,
+    probe: ProbeReport,
+    vms: Mutex<HashMap<VmId, Arc<QemuVm>>>,
+}
+
+impl QemuDriver {
+    /// Takes the host in hand for the instance of this name: network, control group, memory folder.
+    pub async fn open(instance: &str, scratch: &std::path::Path) -> Result<Self, DriverError> {
+        let probe = probe::probe(scratch).await?;
+        let network = Network::new(instance);
+        network.ensure().await?;
+        let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
+        let ram_dir = process::ensure_ram_dir(instance)?;
+        Ok(Self { network, hierarchy, ram_dir, probe, vms: Mutex::default() })
+    }
+
+    /// What the probe found.
+    pub fn probe_report(&self) -> &ProbeReport {
+        &self.probe
+    }
+
+    /// The guests' network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Gives the host back: for tests and `proteus demo`, when no VM runs any more.
+    pub async fn close(&self) -> Result<(), DriverError> {
+        self.network.remove().await?;
+        self.hierarchy.remove_if_empty();
+        let _ = std::fs::remove_dir(&self.ram_dir);
+        Ok(())
+    }
+
+    fn vm(&self, id: VmId) -> Result<Arc<QemuVm>, DriverError> {
+        let vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
+        vms.get(&id).cloned().ok_or(DriverError::NotRunning { vm: id })
+    }
+
+    fn remember(&self, vm: QemuVm) {
+        let mut vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
+        vms.insert(vm.seat.id, Arc::new(vm));
+    }
+
+    /// Puts the vCPU threads into their group. After each plug, and after a replacement.
+    async fn gather_threads(vm: &QemuVm, live: &Live) -> Result<(), DriverError> {
+        let id = vm.seat.id;
+        let cpus = vm_call(id, &live.qmp, "list vCPUs", "query-cpus-fast", Value::Null).await?;
+        let all = cpus.as_array().map(Vec::as_slice).unwrap_or_default();
+        let threads: Vec<u32> = all
+            .iter()
+            .filter_map(|c| c["thread-id"].as_u64())
+            .filter_map(|t| u32::try_from(t).ok())
+            .collect();
+        vm.group
+            .take_in(live.run.pid, &threads)
+            .map_err(DriverError::host(format!("put the vCPU threads of {id} into their group")))
+    }
+
+    async fn take_up(&self, seat: &Seat, run: RunState, qmp: Qmp) -> Result<(), DriverError> {
+        let group = self.hierarchy.ensure_group(&seat.id.short());
+        let group = group.map_err(DriverError::host(format!("make the control group of {}", seat.id)))?;
+        let mut offered = seat.intent.images.clone();
+        offered.extend(seat.attached.iter().cloned());
+        let live = Live { qmp: Arc::new(qmp), run, offered };
+        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live) };
+        Self::gather_threads(&vm, &*vm.live.lock().await).await?;
+        self.remember(vm);
+        Ok(())
+    }
+
+    /// Everything of a VM that ended: socket folder, memory files, control group, run state.
+    fn sweep(&self, seat: &Seat) -> Result<(), DriverError> {
+        process::sweep(seat, &self.ram_dir)?;
+        let group = self.hierarchy.ensure_group(&seat.id.short());
+        let removed = group.and_then(|group| group.remove());
+        removed.map_err(DriverError::host(format!("remove the control group of {}", seat.id)))
+    }
+}
+
+/// Calls the control socket, naming the operation.
+pub(crate) async fn vm_call(
+    vm: VmId,
+    qmp: &Qmp,
+    doing: &'static str,
+    command: &str,
+    arguments: Value,
+) -> Result<Value, DriverError> {
+    qmp.call(command, arguments).await.map_err(|source| DriverError::Vmm { vm, doing, source })
+}
+
+pub(crate) fn since(start: Instant) -> Millis {
+    Millis(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+#[async_trait]
+impl Driver for QemuDriver {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    async fn start(&self, seat: &Seat) -> Result<(), DriverError> {
+        if self.vm(seat.id).is_ok() {
+            return Ok(());
+        }
+        let tap = self.network.open_tap(seat.slot).await?;
+        let plugged = knob::image::plugged_at_start(seat);
+        let around = process::Launch {
+            accelerator: self.probe.accelerator,
+            machine: self.probe.machine.clone(),
+            ram_dir: self.ram_dir.clone(),
+            incoming: false,
+            incarnation: 0,
+            plugged,
+        };
+        let started = process::launch(seat, &around, tap).await;
+        let (run, qmp) = match started {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.sweep(seat)?;
+                return Err(error);
+            }
+        };
+        let outcome = self.take_up(seat, run.clone(), qmp).await;
+        if outcome.is_err() {
+            process::kill(&run).await;
+            self.sweep(seat)?;
+        }
+        outcome
+    }
+
+    async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
+        let Some(run) = process::load_run_state(seat)? else { return Ok(false) };
+        if !process::lives(&run) {
+            self.sweep(seat)?;
+            return Ok(false);
+        }
+        let sockets = Sockets::of(seat, run.incarnation);
+        let connected = Qmp::connect(&sockets.qmp).await;
+        let doing = "find the VMM again";
+        let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
+        self.take_up(seat, run, qmp).await?;
+        Ok(true)
+    }
+
+    async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        // A hung or dead VMM does not answer; then only ending it is left.
+        let asked = live.qmp.call("system_powerdown", Value::Null).await.is_ok();
+        let by_itself = asked && process::wait_end(&live.run, grace.into()).await;
+        if !by_itself {
+            process::kill(&live.run).await;
+        }
+        drop(live);
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.sweep(&vm.seat)?;
+        Ok(by_itself)
+    }
+
+    async fn power(&self, id: VmId) -> PowerState {
+        let Ok(vm) = self.vm(id) else { return PowerState::Stopped };
+        let live = vm.live.lock().await;
+        if !process::lives(&live.run) {
+            return PowerState::Stopped;
+        }
+        match live.qmp.call("query-status", Value::Null).await {
+            Ok(status) if status["running"] == json!(true) => PowerState::Running,
+            Ok(_) => PowerState::Paused,
+            Err(_) => PowerState::Hung,
+        }
+    }
+
+    async fn pid(&self, id: VmId) -> Option<u32> {
+        let vm = self.vm(id).ok()?;
+        let live = vm.live.lock().await;
+        process::lives(&live.run).then_some(live.run.pid)
+    }
+
+    async fn doors(&self, id: VmId) -> Result<Doors, DriverError> {
+        let vm = self.vm(id)?;
+        let sockets = Sockets::of(&vm.seat, vm.live.lock().await.run.incarnation);
+        let address = Some(Network::address(vm.seat.slot));
+        Ok(Doors { agent: Some(sockets.agent), console: Some(sockets.console), address })
+    }
+
+    async fn capabilities(&self, id: VmId) -> Result<CapabilityReport, DriverError> {
+        let vm = self.vm(id)?;
+        Ok(knob::capabilities(self, &vm).await)
+    }
+
+    fn turns(&self, knob: &Knob) -> bool {
+        !knob.kind().in_guest()
+    }
+
+    async fn read(&self, id: VmId, knob: &Knob) -> Result<Setting, DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        knob::read(self, &vm, &live, knob).await
+    }
+
+    async fn apply(&self, id: VmId, setting: &Setting) -> Result<Applied, DriverError> {
+        let vm = self.vm(id)?;
+        let start = Instant::now();
+        let mut live = vm.live.lock().await;
+        knob::apply(self, &vm, &mut live, setting).await?;
+        Ok(Applied { took_ms: since(start), blackout_ms: Millis(0) })
+    }
+
+    async fn plugged_vcpus(&self, id: VmId) -> Result<u32, DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        knob::cpu::plugged(&vm, &live).await
+    }
+
+    async fn ensure_plugged_vcpus(&self, id: VmId, count: u32) -> Result<Applied, DriverError> {
+        let vm = self.vm(id)?;
+        let start = Instant::now();
+        let mut live = vm.live.lock().await;
+        knob::cpu::ensure_plugged(self, &vm, &mut live, count).await?;
+        Self::gather_threads(&vm, &live).await?;
+        Ok(Applied { took_ms: since(start), blackout_ms: Millis(0) })
+    }
+
+    async fn offer_image(&self, id: VmId, image: &ImageIntent) -> Result<(), DriverError> {
+        let vm = self.vm(id)?;
+        let mut live = vm.live.lock().await;
+        live.offered.retain(|known| (&known.name, &known.digest) != (&image.name, &image.digest));
+        live.offered.push(image.clone());
+        Ok(())
+    }
+
+    async fn attached_images(&self, id: VmId) -> Result<Vec<ImageName>, DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        Ok(live.run.plugged.images.iter().map(|plugged| plugged.image.name.clone()).collect())
+    }
+
+    async fn counters(&self, id: VmId) -> Result<VmCounters, DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        knob::counters(&vm, &live).await
+    }
+
+    async fn replace_vmm(&self, id: VmId) -> Result<Applied, DriverError> {
+        let vm = self.vm(id)?;
+        let mut live = vm.live.lock().await;
+        replace::replace(self, &vm, &mut live).await
+    }
+}
+
+impl From<(VmId, &'static str, QmpError)> for DriverError {
+    fn from((vm, doing, source): (VmId, &'static str, QmpError)) -> Self {
+        Self::Vmm { vm, doing, source }
+    }
+}

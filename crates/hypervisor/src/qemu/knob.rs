@@ -1,0 +1,176 @@
+//! Turning QEMU's knobs and reading them back. One file per resource.
+
+pub(super) mod cpu;
+
+pub(super) mod disk;
+
+pub(super) mod image;
+
+pub(super) mod memory;
+
+use super::{Live, QemuDriver, QemuVm, process};
+use crate::cgroup::CAP_MIN;
+use crate::driver::DriverError;
+use proteus_model::capability::{Ability, CapabilityReport};
+use proteus_model::setting::{Knob, KnobKind, Setting};
+use proteus_model::unit::{Bytes, Millis, UnixMillis};
+use proteus_model::vm::VmCounters;
+use serde_json::Value;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn not_mine(knob: Knob) -> DriverError {
+    DriverError::Unsupported { knob, why: "the guest's agent turns it, not the hypervisor".into() }
+}
+
+/// Reads a knob.
+pub(super) async fn read(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &Live,
+    knob: &Knob,
+) -> Result<Setting, DriverError> {
+    let doing = |what: &str| DriverError::host(format!("read the {what} of {}", vm.seat.id));
+    match knob {
+        Knob::CpuCap => Ok(Setting::CpuCap { limit: vm.group.cap().map_err(doing("cpu cap"))? }),
+        Knob::CpuWeight => Ok(Setting::CpuWeight { weight: vm.group.weight().map_err(doing("cpu weight"))? }),
+        Knob::Memory => memory::read_balloon(vm, live).await,
+        Knob::HotMemory => memory::read_plugged(vm, live).await,
+        Knob::DiskLimit(disk) => disk::read(vm, live, disk).await,
+        Knob::NicRate => Ok(Setting::NicRate { rate: driver.network.read_nic_rate(vm.seat.slot).await? }),
+        Knob::NetworkPolicy => read_policy(driver, vm, live).await,
+        Knob::Image(image) => Ok(image::read(live, image)),
+        Knob::Vcpus
+        | Knob::Sysctl(_)
+        | Knob::Thp
+        | Knob::IoScheduler(_)
+        | Knob::Priority(_)
+        | Knob::AppPolicy(_) => Err(not_mine(knob.clone())),
+    }
+}
+
+/// The policy whose filter the kernel holds. A filter that is not the one last set is nobody's policy: refused,
+/// so that it is reported and left alone.
+async fn read_policy(driver: &QemuDriver, vm: &QemuVm, live: &Live) -> Result<Setting, DriverError> {
+    let fingerprint = driver.network.policy_fingerprint(vm.seat.slot).await?;
+    if fingerprint.is_empty() {
+        return Ok(Setting::NetworkPolicy { policy: None });
+    }
+    match &live.run.filter {
+        Some((ours, policy)) if *ours == fingerprint => {
+            Ok(Setting::NetworkPolicy { policy: Some(policy.clone()) })
+        }
+        _ => {
+            let tap = crate::network::tap_name(vm.seat.slot);
+            let why = crate::network::FilterError { tap }.to_string();
+            Err(DriverError::Unsupported { knob: Knob::NetworkPolicy, why })
+        }
+    }
+}
+
+/// Turns a knob and waits for its effect.
+pub(super) async fn apply(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &mut Live,
+    setting: &Setting,
+) -> Result<(), DriverError> {
+    let doing = |what: &str| DriverError::host(format!("set the {what} of {}", vm.seat.id));
+    match setting {
+        Setting::CpuCap { limit } => {
+            if let Some(asked) = limit.filter(|limit| *limit < CAP_MIN) {
+                let why = format!("the kernel grants at least {CAP_MIN}");
+                return Err(DriverError::OutOfRange { knob: Knob::CpuCap, asked: asked.to_string(), why });
+            }
+            vm.group.set_cap(*limit).map_err(doing("cpu cap"))
+        }
+        Setting::CpuWeight { weight } => vm.group.set_weight(*weight).map_err(doing("cpu weight")),
+        Setting::Memory { target } => memory::set_balloon(vm, live, *target).await,
+        Setting::HotMemory { plugged } => memory::set_plugged(vm, live, *plugged).await,
+        Setting::DiskLimit { disk, limit } => disk::apply(vm, live, disk, *limit).await,
+        Setting::NicRate { rate } => driver.network.set_nic_rate(vm.seat.slot, *rate).await,
+        Setting::NetworkPolicy { policy } => {
+            let fingerprint = driver.network.set_policy(vm.seat.slot, policy.as_ref()).await?;
+            live.run.filter = policy.clone().map(|policy| (fingerprint, policy));
+            process::save_run_state(&vm.seat, &live.run)
+        }
+        Setting::Image { image, digest } => image::apply(vm, live, image, digest.as_deref()).await,
+        Setting::Vcpus { .. }
+        | Setting::Sysctl { .. }
+        | Setting::Thp { .. }
+        | Setting::IoScheduler { .. }
+        | Setting::Priority { .. }
+        | Setting::AppPolicy { .. } => Err(not_mine(setting.knob())),
+    }
+}
+
+/// What can be done to this VM, by what is plugged into it.
+pub(super) async fn capabilities(driver: &QemuDriver, vm: &QemuVm) -> CapabilityReport {
+    let mut report = CapabilityReport {
+        driver: "qemu".into(),
+        accelerator: driver.probe.accelerator.word().into(),
+        ..CapabilityReport::default()
+    };
+    let (none, hierarchy, intent) = (Millis(0), &driver.hierarchy, &vm.seat.intent);
+    let hot = intent.memory_max.saturating_sub(intent.memory);
+    report.limits.vcpus_max = intent.vcpus_max;
+    report.limits.memory_boot = intent.memory;
+    report.limits.hot_memory_max = hot;
+    let mut yes = |kind, mechanism: String| report.supports(Ability::Knob(kind), mechanism, none);
+    yes(KnobKind::CpuCap, hierarchy.mechanism("cpu.cfs_quota_us", "cpu.max"));
+    yes(KnobKind::CpuWeight, hierarchy.mechanism("cpu.shares", "cpu.weight"));
+    yes(KnobKind::Memory, "virtio-balloon".into());
+    yes(KnobKind::NicRate, "tc tbf towards the guest, nft limit from it".into());
+    yes(KnobKind::NetworkPolicy, "nft netdev table on the tap".into());
+    yes(KnobKind::Image, "virtio-blk hot-plug".into());
+    if hot > Bytes::ZERO {
+        yes(KnobKind::HotMemory, "virtio-mem".into());
+    }
+    if !intent.disks.is_empty() {
+        yes(KnobKind::DiskLimit, "QEMU throttle group".into());
+    }
+    if hot == Bytes::ZERO {
+        let why = "the VM was created with memory_max equal to memory: no virtio-mem device";
+        report.lacks(Ability::Knob(KnobKind::HotMemory), why);
+    }
+    if intent.disks.is_empty() {
+        report.lacks(Ability::Knob(KnobKind::DiskLimit), "the VM has no disk");
+    }
+    report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500));
+    report.lacks(Ability::Snapshot, "snapshots of disk and RAM are not built yet");
+    report
+}
+
+fn two_fields(text: &str) -> Option<(u64, u64)> {
+    let mut fields = text.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Counters from the host's own books.
+pub(super) async fn counters(vm: &QemuVm, live: &Live) -> Result<VmCounters, DriverError> {
+    let pid = live.run.pid;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut counters =
+        VmCounters { at: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(0)), ..VmCounters::default() };
+    let schedstat = |tid: u64| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+        two_fields(&text)
+    };
+    let cpus = super::vm_call(vm.seat.id, &live.qmp, "list vCPUs", "query-cpus-fast", Value::Null).await?;
+    let threads = cpus.as_array().map(Vec::as_slice).unwrap_or_default();
+    let per_thread: Option<Vec<(u64, u64)>> =
+        threads.iter().map(|cpu| cpu["thread-id"].as_u64().and_then(schedstat)).collect();
+    if let Some(all) = per_thread.filter(|all| !all.is_empty()) {
+        counters.vcpu_run_ns = Some(all.iter().map(|(run, _)| run).sum());
+        counters.vcpu_wait_ns = Some(all.iter().map(|(_, wait)| wait).sum());
+    }
+    counters.throttled_ns = vm.group.throttled_ns();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tids = tasks.filter_map(|t| t.file_name().to_string_lossy().parse().ok());
+    counters.vmm_run_ns = tids.map(|tid| schedstat(tid).map(|(run, _)| run)).sum();
+    let blocks =
+        super::vm_call(vm.seat.id, &live.qmp, "read disk counters", "query-blockstats", Value::Null).await?;
+    let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
+    let sum = |field: &str| blocks.iter().map(|b| b["stats"][field].as_u64()).sum::<Option<u64>>();
+    (counters.disk_read, counters.disk_written) = (sum("rd_bytes"), sum("wr_bytes"));
+    Ok(counters)
+}

@@ -1,0 +1,138 @@
+//! Puts a new QEMU process under a running guest. The guest's memory is a shared file that both processes map, so
+//! only device state moves (about 200 KB), and the pause is tens of milliseconds whatever the memory's size.
+//!
+//! ```text
+//! old runs ─ new starts, waits ─ old pauses, sends device state ─┬─ new takes over ─ old ends
+//!                                                                └─ anything fails ─ new ends, old goes on
+//! ```
+
+use super::command_line::Sockets;
+use super::process::{self, Launch};
+use super::qmp::Qmp;
+use super::{Live, QemuDriver, QemuVm, since, vm_call};
+use crate::driver::{Applied, DriverError};
+use proteus_model::unit::Millis;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest time for the device state to move. It takes 8–43 ms.
+const MOVE_LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(2);
+const DOING: &str = "replace the VMM";
+
+pub(super) async fn replace(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &mut Live,
+) -> Result<Applied, DriverError> {
+    let start = Instant::now();
+    let tap =
+        process::borrow_tap(&live.run).map_err(DriverError::host("take over the tap of the old VMM"))?;
+    let around = Launch {
+        accelerator: live.run.accelerator,
+        machine: live.run.machine.clone(),
+        ram_dir: driver.ram_dir.clone(),
+        incoming: true,
+        incarnation: live.run.incarnation + 1,
+        plugged: live.run.plugged.clone(),
+    };
+    let old_state = live.run.clone();
+    let (mut run, qmp) = match process::launch(&vm.seat, &around, tap).await {
+        Ok(pair) => pair,
+        Err(error) => {
+            process::save_run_state(&vm.seat, &old_state)?;
+            return Err(error);
+        }
+    };
+    run.filter = old_state.filter.clone();
+    // Until the new one has the guest, a restarted Proteus must find the old one.
+    process::save_run_state(&vm.seat, &old_state)?;
+    let moved = move_state(vm, live, &qmp).await;
+    let blackout_ms = match moved {
+        Ok(blackout) => blackout,
+        Err(error) => {
+            process::kill(&run).await;
+            // Where the old one had not paused yet, it refuses `cont` harmlessly.
+            let _ = live.qmp.call("cont", Value::Null).await;
+            return Err(error);
+        }
+    };
+    process::save_run_state(&vm.seat, &run)?;
+    process::kill(&old_state).await;
+    let sockets = Sockets::of(&vm.seat, old_state.incarnation);
+    for socket in [sockets.qmp, sockets.agent, sockets.console] {
+        // The next incarnation's sockets have other names: one left behind is only untidy.
+        let _ = std::fs::remove_file(socket);
+    }
+    live.qmp = Arc::new(qmp);
+    live.run = run;
+    QemuDriver::gather_threads(vm, live).await?;
+    Ok(Applied { took_ms: since(start), blackout_ms })
+}
+
+/// Moves the device state; the pause that it cost.
+async fn move_state(vm: &QemuVm, live: &Live, new: &Qmp) -> Result<Millis, DriverError> {
+    let id = vm.seat.id;
+    let path = vm.seat.run_dir().join("move");
+    let uri = format!("unix:{}", path.display());
+    let ignore = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
+    for qmp in [&*live.qmp, new] {
+        vm_call(id, qmp, DOING, "migrate-set-capabilities", ignore.clone()).await?;
+    }
+    vm_call(id, new, DOING, "migrate-incoming", json!({ "uri": uri })).await?;
+    let paused_at = Instant::now();
+    vm_call(id, &live.qmp, DOING, "migrate", json!({ "uri": uri })).await?;
+    let sent = wait_moved(vm, &live.qmp);
+    let limit = tokio::time::timeout(MOVE_LIMIT, sent).await;
+    // The socket's work is done either way.
+    let _ = std::fs::remove_file(&path);
+    let late = DriverError::Stalled {
+        vm: id,
+        knob: proteus_model::setting::Knob::Vcpus,
+        stayed: "with the old VMM".into(),
+        asked: "with the new one".into(),
+        waited: Millis(MOVE_LIMIT.as_secs() * 1000),
+    };
+    if !matches!(limit, Ok(Ok(()))) {
+        // Refused where the move is already over.
+        let _ = live.qmp.call("migrate_cancel", Value::Null).await;
+    }
+    limit.map_err(|_| late)??;
+    let downtime = vm_call(id, &live.qmp, DOING, "query-migrate", Value::Null).await?;
+    wait_running(vm, new).await?;
+    let measured = downtime["downtime"].as_u64().map(Millis);
+    Ok(measured.unwrap_or_else(|| since(paused_at)))
+}
+
+async fn wait_moved(vm: &QemuVm, old: &Qmp) -> Result<(), DriverError> {
+    loop {
+        let info = vm_call(vm.seat.id, old, DOING, "query-migrate", Value::Null).await?;
+        match info["status"].as_str() {
+            Some("completed") => return Ok(()),
+            Some(end @ ("failed" | "cancelled")) => {
+                let why = info["error-desc"].as_str().unwrap_or(end).to_owned();
+                let source = super::qmp::QmpError::Refused { command: "migrate".into(), description: why };
+                return Err(DriverError::Vmm { vm: vm.seat.id, doing: DOING, source });
+            }
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// The old one says "completed" once all is sent; only the new one knows that it all arrived.
+async fn wait_running(vm: &QemuVm, new: &Qmp) -> Result<(), DriverError> {
+    let start = Instant::now();
+    loop {
+        let status = vm_call(vm.seat.id, new, DOING, "query-status", Value::Null).await?;
+        if status["running"] == json!(true) {
+            return Ok(());
+        }
+        if start.elapsed() > MOVE_LIMIT {
+            let said = status["status"].as_str().unwrap_or("nothing").to_owned();
+            let source = super::qmp::QmpError::Malformed(format!("the new VMM stays {said}"));
+            return Err(DriverError::Vmm { vm: vm.seat.id, doing: DOING, source });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Version 1 of the node API. Every call that changes a VM carries the generation of the morph that holds it; a
+//! node refuses an older one than it has seen. Must never carry a decision: a node does what a plan says.
+
+use async_trait::async_trait;
+use proteus_model::capability::CapabilityReport;
+use proteus_model::id::{Generation, ServiceName, VmId};
+use proteus_model::profile::promise::HealthCheck;
+use proteus_model::setting::{Knob, Setting};
+use proteus_model::unit::{Bytes, Millis, Permille};
+use proteus_model::vm::{ImageIntent, VmCounters, VmIntent, VmObserved};
+use serde::{Deserialize, Serialize};
+
+/// Kinds of refusal that a control plane treats differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeErrorCode {
+    /// The node does not know the VM.
+    NotFound,
+    /// It knows the VM, which does not run.
+    NotRunning,
+    /// It is not so that it could be done: the VM runs already, a file is missing.
+    Conflict,
+    /// The call's generation is older than one that the node has seen.
+    StaleGeneration,
+    /// This VM or host cannot do it.
+    Unsupported,
+    /// The value is outside of what the VM was built for.
+    OutOfRange,
+    /// It did not come about in time.
+    Stalled,
+    /// The guest's agent does not answer, or refused.
+    Guest,
+    /// Anything else.
+    Failed,
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct NodeError {
+    /// Which kind.
+    pub code: NodeErrorCode,
+    /// What failed, with the whole chain of causes.
+    pub message: String,
+}
+
+impl NodeError {
+    /// A refusal of this kind.
+    pub fn new(code: NodeErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// What the host is and has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Its name.
+    pub name: String,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its memory.
+    pub memory: Bytes,
+    /// Memory that it could hand out now.
+    pub memory_available: Option<Bytes>,
+    /// `kvm`, `tcg` or `sim`.
+    pub accelerator: String,
+    /// Why that one.
+    pub accelerator_why: String,
+    /// The hypervisor's version.
+    pub hypervisor: String,
+    /// Network namespace of the guests, where they have one of their own.
+    pub namespace: Option<String>,
+}
+
+/// What a step cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepCost {
+    /// Time that the hypervisor or agent took.
+    pub took_ms: Millis,
+    /// Time that the guest stood still.
+    pub blackout_ms: Millis,
+}
+
+/// How a health check went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthObserved {
+    /// Whether it is as it must be.
+    pub healthy: bool,
+    /// Time until the answer.
+    pub latency_us: u64,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// One look at how a VM fares, for verification. What could not be read is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Counters from the host.
+    pub counters: VmCounters,
+    /// CPU pressure inside, time stalled in µs since boot.
+    pub psi_cpu_us: Option<u64>,
+    /// Memory pressure inside.
+    pub psi_memory_us: Option<u64>,
+    /// IO pressure inside.
+    pub psi_io_us: Option<u64>,
+    /// Memory that the guest says it could hand out.
+    pub guest_available: Option<Bytes>,
+    /// CPU that the guest used of what is online, over its last interval.
+    pub guest_busy: Option<Permille>,
+}
+
+/// A program to run inside a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecIntent {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The service in whose file system it runs; `None`: the agent's own.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Standard input.
+    #[serde(default)]
+    pub stdin: Vec<u8>,
+    /// When to end it.
+    pub timeout: Millis,
+}
+
+/// How the program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecObserved {
+    /// Exit code; `None`: a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Whether it was ended because its time was up.
+    pub timed_out: bool,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Whether output was cut.
+    pub truncated: bool,
+}
+
+/// A service of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceObserved {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where it is in its life: `ready`, `starting`, …
+    pub state: String,
+    /// Whether it serves.
+    pub serving: bool,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// The last that it wrote.
+    pub log: String,
+}
+
+/// A node.
+#[async_trait]
+pub trait Node: Send + Sync {
+    /// What the host is and has.
+    async fn host(&self) -> Result<HostReport, NodeError>;
+
+    /// Gives a VM its place. Idempotent.
+    async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
+
+    /// Takes a stopped VM's place away, its own disks with it. Idempotent.
+    async fn delete(&self, vm: VmId) -> Result<(), NodeError>;
+
+    /// Starts a VM. Idempotent.
+    async fn start(&self, vm: VmId) -> Result<(), NodeError>;
+
+    /// Stops a VM. `true`: it went by itself within `grace`.
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+
+    /// How a VM is.
+    async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError>;
+
+    /// What can be done to it live, guest included.
+    async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError>;
+
+    /// A knob as it is now.
+    async fn read(&self, vm: VmId, knob: &Knob) -> Result<Setting, NodeError>;
+
+    /// Turns a knob, and answers once the effect is there.
+    async fn apply(&self, vm: VmId, setting: &Setting, fence: Generation) -> Result<StepCost, NodeError>;
+
+    /// From now on refuses generations older than `fence`.
+    async fn fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError>;
+
+    /// Puts a new VMM process under the running guest.
+    async fn replace_vmm(&self, vm: VmId, fence: Generation) -> Result<StepCost, NodeError>;
+
+    /// Makes an image known to a VM.
+    async fn offer_image(&self, vm: VmId, image: &ImageIntent) -> Result<(), NodeError>;
+
+    /// Looks whether something of the VM is as it must be.
+    async fn check_health(&self, vm: VmId, check: &HealthCheck) -> Result<HealthObserved, NodeError>;
+
+    /// Looks how it fares.
+    async fn measure(&self, vm: VmId) -> Result<Measurement, NodeError>;
+
+    /// Runs a program inside.
+    async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError>;
+
+    /// Its services.
+    async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError>;
+
+    /// The last that its console showed, and whether more came since `from`: (text, next offset).
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError>;
+
+    /// Types into its console.
+    async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError>;
+}
