@@ -105,7 +105,9 @@ pub enum ImageError {
         library: String,
     },
     /// The agent is not a static program, and could not run as the first process.
-    #[error("{path} is not a static program; build it with: RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build -p proteus-guest --profile agent --target x86_64-unknown-linux-gnu")]
+    #[error(
+        "{path} is not a static program; build it with: RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build -p proteus-guest --profile agent --target x86_64-unknown-linux-gnu"
+    )]
     NotStatic {
         /// The agent.
         path: PathBuf,
@@ -139,7 +141,10 @@ pub enum ImageError {
 }
 
 /// A failed file operation, for `map_err`.
-fn file_error(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> ImageError {
+fn file_error(
+    operation: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> ImageError {
     let path = path.into();
     move |source| ImageError::File { operation, path, source }
 }

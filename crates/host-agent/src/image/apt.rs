@@ -64,7 +64,11 @@ fn parse_uri(line: &str) -> Option<Package> {
 }
 
 /// Downloads packages; gives the files in the same order.
-pub fn download(packages: &[Package], scratch: &Path, progress: Progress<'_>) -> Result<Vec<PathBuf>, ImageError> {
+pub fn download(
+    packages: &[Package],
+    scratch: &Path,
+    progress: Progress<'_>,
+) -> Result<Vec<PathBuf>, ImageError> {
     progress(&format!("downloading {} packages", packages.len()));
     let dir = scratch.join("packages");
     std::fs::create_dir_all(&dir).map_err(file_error("make", &dir))?;

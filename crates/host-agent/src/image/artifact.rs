@@ -133,7 +133,8 @@ impl OutputDir {
         let name = format!("{stem}-{}.{extension}", &sha256[..12]);
         let target = self.dir.join(&name);
         let bytes = std::fs::metadata(file).map_err(file_error("look at", file))?.len();
-        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).map_err(file_error("open up", file))?;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))
+            .map_err(file_error("open up", file))?;
         std::fs::rename(file, &target).map_err(file_error("move into place", &target))?;
         Ok(ImageFile { file: name, sha256, bytes })
     }

@@ -50,7 +50,14 @@ impl<W: Write> CpioWriter<W> {
         self.write_entry(path, self.inode, kind | permissions, data, device)
     }
 
-    fn write_entry(&mut self, path: &str, inode: u32, mode: u32, data: &[u8], device: (u32, u32)) -> io::Result<()> {
+    fn write_entry(
+        &mut self,
+        path: &str,
+        inode: u32,
+        mode: u32,
+        data: &[u8],
+        device: (u32, u32),
+    ) -> io::Result<()> {
         let path = path.trim_start_matches('/');
         let size = u32::try_from(data.len()).map_err(io::Error::other)?;
         let name_bytes = path.len() as u32 + 1;

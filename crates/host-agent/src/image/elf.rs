@@ -69,13 +69,15 @@ fn needed(data: &[u8]) -> Option<Vec<String>> {
     let segments = segments(data)?;
     let Some(dynamic) = segments.iter().find(|s| s.kind == PT_DYNAMIC) else { return Some(Vec::new()) };
     let entries: Vec<(u64, u64)> = (0..dynamic.bytes / 16)
-        .map_while(|i| Some((u64_at(data, dynamic.offset + 16 * i)?, u64_at(data, dynamic.offset + 16 * i + 8)?)))
+        .map_while(|i| {
+            Some((u64_at(data, dynamic.offset + 16 * i)?, u64_at(data, dynamic.offset + 16 * i + 8)?))
+        })
         .take_while(|(tag, _)| *tag != 0)
         .collect();
     let address = entries.iter().find(|(tag, _)| *tag == DT_STRTAB)?.1;
-    let holder = segments.iter().find(|s| {
-        s.kind == PT_LOAD && address >= s.address && address - s.address < s.bytes
-    })?;
+    let holder = segments
+        .iter()
+        .find(|s| s.kind == PT_LOAD && address >= s.address && address - s.address < s.bytes)?;
     let strings = holder.offset + (address - holder.address);
     let names = entries.iter().filter(|(tag, _)| *tag == DT_NEEDED);
     names.map(|(_, at)| text_at(data, strings.checked_add(*at)?)).collect()

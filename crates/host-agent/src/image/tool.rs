@@ -21,7 +21,8 @@ pub struct Tool {
 }
 
 /// Resolves and downloads packages.
-pub const APT_GET: Tool = Tool { program: "apt-get", package: "apt", hint: "\nhint: apt-get update may help" };
+pub const APT_GET: Tool =
+    Tool { program: "apt-get", package: "apt", hint: "\nhint: apt-get update may help" };
 /// Unpacks packages.
 pub const DPKG_DEB: Tool = Tool { program: "dpkg-deb", package: "dpkg", hint: "" };
 /// Unpacks what `dpkg-deb` gives.
@@ -105,7 +106,9 @@ pub fn unpack(package: &Path, tree: &Path) -> Result<(), ImageError> {
     let output = output?;
     match (status.success(), output.status.success()) {
         (true, true) => Ok(()),
-        (false, _) => Err(DPKG_DEB.failure(&operation, &Output { status, stdout: Vec::new(), stderr: Vec::new() })),
+        (false, _) => {
+            Err(DPKG_DEB.failure(&operation, &Output { status, stdout: Vec::new(), stderr: Vec::new() }))
+        }
         (true, false) => Err(TAR.failure(&operation, &output)),
     }
 }
