@@ -1,1 +1,24 @@
-//! (filled below)
+//! The control role: which VMs there are, what they are asked to be, and the morphs that take them there. Talks to
+//! hosts only through the node API. Must never import the hypervisor.
+
+pub mod store;
+
+mod record;
+
+pub mod audit;
+
+pub mod control;
+
+pub mod vm;
+
+pub mod profile;
+
+pub mod allocation;
+
+pub mod arm;
+
+pub mod plan;
+
+pub mod execution;
+
+pub mod verification;

@@ -3,7 +3,7 @@
 
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::{
-    ErrorCode, Event, GuestMessage, HelloReply, HelloRequest, HostMessage, PROTOCOL_VERSION, Reply, Request, Sample,
+    ErrorCode, GuestMessage, HelloReply, HelloRequest, HostMessage, PROTOCOL_VERSION, Reply, Request,
 };
 use proteus_protocol::guest::{GUEST_PAYLOAD_BYTES_MAX, HOST_PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
@@ -48,7 +48,6 @@ struct Link {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Waiting,
     reader: JoinHandle<()>,
-    latest: Arc<Mutex<Option<Sample>>>,
     why_closed: Arc<Mutex<String>>,
 }
 
@@ -88,11 +87,10 @@ impl Guest {
         let stream = UnixStream::connect(path).await.map_err(|e| GuestError::Open(e.to_string()))?;
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
-        let latest = Arc::new(Mutex::new(None));
         let why_closed = Arc::new(Mutex::new(String::new()));
-        let reader = tokio::spawn(read_messages(read, waiting.clone(), latest.clone(), why_closed.clone()));
+        let reader = tokio::spawn(read_messages(read, waiting.clone(), why_closed.clone()));
         let writer = tokio::sync::Mutex::new(write);
-        let link = Arc::new(Link { writer, waiting, reader, latest, why_closed });
+        let link = Arc::new(Link { writer, waiting, reader, why_closed });
         *slot = Some((path.to_owned(), link.clone()));
         Ok(link)
     }
@@ -182,7 +180,6 @@ impl Meter {
 async fn read_messages(
     mut read: OwnedReadHalf,
     waiting: Waiting,
-    latest: Arc<Mutex<Option<Sample>>>,
     why_closed: Arc<Mutex<String>>,
 ) {
     let mut decoder: Decoder<GuestMessage> = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
@@ -201,9 +198,6 @@ async fn read_messages(
         while let Some(message) = decoder.next() {
             match message {
                 Ok(GuestMessage::Reply { id, reply }) => deliver(&waiting, id, *reply),
-                Ok(GuestMessage::Event { event: Event::Sample { sample } }) => {
-                    *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(*sample);
-                }
                 Ok(GuestMessage::Event { .. } | GuestMessage::Unknown) => {}
                 Err(error) => tracing::debug!(%error, "guest frame dropped"),
             }

@@ -13,4 +13,3 @@ mod health;
 
 mod console;
 
-pub mod image;

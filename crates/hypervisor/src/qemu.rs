@@ -298,7 +298,7 @@ impl Driver for QemuDriver {
     async fn counters(&self, id: VmId) -> Result<VmCounters, DriverError> {
         let vm = self.vm(id)?;
         let live = vm.live.lock().await;
-        knob::counters(&vm, &live).await
+        knob::counters(self, &vm, &live).await
     }
 
     async fn replace_vmm(&self, id: VmId) -> Result<Applied, DriverError> {

@@ -188,7 +188,7 @@ pub struct VmCounters {
     pub throttled_ns: Option<u64>,
     /// CPU time of the whole VMM, ns.
     pub vmm_run_ns: Option<u64>,
-    /// Resident memory of the VMM (not a counter).
+    /// Memory of the host that the guest's memory takes now (not a counter).
     pub resident: Option<Bytes>,
     /// Bytes towards the guest.
     pub net_to_guest: Option<u64>,

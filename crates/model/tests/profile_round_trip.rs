@@ -112,7 +112,7 @@ fn document() -> impl Strategy<Value = Value> {
     let parts = (option::of(resources()), option::of(weights()), option::of(network()), option::of(verify()));
     (texts, maps, parts, option::of(sysctl)).prop_map(|((name, version, summary), maps, parts, sysctl)| {
         json!({
-            "name": name, "version": version.split('.').map(|n| n.parse::<u32>().unwrap().to_string()).collect::<Vec<_>>().join("."),
+            "name": name, "version": version.split('.').map(|n| n.parse::<u32>().expect("digits").to_string()).collect::<Vec<_>>().join("."),
             "summary": summary, "labels": maps.0, "traits": maps.1, "application_priorities": maps.2,
             "resources": parts.0, "resource_weights": parts.1, "network_policy": parts.2, "verify": parts.3,
             "tuning": sysctl.map(|sysctl| json!({ "sysctl": sysctl, "thp": "never" })),

@@ -2,3 +2,5 @@
 //! decides: it says how things are written down, and refuses what is not written so.
 
 pub mod guest;
+
+pub mod node;

@@ -146,7 +146,11 @@ fn two_fields(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Counters from the host's own books.
-pub(super) async fn counters(vm: &QemuVm, live: &Live) -> Result<VmCounters, DriverError> {
+pub(super) async fn counters(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &Live,
+) -> Result<VmCounters, DriverError> {
     let pid = live.run.pid;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut counters =
@@ -164,6 +168,7 @@ pub(super) async fn counters(vm: &QemuVm, live: &Live) -> Result<VmCounters, Dri
         counters.vcpu_wait_ns = Some(all.iter().map(|(_, wait)| wait).sum());
     }
     counters.throttled_ns = vm.group.throttled_ns();
+    counters.resident = process::resident(&driver.ram_dir, &vm.seat).map(Bytes);
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let tids = tasks.filter_map(|t| t.file_name().to_string_lossy().parse().ok());
     counters.vmm_run_ns = tids.map(|tid| schedstat(tid).map(|(run, _)| run)).sum();

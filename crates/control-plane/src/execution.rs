@@ -1,0 +1,381 @@
+//! The morph saga: carries out a plan on a VM, one journaled move at a time, and ends it committed, rolled back or
+//! parked, whatever happens on the way. Must never act before the move that announces the act is journaled.
+//!
+//! validate → reserve → steps → verify → commit; from anywhere before the commit: undo in reverse → release.
+
+pub(crate) mod journal;
+
+mod step;
+
+use crate::control::{Control, ControlError, ControlEvent, key};
+use crate::verification::{names, windows};
+use crate::vm::VmRecord;
+use journal::Journal;
+use proteus_model::execution::{Event, LeftAlone, Morph, State};
+use proteus_model::id::MorphId;
+use proteus_model::plan::{Goal, Plan};
+use proteus_model::unit::Millis;
+use proteus_model::verification::{Baseline, VerificationReport};
+use serde_json::json;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+/// How a morph is told to stop: it looks between steps and between looks.
+#[derive(Debug, Clone, Default)]
+pub struct Abort(Arc<AtomicU8>);
+
+/// What to do with a morph that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortHow {
+    /// Undo it.
+    Undo,
+    /// Leave it where it is, for an operator.
+    Hold,
+}
+
+impl Abort {
+    /// Tells it to stop.
+    pub fn ask(&self, how: AbortHow) {
+        let word = match how {
+            AbortHow::Undo => 1,
+            AbortHow::Hold => 2,
+        };
+        self.0.store(word, Ordering::SeqCst);
+    }
+
+    fn asked(&self) -> Option<AbortHow> {
+        match self.0.load(Ordering::SeqCst) {
+            1 => Some(AbortHow::Undo),
+            2 => Some(AbortHow::Hold),
+            _ => None,
+        }
+    }
+}
+
+/// Why a saga leaves the forward path.
+pub(crate) enum Stop {
+    /// Undo, for this reason.
+    GiveUp(String),
+    /// Park, for this reason.
+    Park(String),
+    /// The journal itself failed: nothing more may be done; recovery takes over at the next start.
+    Broken(ControlError),
+}
+
+impl From<ControlError> for Stop {
+    fn from(error: ControlError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Control {
+    /// Records a morph of `plan` and takes the VM in hand. It does not run yet.
+    pub async fn begin_morph(&self, plan: Plan, actor: &str) -> Result<Morph, ControlError> {
+        self.check_armed(plan.vm).await?;
+        let found = self.find_vm(&plan.vm.to_string()).await?;
+        let mut record = found.value;
+        if let Some(other) = record.morph {
+            return Err(ControlError::Conflict {
+                what: format!("the morph {other} holds {}", record.intent.name),
+                hint: format!("wait for it, or `proteus morph abort {other}`"),
+            });
+        }
+        if (record.version, record.generation) != (plan.base_version, plan.base_generation) {
+            return Err(ControlError::Conflict {
+                what: format!("{} has changed since the plan was made", record.intent.name),
+                hint: "plan again".into(),
+            });
+        }
+        record.generation = record.generation.next();
+        let morph = Morph {
+            id: MorphId::from_bits(self.records.fresh()),
+            plan,
+            state: State::Planned,
+            generation: record.generation,
+            actor: actor.to_owned(),
+            began_at: self.now(),
+            ended_at: None,
+            before: Vec::new(),
+            baseline: None,
+            steps: Vec::new(),
+            verification: None,
+            left_alone: Vec::new(),
+            reason: None,
+            undo_ms: None,
+        };
+        record.morph = Some(morph.id);
+        let batch = self.records.batch().put(&key::vm(record.id), &record, Some(found.rev))?;
+        self.records.commit(batch.put(&key::morph(morph.id), &morph, None)?).await?;
+        let subject = format!("vm/{}", record.intent.name);
+        let evidence = json!({ "morph": morph.id, "goal": morph.plan.goal, "steps": morph.plan.steps.len() });
+        self.write_audit(actor, "morph.begin", &subject, "asked for", evidence).await?;
+        self.tell_morph(&morph, String::new());
+        Ok(morph)
+    }
+
+    /// Runs a morph to its end.
+    pub async fn run_morph(&self, id: MorphId) -> Result<Morph, ControlError> {
+        let abort = Abort::default();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, abort.clone());
+        let outcome = self.drive(id, &abort).await;
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        outcome
+    }
+
+    async fn drive(&self, id: MorphId, abort: &Abort) -> Result<Morph, ControlError> {
+        let mut journal = Journal::open(self, id).await?;
+        while !journal.morph().state.is_terminal() {
+            let stop = match self.advance(&mut journal, abort).await {
+                Ok(()) => continue,
+                Err(stop) => stop,
+            };
+            match stop {
+                Stop::GiveUp(reason) => self.give_up(&mut journal, reason).await?,
+                Stop::Park(reason) => self.park(&mut journal, reason).await?,
+                Stop::Broken(error) => return Err(error),
+            }
+        }
+        let morph = journal.into_morph();
+        self.audit_end(&morph).await?;
+        Ok(morph)
+    }
+
+    /// One move.
+    async fn advance(&self, journal: &mut Journal<'_>, abort: &Abort) -> Result<(), Stop> {
+        let forward = match journal.morph().state {
+            State::Planned | State::Validated | State::Reserved | State::Applying { .. } | State::Verifying => true,
+            State::Committing
+            | State::Undoing { .. }
+            | State::Releasing
+            | State::Committed
+            | State::RolledBack
+            | State::Parked => false,
+        };
+        if forward {
+            self.check_may_go_on(journal, abort).await?;
+        }
+        match journal.morph().state {
+            State::Planned => self.validate(journal).await,
+            State::Validated => self.reserve(journal).await,
+            State::Reserved => self.begin_steps(journal).await,
+            State::Applying { step } => self.apply_step(journal, step).await,
+            State::Verifying => self.verify(journal, abort).await,
+            State::Committing => Ok(self.settle(journal).await?),
+            State::Undoing { step } => self.undo_step(journal, step).await,
+            State::Releasing => Ok(self.release(journal).await?),
+            State::Committed | State::RolledBack | State::Parked => Ok(()),
+        }
+    }
+
+    /// An abort or a disarm is honoured before any forward move (design, invariant 10).
+    async fn check_may_go_on(&self, journal: &Journal<'_>, abort: &Abort) -> Result<(), Stop> {
+        match abort.asked() {
+            Some(AbortHow::Undo) => return Err(Stop::GiveUp("aborted".into())),
+            Some(AbortHow::Hold) => return Err(Stop::Park("held by an operator".into())),
+            None => {}
+        }
+        match self.check_armed(journal.morph().plan.vm).await {
+            Ok(()) => Ok(()),
+            Err(ControlError::Disarmed { scope }) => Err(Stop::GiveUp(format!("{scope} was disarmed"))),
+            Err(error) => Err(Stop::Broken(error)),
+        }
+    }
+
+    /// The plan must still fit the VM; the before-value of every knob is journaled.
+    async fn validate(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
+        let vm = journal.morph().plan.vm;
+        let generation = journal.morph().generation;
+        let node = |error: proteus_protocol::node::v1::NodeError| Stop::GiveUp(error.message);
+        self.node.fence(vm, generation).await.map_err(node)?;
+        let mut before = Vec::new();
+        for knob in journal.morph().plan.knobs() {
+            before.push(self.node.read(vm, &knob).await.map_err(node)?);
+        }
+        journal.move_on(Event::Validated, |morph| morph.before = before).await?;
+        Ok(())
+    }
+
+    async fn begin_steps(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
+        if journal.morph().plan.steps.is_empty() {
+            return Ok(journal.move_on(Event::StepsDone, |_| ()).await?);
+        }
+        let plan = &journal.morph().plan;
+        let verify = plan.verify.clone();
+        let watched = self.watch(plan.vm, verify.as_ref(), windows(verify.as_ref()).0, |_| false).await;
+        let baseline =
+            Baseline { stretches: watched.stretches, unhealthy_before: names(&watched.unhealthy) };
+        let keep = |morph: &mut Morph| morph.baseline = Some(baseline);
+        Ok(journal.move_on(Event::StepBegun { step: 0 }, keep).await?)
+    }
+
+    async fn verify(&self, journal: &mut Journal<'_>, abort: &Abort) -> Result<(), Stop> {
+        let morph = journal.morph();
+        let verify = morph.plan.verify.clone();
+        let baseline = morph.baseline.clone().unwrap_or_default();
+        let window = windows(verify.as_ref()).1;
+        let enough = |stretches: &[_]| {
+            abort.asked().is_some() || proteus_brain::verification::is_plain_harm(&baseline, stretches)
+        };
+        let watched = self.watch(morph.plan.vm, verify.as_ref(), window, enough).await;
+        self.check_may_go_on(journal, abort).await?;
+        let unhealthy = names(&watched.unhealthy);
+        let mut report =
+            proteus_brain::verification::judge(verify.as_ref(), &baseline, &watched.stretches, &unhealthy);
+        for name in &mut report.unhealthy {
+            if let Some(failed) = watched.unhealthy.iter().find(|failed| failed.name == *name) {
+                *name = format!("{name}: {}", failed.detail);
+            }
+        }
+        let reason = (!report.passed).then(|| in_words(&report));
+        match reason {
+            None => Ok(journal.move_on(Event::Verified, |morph| morph.verification = Some(report)).await?),
+            Some(reason) => {
+                journal.note(|morph| morph.verification = Some(report));
+                Err(Stop::GiveUp(reason))
+            }
+        }
+    }
+
+    async fn give_up(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
+        let begun = journal.morph().plan.steps.len().checked_sub(1);
+        let last = match journal.morph().state {
+            State::Applying { step } => Some(step),
+            State::Verifying | State::Committing => begun,
+            State::Planned
+            | State::Validated
+            | State::Reserved
+            | State::Undoing { .. }
+            | State::Releasing
+            | State::Committed
+            | State::RolledBack
+            | State::Parked => None,
+        };
+        tracing::info!(morph = %journal.morph().id, vm = %journal.morph().plan.vm_name, %reason, "morph given up");
+        journal.began_undo = Some(Instant::now());
+        journal.move_on(Event::GiveUp { last }, |morph| morph.reason = Some(reason)).await
+    }
+
+    async fn park(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
+        tracing::error!(morph = %journal.morph().id, vm = %journal.morph().plan.vm_name, %reason, "morph parked");
+        journal.finish(Event::Park, |morph| morph.reason = Some(reason), None).await
+    }
+
+    async fn audit_end(&self, morph: &Morph) -> Result<(), ControlError> {
+        let evidence = json!({
+            "morph": morph.id, "goal": morph.plan.goal, "outcome": morph.state.word(), "steps": morph.steps,
+            "verification": morph.verification, "left_alone": morph.left_alone, "undo_ms": morph.undo_ms,
+        });
+        let why = morph.reason.clone().unwrap_or_else(|| "verified".into());
+        let subject = format!("vm/{}", morph.plan.vm_name);
+        self.write_audit(&morph.actor, "morph.end", &subject, &why, evidence).await
+    }
+
+    /// Takes up every morph that a crash cut short, and ends it. How many there were.
+    pub async fn recover(&self) -> Result<Vec<Morph>, ControlError> {
+        let mut ended = Vec::new();
+        for (_, record) in self.records.list::<Morph>("morph/").await? {
+            let morph = record.value;
+            if morph.state.is_terminal() {
+                continue;
+            }
+            tracing::warn!(morph = %morph.id, vm = %morph.plan.vm_name, state = morph.state.word(), "found cut short");
+            let mut journal = Journal::open(self, morph.id).await?;
+            let forward = match morph.state {
+                State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
+                // What was applied is judged by a fresh window; the rest only goes on.
+                State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
+                State::Committed | State::RolledBack | State::Parked => false,
+            };
+            if forward {
+                let reason = format!("Proteus stopped while the morph was {}", morph.state.word());
+                self.give_up(&mut journal, reason).await?;
+            }
+            drop(journal);
+            ended.push(self.run_morph(morph.id).await?);
+        }
+        Ok(ended)
+    }
+
+    /// A morph's record.
+    pub async fn morph(&self, id: MorphId) -> Result<Morph, ControlError> {
+        let found = self.records.get::<Morph>(&key::morph(id)).await?;
+        found.map(|found| found.value).ok_or_else(|| ControlError::NotFound { kind: "morph", name: id.to_string() })
+    }
+
+    /// All morphs, newest first.
+    pub async fn morphs(&self) -> Result<Vec<Morph>, ControlError> {
+        let mut all: Vec<Morph> =
+            self.records.list("morph/").await?.into_iter().map(|(_, record)| record.value).collect();
+        all.sort_by_key(|morph| std::cmp::Reverse((morph.began_at, morph.id)));
+        Ok(all)
+    }
+
+    /// Stops a running morph.
+    pub async fn abort_morph(&self, id: MorphId, how: AbortHow, actor: &str) -> Result<Morph, ControlError> {
+        let morph = self.morph(id).await?;
+        match self.abort_of(id) {
+            Some(abort) => abort.ask(how),
+            None => {
+                return Err(ControlError::Conflict {
+                    what: format!("the morph {id} is {}", morph.state.word()),
+                    hint: "only a running morph can be aborted; `proteus morph rollback` goes back a version".into(),
+                });
+            }
+        }
+        let subject = format!("vm/{}", morph.plan.vm_name);
+        self.write_audit(actor, "morph.abort", &subject, "asked for", json!({ "morph": id })).await?;
+        Ok(morph)
+    }
+
+    pub(crate) fn tell_morph(&self, morph: &Morph, detail: String) {
+        self.tell(ControlEvent::Morph {
+            at: self.now(),
+            morph: morph.id,
+            vm: morph.plan.vm_name.clone(),
+            state: morph.state.word(),
+            detail,
+        });
+    }
+}
+
+/// Why verification failed, in one line.
+fn in_words(report: &VerificationReport) -> String {
+    let harms = report.comparisons.iter().filter(|comparison| comparison.harm);
+    let harms = harms.map(|c| format!("{} {}", c.measure, c.why));
+    let checks = report.unhealthy.iter().map(|check| format!("health check failed: {check}"));
+    harms.chain(checks).collect::<Vec<_>>().join("; ")
+}
+
+/// What the VM's record becomes when a morph is committed.
+pub(crate) fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
+    let mut next = record.clone();
+    next.version += 1;
+    next.morph = None;
+    match &morph.plan.goal {
+        Goal::Profile { label, .. } => next.profile = Some(label.clone()),
+        Goal::Version { .. } => next.profile = None,
+        Goal::FreshVmm => {}
+    }
+    let left: Vec<_> = morph.left_alone.iter().map(|LeftAlone { knob, .. }| knob.clone()).collect();
+    for step in &morph.plan.steps {
+        if let proteus_model::plan::Change::Set { to, .. } = &step.change {
+            let knob = to.knob();
+            if !left.contains(&knob) {
+                next.managed.retain(|setting| setting.knob() != knob);
+                next.managed.push(to.clone());
+            }
+        }
+    }
+    for setting in &morph.plan.already {
+        if next.managed.iter().all(|known| known.knob() != setting.knob()) {
+            next.managed.push(setting.clone());
+        }
+    }
+    next
+}
+
+/// Milliseconds since `start`.
+pub(crate) fn since(start: Instant) -> Millis {
+    Millis(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,117 @@
+//! A morph's journal: its record, written whole at each move and guarded by its revision, so that no two processes
+//! can drive one morph. The last move frees the VM in the same commit.
+
+use crate::control::{Control, ControlError, key};
+use crate::record::Versioned;
+use crate::store::Rev;
+use crate::vm::VmRecord;
+use proteus_model::execution::{Event, Morph, State, Version};
+use proteus_model::id::MorphId;
+use std::time::Instant;
+
+pub(crate) struct Journal<'a> {
+    control: &'a Control,
+    morph: Morph,
+    rev: Rev,
+    /// When the undo began in this process.
+    pub(crate) began_undo: Option<Instant>,
+}
+
+impl<'a> Journal<'a> {
+    pub(crate) async fn open(control: &'a Control, id: MorphId) -> Result<Journal<'a>, ControlError> {
+        let found = control.records.get::<Morph>(&key::morph(id)).await?;
+        let Versioned { value, rev } =
+            found.ok_or_else(|| ControlError::NotFound { kind: "morph", name: id.to_string() })?;
+        Ok(Self { control, morph: value, rev, began_undo: None })
+    }
+
+    pub(crate) fn morph(&self) -> &Morph {
+        &self.morph
+    }
+
+    pub(crate) fn into_morph(self) -> Morph {
+        self.morph
+    }
+
+    /// Changes the record in memory; the next move writes it.
+    pub(crate) fn note(&mut self, change: impl FnOnce(&mut Morph)) {
+        change(&mut self.morph);
+    }
+
+    fn after(&self, event: Event, change: impl FnOnce(&mut Morph)) -> Result<Morph, ControlError> {
+        let mut next = self.morph.clone();
+        change(&mut next);
+        next.state = next.state.next(event).map_err(|illegal| ControlError::Conflict {
+            what: illegal.to_string(),
+            hint: "this is a defect of Proteus; the morph's record shows what happened".into(),
+        })?;
+        Ok(next)
+    }
+
+    fn moved(&mut self, next: Morph, rev: Rev) {
+        self.morph = next;
+        self.rev = rev;
+        let detail = match self.morph.state {
+            State::Applying { step } | State::Undoing { step } => {
+                format!("step {} of {}", step + 1, self.morph.plan.steps.len())
+            }
+            _ => self.morph.reason.clone().unwrap_or_default(),
+        };
+        self.control.tell_morph(&self.morph, detail);
+    }
+
+    /// Moves on, durably.
+    pub(crate) async fn move_on(
+        &mut self,
+        event: Event,
+        change: impl FnOnce(&mut Morph),
+    ) -> Result<(), ControlError> {
+        let next = self.after(event, change)?;
+        let records = &self.control.records;
+        let batch = records.batch().put(&key::morph(next.id), &next, Some(self.rev))?;
+        let rev = records.commit(batch).await?;
+        self.moved(next, rev);
+        Ok(())
+    }
+
+    /// The last move: the morph ends, the VM is free, and where it was committed the VM has a new version; all in
+    /// one commit.
+    pub(crate) async fn finish(
+        &mut self,
+        event: Event,
+        change: impl FnOnce(&mut Morph),
+        committed: Option<fn(&VmRecord, &Morph) -> VmRecord>,
+    ) -> Result<(), ControlError> {
+        let ended_at = self.control.now();
+        let next = self.after(event, |morph| {
+            change(morph);
+            morph.ended_at = Some(ended_at);
+        })?;
+        let records = &self.control.records;
+        let mut batch = records.batch().put(&key::morph(next.id), &next, Some(self.rev))?;
+        if let Some(found) = records.get::<VmRecord>(&key::vm(next.plan.vm)).await? {
+            let mut record = found.value;
+            if record.morph == Some(next.id) {
+                record = match committed {
+                    Some(after) => after(&record, &next),
+                    None => VmRecord { morph: None, ..record },
+                };
+                batch = batch.put(&key::vm(record.id), &record, Some(found.rev))?;
+                if committed.is_some() {
+                    let version = Version {
+                        number: record.version,
+                        goal: Some(next.plan.goal.clone()),
+                        morph: Some(next.id),
+                        at: ended_at,
+                        settings: record.managed.clone(),
+                    };
+                    batch = batch.put(&key::version(record.id, record.version), &version, None)?;
+                }
+            }
+        }
+        batch = self.control.close_reservation(batch, &next).await?;
+        let rev = records.commit(batch).await?;
+        self.moved(next, rev);
+        Ok(())
+    }
+}

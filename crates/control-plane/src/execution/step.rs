@@ -1,0 +1,149 @@
+//! One step of a morph, forwards and back. Both are idempotent: they look before they turn, so that a step that a
+//! crash cut in half is simply taken again.
+
+use super::journal::Journal;
+use super::{Stop, record_after, since};
+use crate::control::{Control, ControlError};
+use crate::plan::moves_by_itself;
+use proteus_model::execution::{Event, LeftAlone, StepObserved};
+use proteus_model::id::VmId;
+use proteus_model::plan::Change;
+use proteus_model::setting::{KnobKind, Setting};
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode, StepCost};
+use std::time::Duration;
+
+/// How often an undo is tried before an operator must look: an emulated guest under load misses one or two.
+const UNDO_TRIES: u32 = 3;
+/// Pause between tries.
+const UNDO_PAUSE: Duration = Duration::from_millis(500);
+
+/// How a forward step went.
+enum Done {
+    Turned(StepCost),
+    LeftAlone(LeftAlone),
+}
+
+/// Whether `found` is on the way between two values of a knob that moves gradually.
+fn is_between(a: &Setting, b: &Setting, found: &Setting) -> bool {
+    let span = |x: u64, y: u64, z: u64| (x.min(y)..=x.max(y)).contains(&z);
+    match (a, b, found) {
+        (Setting::Memory { target: a }, Setting::Memory { target: b }, Setting::Memory { target: c })
+        | (Setting::HotMemory { plugged: a }, Setting::HotMemory { plugged: b }, Setting::HotMemory { plugged: c }) => {
+            span(a.0, b.0, c.0)
+        }
+        (Setting::Vcpus { online: a }, Setting::Vcpus { online: b }, Setting::Vcpus { online: c }) => {
+            span(u64::from(*a), u64::from(*b), u64::from(*c))
+        }
+        // Threads change one after the other.
+        (Setting::Priority { .. }, Setting::Priority { .. }, Setting::Priority { .. }) => true,
+        _ => false,
+    }
+}
+
+impl Control {
+    async fn turn(&self, journal: &Journal<'_>, to: &Setting) -> Result<Done, NodeError> {
+        let morph = journal.morph();
+        let (vm, knob) = (morph.plan.vm, to.knob());
+        let found = self.node.read(vm, &knob).await?;
+        let before = morph.before.iter().find(|setting| setting.knob() == knob);
+        if let Some(before) = before
+            && !moves_by_itself(knob.kind())
+            && !before.holds_in(&found)
+            && !to.holds_in(&found)
+        {
+            return Ok(Done::LeftAlone(LeftAlone { knob, ours: before.clone(), found }));
+        }
+        if to.holds_in(&found) {
+            return Ok(Done::Turned(StepCost::default()));
+        }
+        self.node.apply(vm, to, morph.generation).await.map(Done::Turned)
+    }
+
+    /// Takes the step that was announced.
+    pub(super) async fn apply_step(&self, journal: &mut Journal<'_>, step: usize) -> Result<(), Stop> {
+        let plan = &journal.morph().plan;
+        let change = plan.steps[step].change.clone();
+        let last = step + 1 == plan.steps.len();
+        let done = match &change {
+            Change::Set { to, .. } => self.turn(journal, to).await,
+            Change::ReplaceVmm => {
+                self.node.replace_vmm(plan.vm, journal.morph().generation).await.map(Done::Turned)
+            }
+        };
+        let done = done.map_err(|error| Stop::GiveUp(format!("step {} failed: {}", step + 1, error.message)))?;
+        let event = if last { Event::StepsDone } else { Event::StepBegun { step: step + 1 } };
+        let keep = |morph: &mut proteus_model::execution::Morph| match done {
+            Done::Turned(cost) => {
+                let StepCost { took_ms, blackout_ms } = cost;
+                morph.steps.push(StepObserved { step, took_ms, blackout_ms });
+            }
+            Done::LeftAlone(left) => morph.left_alone.push(left),
+        };
+        Ok(journal.move_on(event, keep).await?)
+    }
+
+    /// Turns the knob back, unless somebody else has turned it since.
+    async fn turn_back(
+        &self,
+        vm: VmId,
+        journal: &Journal<'_>,
+        ours: &Setting,
+    ) -> Result<Option<LeftAlone>, NodeError> {
+        let morph = journal.morph();
+        let knob = ours.knob();
+        let Some(before) = morph.before.iter().find(|setting| setting.knob() == knob) else { return Ok(None) };
+        let found = self.node.read(vm, &knob).await?;
+        if before.holds_in(&found) {
+            return Ok(None);
+        }
+        let is_ours = ours.holds_in(&found) || is_between(before, ours, &found) || knob.kind() == KnobKind::Vcpus;
+        if !is_ours {
+            return Ok(Some(LeftAlone { knob, ours: ours.clone(), found }));
+        }
+        self.node.apply(vm, before, morph.generation).await.map(|_| None)
+    }
+
+    /// Takes a step back.
+    pub(super) async fn undo_step(&self, journal: &mut Journal<'_>, step: usize) -> Result<(), Stop> {
+        let vm = journal.morph().plan.vm;
+        let already_left = |setting: &Setting, journal: &Journal<'_>| {
+            journal.morph().left_alone.iter().any(|left| left.knob == setting.knob())
+        };
+        let change = journal.morph().plan.steps[step].change.clone();
+        let mut left = None;
+        if let Change::Set { to, .. } = &change
+            && !already_left(to, journal)
+        {
+            let mut tries = 0;
+            left = loop {
+                tries += 1;
+                match self.turn_back(vm, journal, to).await {
+                    Ok(left) => break left,
+                    // A VM that does not run has no knobs: it starts as it was.
+                    Err(error) if error.code == NodeErrorCode::NotRunning => break None,
+                    Err(error) if tries == UNDO_TRIES => {
+                        let reason = format!("step {} could not be undone: {}", step + 1, error.message);
+                        return Err(Stop::Park(reason));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%vm, step, %error, "undo tried again");
+                        tokio::time::sleep(UNDO_PAUSE).await;
+                    }
+                }
+            };
+        }
+        let keep = |morph: &mut proteus_model::execution::Morph| morph.left_alone.extend(left);
+        Ok(journal.move_on(Event::StepUndone { step }, keep).await?)
+    }
+
+    /// All is undone: gives back what was reserved and frees the VM.
+    pub(super) async fn release(&self, journal: &mut Journal<'_>) -> Result<(), ControlError> {
+        let undo_ms = journal.began_undo.map(since);
+        journal.finish(Event::Released, |morph| morph.undo_ms = undo_ms, None).await
+    }
+
+    /// All is verified: the VM's record becomes what the VM is.
+    pub(super) async fn settle(&self, journal: &mut Journal<'_>) -> Result<(), ControlError> {
+        journal.finish(Event::Recorded, |_| (), Some(record_after)).await
+    }
+}

@@ -1,0 +1,150 @@
+//! Typed records in the store: JSON under a key, with the revision that a later change is guarded by. Must never
+//! write without saying what it expects to find.
+
+use crate::store::{Commit, Guard, Key, Outcome, Rev, Store, StoreError};
+use proteus_model::id::OpId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// Records read per page of a listing.
+const PAGE: usize = 500;
+
+/// Why a record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Somebody else changed one of the records in between.
+    #[error("{key} was changed by somebody else in the meantime")]
+    Conflict {
+        /// The first of them.
+        key: String,
+    },
+    /// What is there cannot be read.
+    #[error("the record {key} is damaged: {why}")]
+    Damaged {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The store failed.
+    #[error("the store does not take or give records")]
+    Store(#[from] StoreError),
+}
+
+/// A record and the revision it was read at.
+#[derive(Debug, Clone)]
+pub(crate) struct Versioned<T> {
+    pub value: T,
+    pub rev: Rev,
+}
+
+/// Changes that happen together or not at all.
+pub(crate) struct Batch {
+    commit: Commit,
+}
+
+impl Batch {
+    /// Writes `value`; `expected` is the revision that must still be there, `None`: no such record yet.
+    pub(crate) fn put<T: Serialize>(
+        mut self,
+        key: &str,
+        value: &T,
+        expected: Option<Rev>,
+    ) -> Result<Self, RecordError> {
+        let damaged = |e: serde_json::Error| RecordError::Damaged { key: key.to_owned(), why: e.to_string() };
+        let bytes = serde_json::to_vec(value).map_err(damaged)?;
+        let key = Key::new(key)?;
+        let guard = match expected {
+            Some(rev) => Guard::Is(key.clone(), rev),
+            None => Guard::Absent(key.clone()),
+        };
+        self.commit = self.commit.guard(guard).put(key, bytes);
+        Ok(self)
+    }
+
+    /// Removes a record that must still be at `expected`.
+    pub(crate) fn delete(mut self, key: &str, expected: Rev) -> Result<Self, RecordError> {
+        let key = Key::new(key)?;
+        self.commit = self.commit.guard(Guard::Is(key.clone(), expected)).delete(key);
+        Ok(self)
+    }
+}
+
+/// Source of fresh ids: entropy in the product, a seed in the twin.
+pub type Entropy = Arc<dyn Fn() -> u128 + Send + Sync>;
+
+/// The records.
+#[derive(Clone)]
+pub(crate) struct Records {
+    store: Arc<dyn Store>,
+    entropy: Entropy,
+}
+
+impl Records {
+    pub(crate) fn new(store: Arc<dyn Store>, entropy: Entropy) -> Self {
+        Self { store, entropy }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(crate) fn fresh(&self) -> u128 {
+        (self.entropy)()
+    }
+
+    fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, RecordError> {
+        let damaged = |e: serde_json::Error| RecordError::Damaged { key: key.to_owned(), why: e.to_string() };
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+
+    /// An empty batch.
+    pub(crate) fn batch(&self) -> Batch {
+        Batch { commit: Commit::new(OpId::from_bits(self.fresh())) }
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, RecordError> {
+        let Some(record) = self.store.get(&Key::new(key)?).await? else { return Ok(None) };
+        Ok(Some(Versioned { value: Self::parse(key, &record.value)?, rev: record.rev }))
+    }
+
+    /// All records under `prefix`, by key.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, Versioned<T>)>, RecordError> {
+        let mut all = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = self.store.list(prefix, cursor, PAGE).await?;
+            for record in page.records {
+                let value = Self::parse(record.key.as_str(), &record.value)?;
+                all.push((record.key.as_str().to_owned(), Versioned { value, rev: record.rev }));
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Commits; an outcome that is not known is resolved by submitting the same commit again.
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<Rev, RecordError> {
+        loop {
+            match self.store.commit(batch.commit.clone()).await? {
+                Outcome::Committed(rev) => return Ok(rev),
+                Outcome::Conflict(now) => {
+                    let differs = |guard: &&Guard| {
+                        let current = now.iter().find(|(key, _)| key == guard.key()).and_then(|(_, rev)| *rev);
+                        !guard.holds(current)
+                    };
+                    let guard = batch.commit.guards.iter().find(differs);
+                    let key = guard.map(|guard| guard.key().to_string()).unwrap_or_default();
+                    return Err(RecordError::Conflict { key });
+                }
+                Outcome::Unknown => tracing::warn!("outcome of a commit is not known, submitting it again"),
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The morph saga on simulated VMs: it commits, it undoes, it leaves alone what is not its own, it refuses what is
+//! stale, and wherever it is killed, the next start brings VM and record together.
+
+mod support;
+
+use proteus_control_plane::control::ControlError;
+use proteus_control_plane::execution::AbortHow;
+use proteus_control_plane::profile::digest;
+use proteus_model::execution::{Morph, State};
+use proteus_model::plan::Plan;
+use proteus_model::setting::{Setting, ThpMode, Weight};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use support::{Bench, bench, differences, profile, start_vm};
+
+async fn plan(bench: &Bench, vm: &str) -> Plan {
+    let profile = profile();
+    bench.control.plan_profile(vm, &profile, &digest(&profile)).await.unwrap()
+}
+
+async fn morph(bench: &Bench, vm: &str) -> Morph {
+    let morph = bench.control.begin_morph(plan(bench, vm).await, "test").await.unwrap();
+    bench.control.run_morph(morph.id).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_morph_commits_and_is_rolled_back_to_what_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let done = morph(&bench, "web").await;
+    assert_eq!(done.state, State::Committed, "{:?}", done.reason);
+    assert_eq!(done.steps.len(), done.plan.steps.len());
+    assert!(done.plan.steps.len() >= 9, "{:#?}", done.plan.steps);
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.version, record.profile.as_deref()), (1, Some("fit@1.0.0")));
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+
+    let again = plan(&bench, "web").await;
+    assert!(again.steps.is_empty(), "a second plan changes {:?}", again.steps);
+
+    let back = bench.control.plan_rollback("web", 0).await.unwrap();
+    let back = bench.control.begin_morph(back, "test").await.unwrap();
+    let back = bench.control.run_morph(back.id).await.unwrap();
+    assert_eq!(back.state, State::Committed, "{:?}", back.reason);
+    let left = proteus_hypervisor::sim::changed_settings(&dir.path().join("sim"), back.plan.vm).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(bench.control.vm("web").await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn each_step_failed_in_turn_is_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let steps = plan(&bench, "web").await.steps.len();
+    for failing in 0..steps {
+        let plan = plan(&bench, "web").await;
+        let knob = plan.knobs().nth(failing).unwrap();
+        let once = Arc::new(AtomicUsize::new(0));
+        let fault = move |_, setting: &Setting| {
+            let hit = setting.knob() == knob && once.fetch_add(1, Ordering::SeqCst) == 0;
+            hit.then(|| "made to fail".to_owned())
+        };
+        bench.sim.inject(Some(Arc::new(fault)));
+        let morph = bench.control.begin_morph(plan, "test").await.unwrap();
+        let ended = bench.control.run_morph(morph.id).await.unwrap();
+        bench.sim.inject(None);
+        assert_eq!(ended.state, State::RolledBack, "step {failing}: {:?}", ended.reason);
+        assert!(ended.reason.unwrap().contains("made to fail"));
+        assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new(), "step {failing}");
+    }
+}
+
+#[tokio::test]
+async fn an_unhealthy_vm_gets_its_shape_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let healthy = bench.healthy.clone();
+    let fault = move |_, setting: &Setting| {
+        if matches!(setting, Setting::Thp { mode: ThpMode::Never }) {
+            healthy.store(false, Ordering::SeqCst);
+        }
+        None
+    };
+    bench.sim.inject(Some(Arc::new(fault)));
+    let ended = morph(&bench, "web").await;
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(ended.reason.as_deref().unwrap_or_default().contains("tcp 80"), "{:?}", ended.reason);
+    assert!(ended.undo_ms.is_some());
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_undo_that_cannot_be_done_parks_the_morph() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let broken = |_, setting: &Setting| {
+        let refuses = match setting {
+            Setting::CpuWeight { weight } => *weight == Weight::NEUTRAL,
+            Setting::Thp { .. } => true,
+            _ => false,
+        };
+        refuses.then(|| "made to fail".to_owned())
+    };
+    bench.sim.inject(Some(Arc::new(broken)));
+    let ended = morph(&bench, "web").await;
+    assert_eq!(ended.state, State::Parked);
+    assert!(ended.reason.unwrap().contains("could not be undone"));
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    let sim = bench.sim.clone();
+    let theirs = Setting::CpuWeight { weight: Weight(777) };
+    let meddled = theirs.clone();
+    // In the middle of the morph, an administrator sets the weight that Proteus has just set.
+    let fault = move |vm, setting: &Setting| {
+        if matches!(setting, Setting::Thp { mode: ThpMode::Never }) {
+            sim.meddle(vm, &meddled).unwrap();
+            return Some("made to fail".to_owned());
+        }
+        None
+    };
+    bench.sim.inject(Some(Arc::new(fault)));
+    let ended = morph(&bench, "web").await;
+    bench.sim.inject(None);
+    assert_eq!(ended.state, State::RolledBack);
+    assert_eq!(ended.left_alone.len(), 1, "{:?}", ended.left_alone);
+    let found = bench.control.node().read(vm, &theirs.knob()).await.unwrap();
+    assert_eq!(found, theirs);
+}
+
+#[tokio::test]
+async fn a_stale_plan_a_second_morph_and_an_old_generation_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    let (first, second) = (plan(&bench, "web").await, plan(&bench, "web").await);
+    let running = bench.control.begin_morph(first.clone(), "test").await.unwrap();
+    let refused = bench.control.begin_morph(second, "test").await;
+    assert!(matches!(refused, Err(ControlError::Conflict { .. })));
+    let ended = bench.control.run_morph(running.id).await.unwrap();
+    assert_eq!(ended.state, State::Committed);
+    let refused = bench.control.begin_morph(first, "test").await;
+    assert!(matches!(refused, Err(ControlError::Conflict { .. })), "a plan of an older version was taken");
+    let old = proteus_model::id::Generation(0);
+    let setting = Setting::CpuWeight { weight: Weight(5) };
+    let refused = bench.control.node().apply(vm, &setting, old).await.unwrap_err();
+    assert_eq!(refused.code, proteus_protocol::node::v1::NodeErrorCode::StaleGeneration);
+}
+
+#[tokio::test]
+async fn disarm_undoes_a_running_morph_and_refuses_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let running = bench.control.begin_morph(plan(&bench, "web").await, "test").await.unwrap();
+    let mut events = bench.control.events();
+    let (control, id) = (bench.control.clone(), running.id);
+    let task = tokio::spawn(async move { control.run_morph(id).await });
+    // The first event of the run: it is under way.
+    events.recv().await.unwrap();
+    let fleet = proteus_control_plane::arm::ArmScope::Fleet;
+    bench.control.disarm(&fleet, false, "test").await.unwrap();
+    let ended = task.await.unwrap().unwrap();
+    assert_eq!(ended.state, State::RolledBack);
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    let refused = bench.control.begin_morph(plan(&bench, "web").await, "test").await;
+    assert!(matches!(refused, Err(ControlError::Disarmed { .. })));
+    bench.control.arm(&fleet, "test").await.unwrap();
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    let over = bench.control.abort_morph(id, AbortHow::Undo, "test").await;
+    assert!(matches!(over, Err(ControlError::Conflict { .. })));
+}
+
+/// Names the folder of a crash test to the process that is to be killed.
+const CRASH_DIR: &str = "PROTEUS_TEST_CRASH_DIR";
+/// The store call at which it dies.
+const CRASH_AT: &str = "PROTEUS_TEST_CRASH_AT";
+/// Whether the morph it runs ends in an undo.
+const CRASH_UNDO: &str = "PROTEUS_TEST_CRASH_UNDO";
+
+/// The process that dies: runs one morph, and kills itself at the named store call. Does nothing in a usual run.
+#[tokio::test]
+async fn crash_child() {
+    let Ok(dir) = std::env::var(CRASH_DIR) else { return };
+    let at: usize = std::env::var(CRASH_AT).unwrap().parse().unwrap();
+    let calls = AtomicUsize::new(0);
+    let probe = move |_: &str| {
+        if calls.fetch_add(1, Ordering::SeqCst) == at {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
+    };
+    let bench = bench(Path::new(&dir), Some(Arc::new(probe))).await;
+    if std::env::var(CRASH_UNDO).is_ok() {
+        let fail = |_, setting: &Setting| {
+            matches!(setting, Setting::NetworkPolicy { policy: Some(_) }).then(|| "made to fail".to_owned())
+        };
+        bench.sim.inject(Some(Arc::new(fail)));
+    }
+    morph(&bench, "web").await;
+}
+
+/// Kills the child at store call `at`; whether it was killed before its morph was over.
+fn run_child(dir: &Path, at: usize, undo: bool) -> bool {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "crash_child", "--nocapture"]).env(CRASH_DIR, dir).env(CRASH_AT, at.to_string());
+    if undo {
+        child.env(CRASH_UNDO, "1");
+    }
+    let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    !status.success()
+}
+
+async fn kill_at_every_point(undo: bool) -> (usize, usize) {
+    let (mut points, mut differing) = (0, 0);
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let bench = bench(dir.path(), None).await;
+            start_vm(&bench, dir.path(), "web").await;
+            bench.store.close().await;
+        }
+        if !run_child(dir.path(), at, undo) {
+            break;
+        }
+        points += 1;
+        let bench = bench(dir.path(), None).await;
+        let recovered = bench.control.recover().await.unwrap();
+        let states: Vec<State> = recovered.iter().map(|morph| morph.state).collect();
+        assert!(states.iter().all(|s| matches!(s, State::Committed | State::RolledBack)), "{states:?}");
+        let wrong = differences(&bench, dir.path(), "web").await;
+        if !wrong.is_empty() {
+            differing += 1;
+            eprintln!("killed at store call {at} (undo: {undo}): {wrong:?}");
+        }
+        bench.store.close().await;
+    }
+    (points, differing)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_and_after_every_journal_write_vm_and_record_agree() {
+    let (forward, undo) = tokio::join!(kill_at_every_point(false), kill_at_every_point(true));
+    println!("killed at {} + {} points, {} differ", forward.0, undo.0, forward.1 + undo.1);
+    assert!(forward.0 >= 20 && undo.0 >= 20, "only {} and {} points", forward.0, undo.0);
+    assert_eq!(forward.1 + undo.1, 0);
+}
