@@ -11,6 +11,10 @@ impl Control {
         Ok(journal.move_on(Event::Reserved, |_| ()).await?)
     }
 
+    pub(crate) async fn allocation_view(&self) -> Result<serde_json::Value, ControlError> {
+        Ok(serde_json::Value::Null)
+    }
+
     pub(crate) async fn close_reservation(&self, batch: Batch, _morph: &Morph) -> Result<Batch, ControlError> {
         Ok(batch)
     }

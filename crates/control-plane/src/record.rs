@@ -72,7 +72,7 @@ impl Batch {
 }
 
 /// Source of fresh ids: entropy in the product, a seed in the twin.
-pub type Entropy = Arc<dyn Fn() -> u128 + Send + Sync>;
+pub use crate::audit::Entropy;
 
 /// The records.
 #[derive(Clone)]
@@ -84,10 +84,6 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(store: Arc<dyn Store>, entropy: Entropy) -> Self {
         Self { store, entropy }
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        &self.store
     }
 
     pub(crate) fn fresh(&self) -> u128 {
