@@ -13,3 +13,4 @@ mod health;
 
 mod console;
 
+pub mod image;

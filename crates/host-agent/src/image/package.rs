@@ -5,6 +5,7 @@ use super::artifact::{BUILDER_VERSION, ImageKind, ImageMetadata, OutputDir, dige
 use super::recipe::Recipe;
 use super::tool::{MKFS_EROFS, MKSQUASHFS, Tool};
 use super::{ImageError, Progress, tree};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// A finished image.
@@ -30,14 +31,17 @@ fn filesystem() -> Result<(&'static str, Tool), ImageError> {
         .map_err(|_| ImageError::MissingTool { program: MKFS_EROFS.program, package: MKFS_EROFS.package })
 }
 
+fn words(args: &[&'static str]) -> Vec<&'static OsStr> {
+    args.iter().map(|arg| OsStr::new(*arg)).collect()
+}
+
 fn make(kind: (&str, Tool), tree: &Path, image: &Path, scratch: &Path) -> Result<(), ImageError> {
     let (tree, image) = (tree.as_os_str(), image.as_os_str());
-    let fixed = |args: &[&'static str]| args.iter().map(std::ffi::OsStr::new).collect::<Vec<_>>();
     // Not compressed: a guest without hardware help unpacks slower than it reads. The same inputs give the same bytes.
     let args = match kind.0 {
         "erofs" => {
             let uuid = "-U00000000-0000-4000-8000-000000000000";
-            [fixed(&["--quiet", "-T0", uuid]), vec![image, tree]].concat()
+            [words(&["--quiet", "-T0", uuid]), vec![image, tree]].concat()
         }
         _ => {
             let last = [
@@ -52,7 +56,7 @@ fn make(kind: (&str, Tool), tree: &Path, image: &Path, scratch: &Path) -> Result
                 "-noD",
                 "-noF",
             ];
-            [vec![tree, image], fixed(&last)].concat()
+            [vec![tree, image], words(&last)].concat()
         }
     };
     kind.1.run("make an image", scratch, args).map(drop)
