@@ -13,3 +13,5 @@ pub mod policy;
 pub mod capability;
 
 pub mod profile;
+
+pub mod allocation;
