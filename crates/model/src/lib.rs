@@ -20,3 +20,5 @@ pub mod verification;
 
 pub mod execution;
 pub mod profile;
+
+pub mod allocation;

@@ -88,8 +88,8 @@ fn many_logs_on_one_store_write_one_chain() {
     run(async {
         let (store, first) = log(0).await;
         let tasks: Vec<_> = (0..8u64)
-            .map(|task| {
-                // Four logs: as four processes, which do not see each other's turns.
+            .flat_map(|task| {
+                // Eight logs: as eight processes, which do not see each other's turns.
                 let audit = Arc::new(Audit::new(store.clone(), entropy()));
                 let also = audit.clone();
                 [audit, also].map(|audit| {
@@ -103,7 +103,6 @@ fn many_logs_on_one_store_write_one_chain() {
                     })
                 })
             })
-            .flatten()
             .collect();
         for task in tasks {
             task.await.unwrap();
