@@ -13,7 +13,13 @@ const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 n
 #[command(name = "proteus", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Cli {
     /// Folder of Proteus's state.
-    #[arg(long, global = true, env = "PROTEUS_STATE", default_value = "/var/lib/proteus", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "PROTEUS_STATE",
+        default_value = "/var/lib/proteus",
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Another server than the one on this host: http://ADDRESS:PORT or https://NAME:PORT.
     #[arg(long, global = true, env = "PROTEUS_SERVER", value_name = "URL")]
@@ -287,6 +293,7 @@ pub enum Morph {
     Plan {
         /// Which VM.
         vm: String,
+        /// Where it leads.
         #[command(flatten)]
         goal: Goal,
     },
@@ -294,6 +301,7 @@ pub enum Morph {
     Apply {
         /// Which VM.
         vm: String,
+        /// Where it leads.
         #[command(flatten)]
         goal: Goal,
         /// Go on without what is not supported here.

@@ -109,12 +109,14 @@ impl Client {
 
     async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
         let connected: Result<Box<dyn Stream>, String> = match &self.place {
-            Place::Unix(path) => {
-                UnixStream::connect(path).await.map(|s| Box::new(s) as Box<dyn Stream>).map_err(|e| e.to_string())
-            }
-            Place::Http(authority) => {
-                TcpStream::connect(authority).await.map(|s| Box::new(s) as Box<dyn Stream>).map_err(|e| e.to_string())
-            }
+            Place::Unix(path) => UnixStream::connect(path)
+                .await
+                .map(|s| Box::new(s) as Box<dyn Stream>)
+                .map_err(|e| e.to_string()),
+            Place::Http(authority) => TcpStream::connect(authority)
+                .await
+                .map(|s| Box::new(s) as Box<dyn Stream>)
+                .map_err(|e| e.to_string()),
             Place::Https(authority, tls) => tls.connect(authority).await,
         };
         connected.map_err(|why| ClientError::Unreachable { place: self.name(), why })
@@ -125,15 +127,20 @@ impl Client {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
-        request = request.header(HOST, match &self.place {
-            Place::Unix(_) => "localhost",
-            Place::Http(authority) | Place::Https(authority, _) => authority,
-        });
+        let mut request =
+            Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
+        request = request.header(
+            HOST,
+            match &self.place {
+                Place::Unix(_) => "localhost",
+                Place::Http(authority) | Place::Https(authority, _) => authority,
+            },
+        );
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| ClientError::Strange(e.to_string()))?;
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|e| ClientError::Strange(e.to_string()))?;
         let response = sender.send_request(request).await.map_err(lost)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
@@ -147,10 +154,16 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), body: Box::new(body) })
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
         let path = format!("{PREFIX}{path}");
         let late = |_| ClientError::Unreachable { place: self.name(), why: "no answer in time".into() };
-        let answer = tokio::time::timeout(ANSWER_LIMIT, self.send(method, &path, body)).await.map_err(late)??;
+        let answer =
+            tokio::time::timeout(ANSWER_LIMIT, self.send(method, &path, body)).await.map_err(late)??;
         serde_json::from_slice(&answer).map_err(|e| ClientError::Strange(e.to_string()))
     }
 
@@ -160,7 +173,11 @@ impl Client {
     }
 
     /// POST.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|e| ClientError::Strange(e.to_string()))?;
         self.ask(Method::POST, path, body).await
     }

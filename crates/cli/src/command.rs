@@ -12,9 +12,9 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView, DocumentRequest,
-    ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView,
-    StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
+    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -87,7 +87,9 @@ impl CommandError {
                 hint = body.hint.clone();
             }
             Self::Client(ClientError::Unreachable { .. }) => {
-                hint = Some("is it running? `proteus serve` starts it; only root may use the unix socket".to_owned());
+                hint = Some(
+                    "is it running? `proteus serve` starts it; only root may use the unix socket".to_owned(),
+                );
             }
             Self::Client(_) => {}
         }
@@ -164,7 +166,9 @@ impl Session {
                     self.client.delete(&path).await?;
                 }
                 let done = if *dry_run { "would delete" } else { "deleted" };
-                self.print(&json!({ "deleted": !dry_run, "vm": view.name }), || format!("{done} {}\n", view.name));
+                self.print(&json!({ "deleted": !dry_run, "vm": view.name }), || {
+                    format!("{done} {}\n", view.name)
+                });
                 Ok(0)
             }
             Vm::List => {
@@ -270,7 +274,10 @@ impl Session {
         }
         if view.timed_out {
             let hint = "give it more with --timeout".to_owned();
-            return Err(CommandError::TimedOut { what: format!("the program was ended after {timeout}"), hint });
+            return Err(CommandError::TimedOut {
+                what: format!("the program was ended after {timeout}"),
+                hint,
+            });
         }
         Ok(view.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
@@ -297,7 +304,9 @@ impl Session {
                 }
                 let request = DocumentRequest { file: file.display().to_string(), text };
                 let view: ProfileView = self.client.post("/profiles", &request).await?;
-                self.print(&view, || format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12]));
+                self.print(&view, || {
+                    format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12])
+                });
                 Ok(0)
             }
         }
@@ -365,7 +374,8 @@ impl Session {
                 Ok(0)
             }
             Morph::History { vm: Some(vm) } => {
-                let all: Vec<VersionView> = self.client.get(&format!("/vms/{}/versions", segment(vm))).await?;
+                let all: Vec<VersionView> =
+                    self.client.get(&format!("/vms/{}/versions", segment(vm))).await?;
                 let all: Vec<_> = all.into_iter().map(|view| view.version).collect();
                 self.print(&all, || output::versions(&all));
                 Ok(0)

@@ -3,7 +3,7 @@
 use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
 use proteus_model::plan::{Change, Plan, Undo};
-use proteus_model::unit::{Bytes, UnixMillis};
+use proteus_model::unit::UnixMillis;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{AuditView, HostView, ProfileView, ServiceView, TokenView, VmView};
 use std::fmt::Write;
@@ -170,7 +170,8 @@ pub fn plan(plan: &Plan) -> String {
 /// A morph.
 pub fn morph(morph: &Morph) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "{}  {} → {}  {}", morph.id, morph.plan.vm_name, morph.plan.goal, morph.state.word());
+    let _ =
+        writeln!(text, "{}  {} → {}  {}", morph.id, morph.plan.vm_name, morph.plan.goal, morph.state.word());
     let _ = writeln!(text, "  began {} UTC by {}", moment(morph.began_at), morph.actor);
     if let Some(reason) = &morph.reason {
         let _ = writeln!(text, "  because {reason}");
@@ -181,10 +182,17 @@ pub fn morph(morph: &Morph) -> String {
             Change::ReplaceVmm => "VMM replaced".to_owned(),
         });
         let name = name.unwrap_or_default();
-        let _ = writeln!(text, "  step {}: {name} ({}, blackout {})", step.step + 1, step.took_ms, step.blackout_ms);
+        let _ = writeln!(
+            text,
+            "  step {}: {name} ({}, blackout {})",
+            step.step + 1,
+            step.took_ms,
+            step.blackout_ms
+        );
     }
     for left in &morph.left_alone {
-        let _ = writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
+        let _ =
+            writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
     }
     if let Some(report) = &morph.verification {
         let verdict = if report.passed { "passed" } else { "failed" };
@@ -192,7 +200,8 @@ pub fn morph(morph: &Morph) -> String {
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
             let (before, after, limit) = (number(c.before), number(c.after), number(c.limit));
-            let _ = writeln!(text, "    {}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why);
+            let _ =
+                writeln!(text, "    {}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why);
         }
         for failed in &report.unhealthy {
             let _ = writeln!(text, "    failed: {failed}");
@@ -236,7 +245,10 @@ pub fn morphs(all: &[Morph]) -> String {
             m.reason.clone().unwrap_or_default(),
         ]
     };
-    table(&["MORPH", "BEGAN (UTC)", "VM", "GOAL", "OUTCOME", "REASON"], &all.iter().map(row).collect::<Vec<_>>())
+    table(
+        &["MORPH", "BEGAN (UTC)", "VM", "GOAL", "OUTCOME", "REASON"],
+        &all.iter().map(row).collect::<Vec<_>>(),
+    )
 }
 
 /// Versions of a VM.
@@ -259,16 +271,22 @@ pub fn profiles(all: &[ProfileView]) -> String {
 
 /// Tokens.
 pub fn tokens(all: &[TokenView]) -> String {
-    let row = |t: &TokenView| vec![t.name.clone(), format!("{:?}", t.role).to_lowercase(), moment(t.created_at)];
+    let row =
+        |t: &TokenView| vec![t.name.clone(), format!("{:?}", t.role).to_lowercase(), moment(t.created_at)];
     table(&["TOKEN", "ROLE", "CREATED (UTC)"], &all.iter().map(row).collect::<Vec<_>>())
 }
 
 /// The host.
 pub fn host(host: &HostView) -> String {
     let mut text = String::new();
-    let available = or_dash(host.memory_available.map(Bytes::from));
-    let _ = writeln!(text, "{}: {} CPUs, {} memory ({available} available)", host.name, host.cpus, host.memory);
-    let _ = writeln!(text, "guests run on {} ({}), QEMU {}", host.accelerator, host.accelerator_why, host.hypervisor);
+    let available = or_dash(host.memory_available);
+    let _ =
+        writeln!(text, "{}: {} CPUs, {} memory ({available} available)", host.name, host.cpus, host.memory);
+    let _ = writeln!(
+        text,
+        "guests run on {} ({}), QEMU {}",
+        host.accelerator, host.accelerator_why, host.hypervisor
+    );
     if let Some(namespace) = &host.namespace {
         let _ = writeln!(text, "guests' network: namespace {namespace} (ip netns exec {namespace} ...)");
     }
@@ -284,7 +302,15 @@ pub fn audit(view: &AuditView) -> String {
         let word = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
         let at = UnixMillis(entry["at"].as_u64().unwrap_or(0));
         let hash = word("hash").chars().take(12).collect();
-        vec![entry["seq"].to_string(), moment(at), word("actor"), word("action"), word("subject"), word("why"), hash]
+        vec![
+            entry["seq"].to_string(),
+            moment(at),
+            word("actor"),
+            word("action"),
+            word("subject"),
+            word("why"),
+            hash,
+        ]
     };
     let heading = ["SEQ", "WHEN (UTC)", "WHO", "WHAT", "OF", "WHY", "HASH"];
     let mut text = table(&heading, &view.entries.iter().map(row).collect::<Vec<_>>());

@@ -102,10 +102,9 @@ pub fn router(control: Arc<Control>, caller: Option<Caller>) -> Router {
     for route in ROUTES {
         api = api.route(&format!("{PREFIX}{}", route.path), (route.make)());
     }
-    let guarded = api.route("/metrics", get(handler::metrics)).route_layer(from_fn_with_state(
-        (control.clone(), caller),
-        authorize,
-    ));
+    let guarded = api
+        .route("/metrics", get(handler::metrics))
+        .route_layer(from_fn_with_state((control.clone(), caller), authorize));
     guarded
         .route("/healthz", get(handler::healthz))
         .route("/readyz", get(handler::readyz))

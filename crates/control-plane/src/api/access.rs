@@ -47,7 +47,12 @@ fn key_of(name: &str) -> String {
 
 impl Control {
     /// Makes a token; its secret is given out here and nowhere else.
-    pub async fn create_token(&self, name: &str, role: Role, actor: &str) -> Result<(TokenRecord, String), ControlError> {
+    pub async fn create_token(
+        &self,
+        name: &str,
+        role: Role,
+        actor: &str,
+    ) -> Result<(TokenRecord, String), ControlError> {
         let named = name.parse::<proteus_model::id::VmName>();
         named.map_err(|_| ControlError::Invalid {
             what: format!("{:?} is not a token name", name.chars().take(80).collect::<String>()),
@@ -67,7 +72,14 @@ impl Control {
             }
             other => other?,
         };
-        self.write_audit(actor, "token.create", &format!("token/{name}"), "asked for", json!({ "role": role })).await?;
+        self.write_audit(
+            actor,
+            "token.create",
+            &format!("token/{name}"),
+            "asked for",
+            json!({ "role": role }),
+        )
+        .await?;
         Ok((record, secret))
     }
 
@@ -80,7 +92,8 @@ impl Control {
     pub async fn revoke_token(&self, name: &str, actor: &str) -> Result<(), ControlError> {
         let missing = || ControlError::NotFound { kind: "token", name: name.chars().take(80).collect() };
         let key = key_of(name);
-        let found = self.records.get::<TokenRecord>(&key).await.map_err(|_| missing())?.ok_or_else(missing)?;
+        let found =
+            self.records.get::<TokenRecord>(&key).await.map_err(|_| missing())?.ok_or_else(missing)?;
         self.records.commit(self.records.batch().delete(&key, found.rev)?).await?;
         self.write_audit(actor, "token.revoke", &format!("token/{name}"), "asked for", json!({})).await
     }

@@ -18,9 +18,9 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView, DocumentRequest,
-    ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, ServiceView, StopRequest,
-    StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
+    ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use proteus_protocol::node::v1::ExecIntent;
 use serde::Deserialize;
@@ -39,7 +39,9 @@ type Answer<T> = Result<Json<T>, Refusal>;
 fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
     // An empty body stands for a request without fields.
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    let wrong = |e: serde_json::Error| Refusal::invalid(format!("the body is not what was expected: {e}"), "see /openapi.json");
+    let wrong = |e: serde_json::Error| {
+        Refusal::invalid(format!("the body is not what was expected: {e}"), "see /openapi.json")
+    };
     serde_json::from_slice(text).map_err(wrong)
 }
 
@@ -166,8 +168,12 @@ pub(super) async fn exec(
 ) -> Answer<ExecView> {
     let request: ExecRequest = parse(&body)?;
     let record = control.vm(&vm).await?;
-    let intent =
-        ExecIntent { argv: request.argv, service: request.service, stdin: Vec::new(), timeout: request.timeout_ms };
+    let intent = ExecIntent {
+        argv: request.argv,
+        service: request.service,
+        stdin: Vec::new(),
+        timeout: request.timeout_ms,
+    };
     let evidence = serde_json::json!({ "program": intent.argv.first() });
     control.write_audit(&caller.name, "vm.exec", &format!("vm/{vm}"), "asked for", evidence).await?;
     let seen = control.node().exec(record.id, &intent).await.map_err(ControlError::from)?;
@@ -319,7 +325,11 @@ pub(super) async fn disarm(
     Ok(Json(ArmView { morphs_told }))
 }
 
-pub(super) async fn arm(State(control): Shared, Extension(caller): Extension<Caller>, body: Body) -> Answer<()> {
+pub(super) async fn arm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<()> {
     Ok(Json(control.arm(&scope(&parse(&body)?), &caller.name).await?))
 }
 
@@ -405,13 +415,14 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String
 }
 
 pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
-    let (mut running, mut resident, mut run, mut wait, mut throttled) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut running, mut resident, mut run, mut wait, mut throttled) =
+        (vec![], vec![], vec![], vec![], vec![]);
     for record in control.vms().await? {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
         let on = control.observe_vm(&record).await.is_ok_and(|seen| seen.power == PowerState::Running);
         running.push((label.clone(), f64::from(u8::from(on))));
         let Ok(seen) = control.node().measure(record.id).await else { continue };
-        let mut put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
+        let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
             rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));
         };
         put(&mut resident, seen.counters.resident.map(|bytes| bytes.0), 1.0);
@@ -429,7 +440,13 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
     metric(&mut text, "proteus_vm_resident_bytes", "gauge", "Host memory of the guest.", &resident);
     metric(&mut text, "proteus_vm_cpu_seconds_total", "counter", "CPU time of the vCPUs.", &run);
     metric(&mut text, "proteus_vm_run_delay_seconds_total", "counter", "Runnable and not running.", &wait);
-    metric(&mut text, "proteus_vm_throttled_seconds_total", "counter", "Held back by the CPU cap.", &throttled);
+    metric(
+        &mut text,
+        "proteus_vm_throttled_seconds_total",
+        "counter",
+        "Held back by the CPU cap.",
+        &throttled,
+    );
     metric(&mut text, "proteus_morphs", "gauge", "Morphs by state.", &outcomes);
     Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text))
 }

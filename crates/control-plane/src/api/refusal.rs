@@ -64,9 +64,11 @@ impl From<ControlError> for Refusal {
             ControlError::Invalid { hint, .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
             }
-            ControlError::Disarmed { .. } => {
-                (StatusCode::LOCKED, "disarmed", Some("`proteus arm` lets forward steps begin again".to_owned()))
-            }
+            ControlError::Disarmed { .. } => (
+                StatusCode::LOCKED,
+                "disarmed",
+                Some("`proteus arm` lets forward steps begin again".to_owned()),
+            ),
             ControlError::Node(node) => match node.code {
                 NodeErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
                 NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
@@ -77,7 +79,8 @@ impl From<ControlError> for Refusal {
                 }
                 NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
                 NodeErrorCode::Guest => {
-                    let hint = "is proteus-guest running in the guest? `proteus vm console` shows its console";
+                    let hint =
+                        "is proteus-guest running in the guest? `proteus vm console` shows its console";
                     (StatusCode::BAD_GATEWAY, "node", Some(hint.to_owned()))
                 }
                 NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),
@@ -89,9 +92,11 @@ impl From<ControlError> for Refusal {
                 let hint = "nothing was changed; free space on the file system of the state folder";
                 (StatusCode::INSUFFICIENT_STORAGE, "storage", Some(hint.to_owned()))
             }
-            ControlError::Record(_) | ControlError::Audit(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some("`proteus store check` looks at the state".to_owned()))
-            }
+            ControlError::Record(_) | ControlError::Audit(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "storage",
+                Some("`proteus store check` looks at the state".to_owned()),
+            ),
         };
         let mut refusal = Self::new(status, code, error.to_string(), hint);
         refusal.body.detail = causes(&error);
