@@ -501,20 +501,18 @@ fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::fs::canonicalize(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
 }
 
-/// What an image says of itself: `NAME.json` beside `NAME.erofs`.
+/// What an image says of itself: `NAME.json` beside `NAME.erofs`, as `proteus image build` wrote it.
 fn image_of(path: &Path) -> Result<(ImageIntent, Option<ServiceName>), CommandError> {
     let sidecar = path.with_extension("json");
     let text =
         std::fs::read(&sidecar).map_err(|source| CommandError::File { path: sidecar.clone(), source })?;
     let bad = |why: String| usage(format!("{}: {why}", sidecar.display()), "build the image again");
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-    let word = |field: &str| {
-        let found = value[field].as_str().map(str::to_owned);
-        found.ok_or_else(|| bad(format!("field {field}: expected a text")))
-    };
-    let name = word("name")?.parse().map_err(|e: proteus_model::id::NameError| bad(e.to_string()))?;
-    let digest = word("digest")?;
-    let service = value["service"].as_str().and_then(|service| service.parse().ok());
+    let name = value["name"].as_str().ok_or_else(|| bad("field name: expected a text".into()))?;
+    let digest = value["files"]["image"]["sha256"].as_str();
+    let digest = digest.ok_or_else(|| bad("field files.image.sha256: expected a digest".into()))?.to_owned();
+    let service = name.parse().ok();
+    let name = name.parse().map_err(|e: proteus_model::id::NameError| bad(e.to_string()))?;
     Ok((ImageIntent { name, path: absolute(path)?, digest }, service))
 }
 

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail};
 use proteus_cli::argument::Image;
 use proteus_host_agent::image::{SmallOptions, build_package_image, build_small, built_in};
-use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
 
@@ -34,11 +33,6 @@ fn build_one(name: &str, out: &Path, agent: &Path) -> Result<()> {
             let built = build_package_image(&built_in(package)?, out, &progress)?;
             let ending = built.path.extension().and_then(|e| e.to_str()).unwrap_or("erofs").to_owned();
             link(out, &format!("{package}.{ending}"), &built.path)?;
-            let file = built.metadata.files.get("image").context("the image's description names no image")?;
-            let sidecar = json!({ "name": package, "digest": file.sha256, "service": package });
-            let path = out.join(format!("{package}.json"));
-            std::fs::write(&path, sidecar.to_string())
-                .with_context(|| format!("write {}", path.display()))?;
             built.reused
         }
     };
