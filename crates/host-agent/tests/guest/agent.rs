@@ -39,7 +39,9 @@ fn the_channel_survives_garbage_cut_frames_and_a_new_host() {
     assert!(matches!(vm.ask(Request::Ping), Reply::Pong { .. }));
     vm.send_raw(&b"no frame at all \xF5\xF5PR".repeat(2000));
     assert!(matches!(vm.ask(Request::Ping), Reply::Pong { .. }));
-    vm.send_raw(&encode(&serde_json::json!({"id": 4711, "request": {"op": "sample_interval"}}), 1000).unwrap());
+    vm.send_raw(
+        &encode(&serde_json::json!({"id": 4711, "request": {"op": "sample_interval"}}), 1000).unwrap(),
+    );
     vm.send_raw(&encode(&serde_json::json!({"id": 4712, "request": {"op": "exec"}}), 1000).unwrap());
     assert!(matches!(vm.answer(4711), Reply::Error { code: ErrorCode::Unsupported, .. }));
     assert!(matches!(vm.answer(4712), Reply::Error { code: ErrorCode::Invalid, .. }));
@@ -57,7 +59,10 @@ fn the_channel_survives_garbage_cut_frames_and_a_new_host() {
 fn programs_run_within_their_limits() {
     let mut vm = Vm::boot(&Options::default());
     let outcome = vm.exec(&["/bin/echo", "a b", "$HOME; reboot"], None);
-    assert_eq!((outcome.exit_code, outcome.stdout.to_text_lossy().as_str()), (Some(0), "a b $HOME; reboot\n"));
+    assert_eq!(
+        (outcome.exit_code, outcome.stdout.to_text_lossy().as_str()),
+        (Some(0), "a b $HOME; reboot\n")
+    );
     let long = vm.exec(&["/bin/dd", "if=/dev/zero", "bs=1M", "count=4"], None);
     assert_eq!((long.exit_code, long.truncated, long.stdout.0.len()), (Some(0), true, 65536));
     let missing = vm.ask(exec(&["/bin/no-such"], 1000, b""));

@@ -4,6 +4,8 @@
 //! They need QEMU, the image tools, the host's apt sources and the static agent; so they are `ignored` unless asked
 //! for: `cargo test -p proteus-host-agent --test guest -- --ignored`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod agent;
 
 mod knob;

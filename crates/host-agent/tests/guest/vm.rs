@@ -128,7 +128,8 @@ impl Vm {
     pub fn reconnect(&mut self) {
         let socket = self.dir.path().join("agent.sock");
         self.channel.shutdown(std::net::Shutdown::Both).unwrap();
-        self.channel = wait_for("a new connection", Duration::from_secs(10), || UnixStream::connect(&socket).ok());
+        self.channel =
+            wait_for("a new connection", Duration::from_secs(10), || UnixStream::connect(&socket).ok());
         self.channel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         self.decoder = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
     }
@@ -255,7 +256,14 @@ fn qemu(small: &SmallGuest, dir: &Path, options: &Options, ports: &[(u16, u16)])
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "262208K"])
-        .args(["-smp", &format!("{cpus},maxcpus={cpus_max}"), "-nodefaults", "-display", "none", "-no-reboot"])
+        .args([
+            "-smp",
+            &format!("{cpus},maxcpus={cpus_max}"),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
         .arg("-kernel")
         .arg(&small.kernel)
         .arg("-initrd")
