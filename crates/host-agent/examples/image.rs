@@ -1,6 +1,8 @@
 //! Builds images by hand: `cargo run --example image -- OUT AGENT [NAME...]`. The `proteus` program does the same.
 
-use proteus_host_agent::image::{SmallOptions, build_package_image, build_small, built_in};
+use proteus_host_agent::image::{
+    FullOptions, SmallOptions, build_full, build_package_image, build_small, built_in,
+};
 use std::error::Error;
 use std::path::Path;
 
@@ -14,6 +16,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         build_small(&SmallOptions { agent: Path::new(agent), busybox: true }, Path::new(out), &progress)?;
     println!("{} {}", small.kernel.display(), small.initramfs.display());
     for name in names {
+        if name == "debian-12" {
+            let options = FullOptions { agent: Path::new(agent), extra_packages: &[], disk_mib: 2048 };
+            println!("{}", build_full(&options, Path::new(out), &progress)?.disk.display());
+            continue;
+        }
         let image = build_package_image(&built_in(name)?, Path::new(out), &progress)?;
         println!("{}", image.path.display());
     }

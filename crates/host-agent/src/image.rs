@@ -12,6 +12,8 @@ mod cpio;
 
 mod elf;
 
+pub mod full;
+
 mod kernel;
 
 pub mod package;
@@ -25,6 +27,7 @@ mod tool;
 mod tree;
 
 pub use artifact::{ImageKind, ImageMetadata};
+pub use full::{FullGuest, FullOptions, build_agent_deb, build_full};
 pub use package::{PackageImage, build_package_image};
 pub use recipe::{Recipe, built_in};
 pub use small::{SmallGuest, SmallOptions, build_small};
@@ -87,6 +90,12 @@ pub enum ImageError {
     NoPackage {
         /// Its name.
         name: String,
+    },
+    /// The host has no source for a release.
+    #[error("the host's apt sources have no main component of {release}")]
+    NoMirror {
+        /// The release's code name.
+        release: &'static str,
     },
     /// A kernel lacks a module that every guest needs.
     #[error("kernel {release} has no module {module}")]

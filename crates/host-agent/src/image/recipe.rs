@@ -269,7 +269,8 @@ fn postgresql() -> Recipe {
     let single = [bin("postgres"), "--single".into(), "-D".into(), data.into(), "postgres".into()];
     Recipe {
         name: "postgresql".to_owned(),
-        packages: texts(&["postgresql-15", "postgresql-client-15"]),
+        // A shell: initdb asks the programs beside it for their versions through one.
+        packages: texts(&["postgresql-15", "postgresql-client-15", "dash"]),
         exclude: texts(&[
             "libllvm*",
             "libz3*",
@@ -288,6 +289,7 @@ fn postgresql() -> Recipe {
         files: vec![
             file("/etc/postgresql/postgresql.conf", POSTGRES_CONF),
             file("/etc/postgresql/pg_hba.conf", POSTGRES_HBA),
+            file("/etc/postgresql/pg_ident.conf", ""),
         ],
         service: ServiceManifest {
             manifest: MANIFEST_VERSION,
@@ -332,6 +334,7 @@ fn postgresql() -> Recipe {
 const POSTGRES_CONF: &str = "\
 data_directory = '/var/lib/postgresql/data'
 hba_file = '/etc/postgresql/pg_hba.conf'
+ident_file = '/etc/postgresql/pg_ident.conf'
 listen_addresses = '*'
 port = 5432
 unix_socket_directories = '/run/postgresql'

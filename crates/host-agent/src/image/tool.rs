@@ -35,6 +35,14 @@ pub const MKFS_EROFS: Tool = Tool { program: "mkfs.erofs", package: "erofs-utils
 pub const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-tools", hint: "" };
 /// Makes the cache of shared libraries.
 pub const LDCONFIG: Tool = Tool { program: "ldconfig", package: "libc-bin", hint: "" };
+/// Installs a Debian into a folder.
+pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap", hint: "" };
+/// Installs a package into such a folder.
+pub const DPKG: Tool = Tool { program: "dpkg", package: "dpkg", hint: "" };
+/// Makes a disk's file system from a folder.
+pub const MKFS_EXT4: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs", hint: "" };
+/// Converts disks.
+pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils", hint: "" };
 
 /// Folders for administrators' programs, which an ordinary user's search path lacks.
 const EXTRA_PATHS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];

@@ -1,0 +1,169 @@
+//! Fuzz target of the guest channel, for the stable toolchain: mutates real traffic of both directions, and after
+//! each mutation a good frame must still be found. A short run by default; `PROTEUS_FUZZ_RUNS=1000000` for a long
+//! one, `PROTEUS_FUZZ_SEED=…` to repeat one. A failure prints its seed.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use proteus_model::telemetry::GuestSample;
+use proteus_protocol::guest::frame::{Decoder, HEADER_BYTES, encode};
+use proteus_protocol::guest::v1::setting::{ApplicationSelector, DiskSelector, Priority, PriorityClass};
+use proteus_protocol::guest::v1::{
+    Blob, ErrorCode, Event, ExecRequest, GuestMessage, HostMessage, Knob, Reply, Request, Sample,
+    ServiceManifest, Setting,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const LIMIT: usize = 16 * 1024;
+const RUNS: u64 = 20_000;
+
+/// xorshift64*: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn mutate(random: &mut Random, data: &mut Vec<u8>) {
+    for _ in 0..=random.below(6) {
+        let at = random.below(data.len());
+        match random.below(7) {
+            0 if !data.is_empty() => data[at] ^= 1 << random.below(8),
+            1 if !data.is_empty() => data[at] = random.next() as u8,
+            2 => data.truncate(at),
+            3 => data.insert(at.min(data.len()), [0xF5, b'"', b'{', 0][random.below(4)]),
+            4 => drop(data.drain(at.min(data.len())..(at + random.below(40)).min(data.len()))),
+            5 => {
+                let part = data[at.min(data.len())..(at + random.below(200)).min(data.len())].to_vec();
+                data.extend(part);
+            }
+            _ => data.extend((0..random.below(64)).map(|_| random.next() as u8).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// Mutated traffic, then a good frame: it must be found, whatever was before it.
+fn run<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    seeds: &[T],
+    good: &T,
+    use_it: impl Fn(T),
+) {
+    let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
+    let runs = number("PROTEUS_FUZZ_RUNS", RUNS);
+    let end = encode(good, LIMIT).unwrap();
+    for round in 0..runs {
+        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut stream = Vec::new();
+        for _ in 0..=random.below(3) {
+            stream.extend(encode(&seeds[random.below(seeds.len())], LIMIT).unwrap());
+        }
+        mutate(&mut random, &mut stream);
+        stream.extend(&end);
+        let mut decoder = Decoder::<T>::new(LIMIT);
+        let mut last = None;
+        for chunk in stream.chunks(1 + random.below(700)) {
+            decoder.push(chunk);
+            while let Some(message) = decoder.next() {
+                last = message.ok();
+            }
+        }
+        // A header that was cut may still wait for a rest that does not come; the sides give it up after a while.
+        while decoder.is_mid_frame() {
+            decoder.resynchronise();
+            while let Some(message) = decoder.next() {
+                last = message.ok();
+            }
+        }
+        assert_eq!(
+            last.as_ref(),
+            Some(good),
+            "PROTEUS_FUZZ_SEED={} PROTEUS_FUZZ_RUNS=1",
+            seed.wrapping_add(round)
+        );
+        let report = decoder.report();
+        assert!(report.dropped_bytes + report.frames * HEADER_BYTES as u64 <= stream.len() as u64);
+        last.into_iter().for_each(&use_it);
+    }
+}
+
+#[test]
+fn what_the_host_hears() {
+    let status = r#"{"name":"n","image":"i","version":"1","state":"ready","pid":1,"generation":1,"restarts":0,
+        "cgroup":"c","listen":["0.0.0.0:80"],"sockets_kept":true,"notes":[],"last_exit":null,"log":"\u0000x"}"#;
+    let status = serde_json::from_str(status).unwrap();
+    let sample = Sample { sequence: 3, uptime_ms: Some(1), ..Sample::default() };
+    let seeds = [
+        GuestMessage::Event { event: Event::Sample { sample: Box::new(sample.clone()) } },
+        GuestMessage::Event { event: Event::Service { status } },
+        GuestMessage::Reply { id: 1, reply: Box::new(Reply::Pong { uptime_ms: 5 }) },
+        GuestMessage::Reply {
+            id: 2,
+            reply: Box::new(Reply::Error { code: ErrorCode::Busy, message: "x".into() }),
+        },
+    ];
+    run(&seeds, &seeds[0].clone(), |message| {
+        if let GuestMessage::Event { event: Event::Sample { sample } } = message {
+            // Refused or not: without a panic.
+            let _ = GuestSample::try_from(*sample);
+        }
+    });
+}
+
+#[test]
+fn what_the_guest_hears() {
+    let disk = DiskSelector::Serial("d".into());
+    let priority = Priority::Class(PriorityClass::High);
+    let exec = ExecRequest {
+        argv: vec!["/bin/true".into()],
+        service: None,
+        stdin: Blob(vec![0, 255]),
+        timeout_ms: 1,
+        output_bytes_max: 1,
+    };
+    let application = ApplicationSelector::Cgroup { path: "a/b".into() };
+    let seeds = [
+        HostMessage { id: 1, request: Request::Ping },
+        HostMessage { id: 2, request: Request::Exec { exec } },
+        HostMessage { id: 3, request: Request::ReadSetting { knob: Knob::IoScheduler { disk } } },
+        HostMessage {
+            id: 4,
+            request: Request::ApplySetting { setting: Setting::Priority { application, priority } },
+        },
+    ];
+    run(&seeds, &seeds[3].clone(), |message| {
+        if let Request::ApplySetting { setting } = message.request {
+            let _ = setting.validate();
+        }
+    });
+}
+
+#[test]
+fn manifests_from_a_strange_image() {
+    let good = r#"{"manifest":1,"name":"web","version":"1","argv":["/bin/web"],"user":{"uid":1,"gid":1},
+        "listen":["0.0.0.0:80"],"sockets":"agent_nginx","ready":{"probe":{"tcp":{"port":80}},"timeout_ms":100},
+        "prepare":[{"directory":{"path":"/a","user":{"uid":1,"gid":1},"mode":493}}],
+        "stop_signal":"QUIT","stop_timeout_ms":100,"scratch_bytes":65536}"#;
+    for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
+        let mut random = Random(round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut data = good.as_bytes().to_vec();
+        mutate(&mut random, &mut data);
+        if let Ok(manifest) = ServiceManifest::from_json(&data) {
+            assert!(manifest.argv[0].starts_with('/') && !manifest.argv[0].contains(".."));
+        }
+    }
+    let bomb = format!("{}{}", "[".repeat(40_000), "]".repeat(20_000));
+    assert!(ServiceManifest::from_json(bomb.as_bytes()).is_err());
+}
