@@ -1,1 +1,12 @@
-//! (filled below)
+//! The command line: words in, requests to the API, answers as text or JSON. Must never do anything that the API
+//! does not offer, but for reading files that the user names.
+
+pub mod argument;
+
+pub mod client;
+
+pub mod command;
+
+mod follow;
+
+pub mod output;

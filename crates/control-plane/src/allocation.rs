@@ -1,17 +1,180 @@
-//! The allocation table: who has what where. Reserved before a morph acts, settled or given back when it ends.
+//! The allocation table as a record: who has what where. Reserved before a morph acts, settled or given back in
+//! the commit that ends it. A VM is in the table while it is meant to run.
 
 use crate::control::{Control, ControlError};
 use crate::execution::Stop;
 use crate::execution::journal::Journal;
-use crate::record::Batch;
-use proteus_model::execution::{Event, Morph};
+use crate::record::{Batch, RecordError, Versioned};
+use crate::vm::VmRecord;
+use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity, Reservation};
+use proteus_model::execution::{Event, Morph, State};
+use proteus_model::id::{HostName, VmId};
+use proteus_model::plan::Change;
+use proteus_model::setting::Setting;
+use proteus_model::unit::{Bytes, MilliCpu, Permille};
+use std::collections::BTreeMap;
+
+/// Key of the table.
+pub(crate) const TABLE: &str = "allocation";
+/// How often a change is tried when others change the table at the same time.
+pub(crate) const TRIES: u32 = 32;
+/// CPU shared out of what there is: four vCPUs to a CPU, the usual figure for mixed loads. Memory never twice.
+const CPU_OVERCOMMIT: Permille = Permille(4000);
+/// Memory that the host keeps for itself: kernel, VMMs, Proteus.
+const HOST_RESERVE: Bytes = Bytes::mib(1024);
+
+/// The name of the host in the table. Host names may hold what our names may not.
+fn host_name(name: &str) -> Option<HostName> {
+    let clean: String = name
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' })
+        .take(63)
+        .collect();
+    clean.trim_matches('-').parse().ok()
+}
+
+/// What a VM has, by the settings it is under; what they do not say is as its owner asked.
+fn amount(record: &VmRecord, settings: &[&Setting]) -> Amount {
+    let mut online = record.intent.vcpus;
+    let (mut cap, mut memory, mut hot) = (None, record.intent.memory, Bytes::ZERO);
+    for setting in settings {
+        match setting {
+            Setting::Vcpus { online: n } => online = *n,
+            Setting::CpuCap { limit } => cap = *limit,
+            Setting::Memory { target } => memory = *target,
+            Setting::HotMemory { plugged } => hot = *plugged,
+            _ => {}
+        }
+    }
+    let all = MilliCpu::cpus(online);
+    Amount { cpu: cap.map_or(all, |cap| cap.min(all)), memory: memory.saturating_add(hot) }
+}
+
+/// What the VM will have when the morph is done.
+fn amount_after(record: &VmRecord, morph: &Morph) -> Amount {
+    let steps = morph.plan.steps.iter().filter_map(|step| match &step.change {
+        Change::Set { to, .. } => Some(to),
+        Change::ReplaceVmm => None,
+    });
+    // Later ones win: first what is managed, then what the plan found as asked, then what it changes.
+    amount(record, &record.managed.iter().chain(&morph.plan.already).chain(steps).collect::<Vec<_>>())
+}
 
 impl Control {
-    pub(crate) async fn reserve(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
-        Ok(journal.move_on(Event::Reserved, |_| ()).await?)
+    async fn host(&self) -> Result<(HostName, Capacity), ControlError> {
+        let host = self.node.host().await?;
+        let name = host_name(&host.name).or_else(|| host_name("host"));
+        let invalid =
+            || ControlError::Invalid { what: "the host has no name".into(), hint: "give it one".into() };
+        let capacity = Capacity {
+            cpu: MilliCpu::cpus(host.cpus),
+            cpu_overcommit: CPU_OVERCOMMIT,
+            memory: host.memory.saturating_sub(HOST_RESERVE),
+        };
+        Ok((name.ok_or_else(invalid)?, capacity))
     }
 
-    pub(crate) async fn close_reservation(&self, batch: Batch, _morph: &Morph) -> Result<Batch, ControlError> {
-        Ok(batch)
+    async fn table(&self) -> Result<(AllocationTable, Option<crate::store::Rev>), ControlError> {
+        Ok(match self.records.get::<AllocationTable>(TABLE).await? {
+            Some(Versioned { value, rev }) => (value, Some(rev)),
+            None => (AllocationTable::new(), None),
+        })
+    }
+
+    /// Changes the table, trying again when somebody else did in between.
+    async fn change_table(
+        &self,
+        change: impl Fn(&mut AllocationTable) -> Result<(), ControlError>,
+    ) -> Result<(), ControlError> {
+        for _ in 0..TRIES {
+            let (mut table, rev) = self.table().await?;
+            change(&mut table)?;
+            match self.records.commit(self.records.batch().put(TABLE, &table, rev)?).await {
+                Err(RecordError::Conflict { .. }) => {}
+                other => return Ok(other.map(|_| ())?),
+            }
+        }
+        Err(RecordError::Conflict { key: TABLE.into() }.into())
+    }
+
+    /// Gives a VM that is to run its place in the table; refused where the host has no room.
+    pub(crate) async fn admit(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let (host, capacity) = self.host().await?;
+        let wanted = amount(record, &record.managed.iter().collect::<Vec<_>>());
+        self.change_table(|table| {
+            let refused = |e: proteus_model::allocation::AllocationError| ControlError::Conflict {
+                what: e.to_string(),
+                hint:
+                    "stop another VM, or make this one smaller; `proteus allocation show` shows who has what"
+                        .into(),
+            };
+            if table.hosts().get(&host) != Some(&capacity) {
+                table.set_host(host.clone(), capacity).map_err(refused)?;
+            }
+            if table.vms().contains_key(&record.id) {
+                return Ok(());
+            }
+            table.admit(record.id, host.clone(), wanted, Bounds::NONE).map_err(refused)
+        })
+        .await
+    }
+
+    /// Takes a VM that no longer runs out of the table.
+    pub(crate) async fn withdraw(&self, vm: VmId) -> Result<(), ControlError> {
+        self.change_table(|table| {
+            // A morph that is being undone still holds it; its end releases, the next stop withdraws.
+            let _ = table.remove(vm);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reserves what the morph needs, in the commit that moves it on.
+    pub(crate) async fn reserve(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
+        let record = self.vm(&journal.morph().plan.vm.to_string()).await?;
+        self.admit(&record).await.map_err(|error| Stop::GiveUp(error.to_string()))?;
+        let (host, _) = self.host().await?;
+        for _ in 0..TRIES {
+            let (mut table, rev) = self.table().await?;
+            let morph = journal.morph();
+            let after = BTreeMap::from([(host.clone(), amount_after(&record, morph))]);
+            let reservation = Reservation { vm: record.id, generation: morph.generation, after };
+            table.reserve(morph.id, reservation).map_err(|error| Stop::GiveUp(error.to_string()))?;
+            let moved =
+                journal.move_on_with(Event::Reserved, |_| (), |batch| batch.put(TABLE, &table, rev)).await;
+            match moved {
+                Err(ControlError::Record(RecordError::Conflict { key })) if key == TABLE => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(Stop::Broken(RecordError::Conflict { key: TABLE.into() }.into()))
+    }
+
+    /// Adds the end of a morph's reservation to the commit that ends the morph.
+    pub(crate) async fn close_reservation(&self, batch: Batch, morph: &Morph) -> Result<Batch, ControlError> {
+        let (mut table, rev) = self.table().await?;
+        if !table.reservations().contains_key(&morph.id) {
+            return Ok(batch);
+        }
+        let closed = match morph.state {
+            State::Committed => table.settle(morph.id),
+            // A parked VM may have either; the table keeps what it had until an operator brings it somewhere.
+            _ => table.release(morph.id),
+        };
+        // The reservation is there: it was looked at above.
+        drop(closed);
+        Ok(batch.put(TABLE, &table, rev)?)
+    }
+
+    /// The table, for people and programs.
+    pub async fn allocation_view(&self) -> Result<serde_json::Value, ControlError> {
+        let (table, _) = self.table().await?;
+        let free: BTreeMap<_, _> = table
+            .hosts()
+            .keys()
+            .filter_map(|host| Some((host.to_string(), table.free(host).ok()?)))
+            .collect();
+        Ok(serde_json::json!({ "table": table, "free": free }))
     }
 }

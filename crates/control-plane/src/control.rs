@@ -1,18 +1,23 @@
 //! The control plane of one host or fleet: its parts, wired. Starting it recovers every morph that a crash cut
 //! short. Must never act on a VM but through a morph, except to start, stop, make and remove it.
 
-use crate::audit::{Audit, AuditError};
+use crate::audit::{Audit, AuditError, AuditRecord};
 use crate::execution::Abort;
 use crate::record::{Entropy, RecordError, Records};
 use crate::store::Store;
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
+use proteus_protocol::api::v1::AuditView;
 use proteus_protocol::node::v1::{Node, NodeError};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+/// Entries of the audit log that are shown at once.
+const AUDIT_SHOWN: usize = 200;
 /// Events kept for a listener that lags.
 const EVENTS_KEPT: usize = 1024;
 
@@ -81,7 +86,7 @@ pub enum ControlError {
         scope: String,
     },
     /// The node refused.
-    #[error("the host refused")]
+    #[error(transparent)]
     Node(#[from] NodeError),
     /// Records could not be read or written.
     #[error("records could not be read or written")]
@@ -99,6 +104,8 @@ pub struct Control {
     pub(crate) clock: Clock,
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
     events: broadcast::Sender<ControlEvent>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Control {
@@ -106,12 +113,14 @@ impl Control {
     pub fn new(store: Arc<dyn Store>, node: Arc<dyn Node>, clock: Clock, entropy: Entropy) -> Arc<Self> {
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         Arc::new(Self {
-            audit: Audit::new(store.clone()),
+            audit: Audit::new(store.clone(), entropy.clone()),
             records: Records::new(store, entropy),
             node,
             clock,
             running: Mutex::default(),
             events,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
         })
     }
 
@@ -140,6 +149,48 @@ impl Control {
         let _ = self.events.send(event);
     }
 
+    /// Runs a task that is waited for at shutdown.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Fires when the control plane stops.
+    pub(crate) fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Stops: streams end, and running morphs are waited for.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) async fn write_audit(
+        &self,
+        actor: &str,
+        action: &str,
+        subject: &str,
+        why: &str,
+        evidence: serde_json::Value,
+    ) -> Result<(), ControlError> {
+        let mut record = AuditRecord::new(self.now(), actor, action, subject, why);
+        record.evidence = evidence;
+        self.audit.append(record).await?;
+        Ok(())
+    }
+
+    /// The last entries of the audit log, and whether its chain holds.
+    pub async fn audit_view(&self) -> Result<AuditView, ControlError> {
+        let entries = self.audit.tail(AUDIT_SHOWN).await?;
+        let verified = self.audit.verify(None).await;
+        Ok(AuditView {
+            entries: entries.iter().filter_map(|entry| serde_json::to_value(entry).ok()).collect(),
+            intact: verified.is_ok(),
+            broken: verified.err().map(|error| error.to_string()),
+        })
+    }
+
     pub(crate) fn abort_of(&self, morph: MorphId) -> Option<Abort> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&morph).cloned()
     }
@@ -164,19 +215,5 @@ pub(crate) mod key {
     /// Zero-padded, so that keys sort as numbers do.
     pub(crate) fn version(vm: VmId, number: u64) -> String {
         format!("version/{vm}/{number:010}")
-    }
-}
-
-impl Control {
-    pub(crate) async fn write_audit(
-        &self,
-        actor: &str,
-        action: &str,
-        subject: &str,
-        why: &str,
-        evidence: serde_json::Value,
-    ) -> Result<(), ControlError> {
-        let _ = (actor, action, subject, why, evidence);
-        Ok(())
     }
 }

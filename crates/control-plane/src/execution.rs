@@ -144,7 +144,11 @@ impl Control {
     /// One move.
     async fn advance(&self, journal: &mut Journal<'_>, abort: &Abort) -> Result<(), Stop> {
         let forward = match journal.morph().state {
-            State::Planned | State::Validated | State::Reserved | State::Applying { .. } | State::Verifying => true,
+            State::Planned
+            | State::Validated
+            | State::Reserved
+            | State::Applying { .. }
+            | State::Verifying => true,
             State::Committing
             | State::Undoing { .. }
             | State::Releasing
@@ -203,8 +207,7 @@ impl Control {
         let plan = &journal.morph().plan;
         let verify = plan.verify.clone();
         let watched = self.watch(plan.vm, verify.as_ref(), windows(verify.as_ref()).0, |_| false).await;
-        let baseline =
-            Baseline { stretches: watched.stretches, unhealthy_before: names(&watched.unhealthy) };
+        let baseline = Baseline { stretches: watched.stretches, unhealthy_before: names(&watched.unhealthy) };
         let keep = |morph: &mut Morph| morph.baseline = Some(baseline);
         Ok(journal.move_on(Event::StepBegun { step: 0 }, keep).await?)
     }
@@ -300,7 +303,9 @@ impl Control {
     /// A morph's record.
     pub async fn morph(&self, id: MorphId) -> Result<Morph, ControlError> {
         let found = self.records.get::<Morph>(&key::morph(id)).await?;
-        found.map(|found| found.value).ok_or_else(|| ControlError::NotFound { kind: "morph", name: id.to_string() })
+        found
+            .map(|found| found.value)
+            .ok_or_else(|| ControlError::NotFound { kind: "morph", name: id.to_string() })
     }
 
     /// All morphs, newest first.
@@ -319,7 +324,8 @@ impl Control {
             None => {
                 return Err(ControlError::Conflict {
                     what: format!("the morph {id} is {}", morph.state.word()),
-                    hint: "only a running morph can be aborted; `proteus morph rollback` goes back a version".into(),
+                    hint: "only a running morph can be aborted; `proteus morph rollback` goes back a version"
+                        .into(),
                 });
             }
         }

@@ -22,3 +22,5 @@ pub mod plan;
 pub mod execution;
 
 pub mod verification;
+
+pub mod api;

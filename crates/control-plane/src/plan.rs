@@ -16,7 +16,10 @@ impl Control {
         if observed.power != PowerState::Running {
             return Err(ControlError::Conflict {
                 what: format!("{} does not run", record.intent.name),
-                hint: format!("`proteus vm start {}` first: what it can do live is asked of it", record.intent.name),
+                hint: format!(
+                    "`proteus vm start {}` first: what it can do live is asked of it",
+                    record.intent.name
+                ),
             });
         }
         let capabilities = self.node.capabilities(record.id).await?;
@@ -45,7 +48,11 @@ impl Control {
     }
 
     /// The values of the knobs, as far as they can be read.
-    async fn read_all(&self, record: &VmRecord, knobs: impl Iterator<Item = Knob>) -> (Vec<Setting>, Vec<String>) {
+    async fn read_all(
+        &self,
+        record: &VmRecord,
+        knobs: impl Iterator<Item = Knob>,
+    ) -> (Vec<Setting>, Vec<String>) {
         let (mut values, mut notes) = (Vec::new(), Vec::new());
         for knob in knobs {
             match self.node.read(record.id, &knob).await {
@@ -73,11 +80,17 @@ impl Control {
     }
 
     /// The plan that gives a VM a profile.
-    pub async fn plan_profile(&self, vm: &str, profile: &Profile, digest: &str) -> Result<Plan, ControlError> {
+    pub async fn plan_profile(
+        &self,
+        vm: &str,
+        profile: &Profile,
+        digest: &str,
+    ) -> Result<Plan, ControlError> {
         let record = self.vm(vm).await?;
         let subject = self.subject(&record).await?;
         let mut wishes = wishes(profile, &subject);
-        let (now, unread) = self.read_all(&record, wishes.settings.iter().map(|wish| wish.setting.knob())).await;
+        let (now, unread) =
+            self.read_all(&record, wishes.settings.iter().map(|wish| wish.setting.knob())).await;
         Self::leave_alone(&record, &mut wishes, &now);
         let mut plan = compose(profile, digest, &subject, wishes, &now);
         plan.notes.extend(unread);

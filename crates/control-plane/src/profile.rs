@@ -68,7 +68,8 @@ impl Control {
     async fn put_profile(&self, profile: Profile, origin: &str) -> Result<ProfileRecord, ControlError> {
         let key = key_of(&profile.name, &profile.version);
         let digest = digest(&profile);
-        let record = ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() };
+        let record =
+            ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() };
         match self.records.commit(self.records.batch().put(&key, &record, None)?).await {
             Ok(_) => return Ok(record),
             Err(RecordError::Conflict { .. }) => {}
@@ -93,9 +94,7 @@ impl Control {
     pub async fn profiles(&self) -> Result<Vec<ProfileRecord>, ControlError> {
         let mut all: Vec<ProfileRecord> =
             self.records.list("profile/").await?.into_iter().map(|(_, record)| record.value).collect();
-        all.sort_by(|a, b| {
-            (&a.profile.name, &a.profile.version).cmp(&(&b.profile.name, &b.profile.version))
-        });
+        all.sort_by(|a, b| (&a.profile.name, &a.profile.version).cmp(&(&b.profile.name, &b.profile.version)));
         Ok(all)
     }
 
@@ -110,9 +109,8 @@ impl Control {
         };
         let requirement = requirement.map_err(|_| unknown())?;
         let all = self.profiles().await?;
-        let fits = |r: &ProfileRecord| {
-            r.profile.name.as_str() == name && requirement.matches(&r.profile.version)
-        };
+        let fits =
+            |r: &ProfileRecord| r.profile.name.as_str() == name && requirement.matches(&r.profile.version);
         all.into_iter().rev().find(fits).ok_or_else(unknown)
     }
 

@@ -72,7 +72,7 @@ impl Batch {
 }
 
 /// Source of fresh ids: entropy in the product, a seed in the twin.
-pub type Entropy = Arc<dyn Fn() -> u128 + Send + Sync>;
+pub use crate::audit::Entropy;
 
 /// The records.
 #[derive(Clone)]
@@ -84,10 +84,6 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(store: Arc<dyn Store>, entropy: Entropy) -> Self {
         Self { store, entropy }
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        &self.store
     }
 
     pub(crate) fn fresh(&self) -> u128 {
@@ -104,7 +100,10 @@ impl Records {
         Batch { commit: Commit::new(OpId::from_bits(self.fresh())) }
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, RecordError> {
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Versioned<T>>, RecordError> {
         let Some(record) = self.store.get(&Key::new(key)?).await? else { return Ok(None) };
         Ok(Some(Versioned { value: Self::parse(key, &record.value)?, rev: record.rev }))
     }
@@ -136,7 +135,8 @@ impl Records {
                 Outcome::Committed(rev) => return Ok(rev),
                 Outcome::Conflict(now) => {
                     let differs = |guard: &&Guard| {
-                        let current = now.iter().find(|(key, _)| key == guard.key()).and_then(|(_, rev)| *rev);
+                        let current =
+                            now.iter().find(|(key, _)| key == guard.key()).and_then(|(_, rev)| *rev);
                         !guard.holds(current)
                     };
                     let guard = batch.commit.guards.iter().find(differs);

@@ -93,7 +93,9 @@ impl Control {
             disarmed: false,
         };
         let first = Version { number: 0, goal: None, morph: None, at: self.now(), settings: Vec::new() };
-        let batch = self.records.batch()
+        let batch = self
+            .records
+            .batch()
             .put(&key::vm(record.id), &record, None)?
             .put(&key::vm_name(&record.intent.name), &record.id, None)?
             .put(&key::version(record.id, 0), &first, None)?;
@@ -135,8 +137,13 @@ impl Control {
     /// Starts a VM, and gives it back the settings that its last morph left it with.
     pub async fn start_vm(&self, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
         let record = self.set_wanted(name, true).await?;
+        self.admit(&record).await?;
         self.node.create(record.id, &record.intent).await?;
-        self.node.start(record.id).await?;
+        let started = self.node.start(record.id).await;
+        if started.is_err() {
+            self.withdraw(record.id).await?;
+        }
+        started?;
         self.note(actor, "vm.start", &record, json!({})).await?;
         self.tell_vm(&record, "started");
         Ok(record)
@@ -146,6 +153,7 @@ impl Control {
     pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
         let record = self.set_wanted(name, false).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
+        self.withdraw(record.id).await?;
         self.note(actor, "vm.stop", &record, json!({ "by_itself": by_itself })).await?;
         self.tell_vm(&record, "stopped");
         Ok(by_itself)
@@ -173,6 +181,7 @@ impl Control {
             batch = batch.delete(&name_key, named.rev)?;
         }
         self.records.commit(batch).await?;
+        self.withdraw(value.id).await?;
         self.note(actor, "vm.delete", &value, json!({})).await?;
         self.tell_vm(&value, "deleted");
         Ok(())
@@ -185,10 +194,12 @@ impl Control {
             let name = record.intent.name.clone();
             let observed = self.node.observe(record.id).await;
             let runs = observed.is_ok_and(|seen| seen.power != PowerState::Stopped);
-            if !runs && record.intent.autostart && record.wanted {
-                if let Err(error) = self.start_vm(name.as_str(), "autostart").await {
-                    failed.push((name, error));
-                }
+            if !runs
+                && record.intent.autostart
+                && record.wanted
+                && let Err(error) = self.start_vm(name.as_str(), "autostart").await
+            {
+                failed.push((name, error));
             }
         }
         Ok(failed)
@@ -198,7 +209,9 @@ impl Control {
 /// The files of a VM must be there: better said now than by QEMU later.
 fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
     let boot = match &intent.boot {
-        proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => vec![("boot.kernel", kernel), ("boot.initrd", initrd)],
+        proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => {
+            vec![("boot.kernel", kernel), ("boot.initrd", initrd)]
+        }
         proteus_model::vm::Boot::Firmware => Vec::new(),
     };
     let disks = intent.disks.iter().map(|disk| ("disks", &disk.path));
@@ -207,7 +220,8 @@ fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
         if !path.is_file() {
             return Err(ControlError::Invalid {
                 what: format!("{field}: there is no file {}", path.display()),
-                hint: "give the path of an existing file; `proteus image build` makes guests and images".into(),
+                hint: "give the path of an existing file; `proteus image build` makes guests and images"
+                    .into(),
             });
         }
     }

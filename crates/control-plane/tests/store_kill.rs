@@ -70,7 +70,7 @@ fn child() {
 }
 
 /// Everything that was acknowledged is there, nothing is half there. Returns the records found.
-async fn verify(store: &Embedded, acked: &[u64; WRITERS as usize]) -> u64 {
+async fn verify(store: &Embedded, acked: &mut [u64; WRITERS as usize]) -> u64 {
     let mut found = 0;
     for writer in 0..WRITERS {
         let count = counter_of(store, writer).await;
@@ -86,6 +86,8 @@ async fn verify(store: &Embedded, acked: &[u64; WRITERS as usize]) -> u64 {
         }
         let beyond = store.get(&key(format!("left/{writer}/{}", count + 1))).await.unwrap();
         assert_eq!(beyond, None, "a record without its counter");
+        // From now on it is known to be there, as if it had been acknowledged.
+        acked[writer as usize] = count;
     }
     found
 }
@@ -128,14 +130,11 @@ fn nothing_acknowledged_is_lost_and_nothing_is_torn() {
         });
         block_on(async {
             let store = Embedded::open(folder.path(), None).unwrap();
-            found = verify(&store, &acked).await;
+            found = verify(&store, &mut acked).await;
             let report = store.check().await.unwrap();
             assert!(report.problems.is_empty(), "{:?}", report.problems);
             store.close().await;
         });
     }
-    println!(
-        "{kills} kills, {} commits acknowledged, {found} found, 0 lost, 0 torn",
-        acked.iter().sum::<u64>()
-    );
+    println!("{kills} kills, {found} commits found, no acknowledged one lost, none torn");
 }

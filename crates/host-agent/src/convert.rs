@@ -92,7 +92,8 @@ fn priority_to_wire(state: &PriorityState) -> wire::Priority {
                 policy: t.policy,
                 realtime_priority: t.realtime_priority,
             };
-            let group = |g: &CgroupWeight| wire::CgroupWeight { path: g.path.clone(), cpu_weight: g.cpu_weight };
+            let group =
+                |g: &CgroupWeight| wire::CgroupWeight { path: g.path.clone(), cpu_weight: g.cpu_weight };
             wire::Priority::Snapshot(wire::PrioritySnapshot {
                 threads: threads.iter().map(thread).collect(),
                 cgroups: cgroups.iter().map(group).collect(),
@@ -132,7 +133,9 @@ fn policy_to_wire(policy: &PacketPolicy) -> wire::NetworkPolicy {
 pub(crate) fn setting_from_wire(knob: &Knob, read: wire::Setting) -> Option<Setting> {
     Some(match (knob, read) {
         (Knob::Vcpus, wire::Setting::VcpusOnline { count }) => Setting::Vcpus { online: count },
-        (Knob::Sysctl(key), wire::Setting::Sysctl { value, .. }) => Setting::Sysctl { key: key.clone(), value },
+        (Knob::Sysctl(key), wire::Setting::Sysctl { value, .. }) => {
+            Setting::Sysctl { key: key.clone(), value }
+        }
         (Knob::Thp, wire::Setting::ThpMode { mode }) => Setting::Thp {
             mode: match mode {
                 wire::ThpMode::Always => ThpMode::Always,

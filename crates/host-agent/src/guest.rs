@@ -105,9 +105,8 @@ impl Guest {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let asked = async {
             let link = self.link(path).await?;
-            let closed = || {
-                GuestError::Closed(link.why_closed.lock().unwrap_or_else(PoisonError::into_inner).clone())
-            };
+            let closed =
+                || GuestError::Closed(link.why_closed.lock().unwrap_or_else(PoisonError::into_inner).clone());
             let (sender, receiver) = oneshot::channel();
             match link.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 Some(waiting) => waiting.insert(id, sender),
@@ -177,11 +176,7 @@ impl Meter {
     }
 }
 
-async fn read_messages(
-    mut read: OwnedReadHalf,
-    waiting: Waiting,
-    why_closed: Arc<Mutex<String>>,
-) {
+async fn read_messages(mut read: OwnedReadHalf, waiting: Waiting, why_closed: Arc<Mutex<String>>) {
     let mut decoder: Decoder<GuestMessage> = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
     let mut meter = Meter { since: Instant::now(), bytes: 0 };
     let mut buffer = vec![0u8; 64 << 10];

@@ -100,7 +100,11 @@ fn converse(mut stream: TcpStream, talk: &Talk) -> io::Result<(bool, String)> {
 }
 
 /// Checks over the network; `None`: this check does not go there.
-pub(crate) async fn check(network: &Network, address: Ipv4Addr, check: &HealthCheck) -> Option<HealthObserved> {
+pub(crate) async fn check(
+    network: &Network,
+    address: Ipv4Addr,
+    check: &HealthCheck,
+) -> Option<HealthObserved> {
     let (port, talk) = talk_of(check, address)?;
     let start = Instant::now();
     let outcome = match network.connect(SocketAddr::from((address, port)), LIMIT).await {

@@ -42,13 +42,16 @@ pub struct HostFacts {
     pub hypervisor: String,
 }
 
+/// A simulation's answer to a health check.
+pub type SimulatedHealth = Arc<dyn Fn(VmId, &HealthCheck) -> HealthObserved + Send + Sync>;
+
 /// How guests are reached over the network.
 #[derive(Clone)]
 pub enum Reach {
     /// In this network.
     Network(Network),
-    /// Not at all: simulated VMs. The function is the simulation's answer to a health check.
-    Simulated(Arc<dyn Fn(VmId, &HealthCheck) -> HealthObserved + Send + Sync>),
+    /// Not at all: simulated VMs.
+    Simulated(SimulatedHealth),
 }
 
 /// The node role of one host.
@@ -92,7 +95,9 @@ fn guest_error(error: GuestError) -> NodeError {
     let code = match &error {
         GuestError::Refused { code: ErrorCode::Unsupported, .. } => NodeErrorCode::Unsupported,
         GuestError::Refused { code: ErrorCode::Invalid, .. } => NodeErrorCode::OutOfRange,
-        GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => NodeErrorCode::Stalled,
+        GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => {
+            NodeErrorCode::Stalled
+        }
         GuestError::NoChannel
         | GuestError::Open(_)
         | GuestError::Closed(_)
@@ -188,7 +193,8 @@ impl HostAgent {
     fn check_fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
         let seen = self.seats().fence(vm);
         if fence < seen {
-            let message = format!("generation {fence} of {vm} is older than {seen}: another morph has the VM");
+            let message =
+                format!("generation {fence} of {vm} is older than {seen}: another morph has the VM");
             return Err(NodeError::new(NodeErrorCode::StaleGeneration, message));
         }
         self.seats().raise_fence(vm, fence).map_err(seat_error)
@@ -210,7 +216,8 @@ impl HostAgent {
         // The old connection goes first: QEMU's socket takes one client at a time.
         consoles.remove(&vm);
         let opened = Console::open(path).await;
-        let opened = opened.map_err(|e| NodeError::new(NodeErrorCode::Failed, format!("open the console: {e}")))?;
+        let opened =
+            opened.map_err(|e| NodeError::new(NodeErrorCode::Failed, format!("open the console: {e}")))?;
         let console = Arc::new(opened);
         consoles.insert(vm, console.clone());
         Ok(console)
@@ -221,7 +228,8 @@ impl HostAgent {
         if let Setting::Vcpus { online } = setting {
             self.driver.ensure_plugged_vcpus(vm, *online).await.map_err(driver_error)?;
         }
-        let not_ours = || NodeError::new(NodeErrorCode::Unsupported, format!("nobody turns {}", setting.knob()));
+        let not_ours =
+            || NodeError::new(NodeErrorCode::Unsupported, format!("nobody turns {}", setting.knob()));
         let wire = convert::setting_to_wire(setting).ok_or_else(not_ours)?;
         let read = self.ask_setting(vm, &setting.knob(), Request::ApplySetting { setting: wire }).await?;
         if setting.holds_in(&read) {
@@ -236,7 +244,10 @@ fn add_guest_abilities(report: &mut CapabilityReport, hello: Option<&HelloReply>
     let inside = KnobKind::ALL.into_iter().filter(|kind| kind.in_guest());
     for kind in inside {
         let Some(hello) = hello else {
-            report.lacks(Ability::Knob(kind), "the guest's agent does not answer (is proteus-guest running in it?)");
+            report.lacks(
+                Ability::Knob(kind),
+                "the guest's agent does not answer (is proteus-guest running in it?)",
+            );
             continue;
         };
         let name = match kind {
@@ -403,7 +414,9 @@ impl Node for HostAgent {
             HealthCheck::Unit(unit) => {
                 let name = unit.name.as_str().to_owned();
                 match self.ask(vm, Request::UnitState { unit: name }).await? {
-                    Reply::Unit { unit } => (unit.active == "active", format!("{} ({})", unit.active, unit.sub)),
+                    Reply::Unit { unit } => {
+                        (unit.active == "active", format!("{} ({})", unit.active, unit.sub))
+                    }
                     _ => return Err(guest_error(GuestError::Confused)),
                 }
             }

@@ -19,4 +19,7 @@ pub mod plan;
 pub mod verification;
 
 pub mod execution;
+
 pub mod profile;
+
+pub mod allocation;

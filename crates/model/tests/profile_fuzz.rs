@@ -125,7 +125,7 @@ fn try_all(text: &[u8]) -> bool {
                 }
             }
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "{format:?} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{format:?} took {:?}", began.elapsed());
     }
     taken
 }

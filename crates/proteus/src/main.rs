@@ -1,2 +1,86 @@
-//! (filled below)
-fn main() {}
+//! `proteus`: every role and the command line in one binary. Reads what was typed and wires the parts; nothing
+//! else happens here.
+
+mod doctor;
+
+mod image;
+
+mod service;
+
+mod serve;
+
+mod state;
+
+mod tls;
+
+use clap::{CommandFactory, Parser};
+use proteus_cli::argument::{Cli, Command};
+use proteus_cli::client::Client;
+use proteus_cli::command::{CommandError, Session};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(cli));
+    // A thread that still reads the terminal must not hold up the end.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli) -> u8 {
+    let done = match &cli.command {
+        Command::Serve(serve) => serve::serve(&cli.state, serve).await,
+        Command::Doctor => doctor::doctor(&cli).await,
+        Command::Image(image) => image::build(image).await,
+        Command::Store(store) => state::store(&cli, store).await,
+        Command::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "proteus", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Demo(_) | Command::Bench(_) => Ok(0),
+        Command::Vm(_)
+        | Command::Profile(_)
+        | Command::Morph(_)
+        | Command::Host(_)
+        | Command::Allocation(_)
+        | Command::Disarm(_)
+        | Command::Arm(_)
+        | Command::Audit
+        | Command::Token(_) => return ask(&cli).await,
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        for cause in error.chain().skip(1) {
+            eprintln!("  because: {cause}");
+        }
+        1
+    })
+}
+
+/// Runs a command that is a request to a server.
+async fn ask(cli: &Cli) -> u8 {
+    let client = match &cli.server {
+        None => Ok(Client::local(&cli.state)),
+        Some(url) => Client::remote(url, cli.token.clone(), Arc::new(tls::Connector::new(cli.ca.clone()))),
+    };
+    let outcome = match client {
+        Ok(client) => Session { client, form: cli.output }.run(&cli.command).await,
+        Err(error) => Some(Err(CommandError::from(error))),
+    };
+    match outcome {
+        Some(Ok(code)) => code,
+        Some(Err(error)) => {
+            eprint!("{}", error.report());
+            error.exit_code()
+        }
+        None => 2,
+    }
+}

@@ -4,3 +4,6 @@
 pub mod guest;
 
 pub mod node;
+
+#[cfg(feature = "api")]
+pub mod api;

@@ -1,8 +1,9 @@
 //! A morph's journal: its record, written whole at each move and guarded by its revision, so that no two processes
 //! can drive one morph. The last move frees the VM in the same commit.
 
+use crate::allocation::{TABLE, TRIES};
 use crate::control::{Control, ControlError, key};
-use crate::record::Versioned;
+use crate::record::{Batch, RecordError, Versioned};
 use crate::store::Rev;
 use crate::vm::VmRecord;
 use proteus_model::execution::{Event, Morph, State, Version};
@@ -66,9 +67,19 @@ impl<'a> Journal<'a> {
         event: Event,
         change: impl FnOnce(&mut Morph),
     ) -> Result<(), ControlError> {
+        self.move_on_with(event, change, Ok).await
+    }
+
+    /// Moves on, with more in the same commit.
+    pub(crate) async fn move_on_with(
+        &mut self,
+        event: Event,
+        change: impl FnOnce(&mut Morph),
+        more: impl FnOnce(Batch) -> Result<Batch, RecordError>,
+    ) -> Result<(), ControlError> {
         let next = self.after(event, change)?;
         let records = &self.control.records;
-        let batch = records.batch().put(&key::morph(next.id), &next, Some(self.rev))?;
+        let batch = more(records.batch().put(&key::morph(next.id), &next, Some(self.rev))?)?;
         let rev = records.commit(batch).await?;
         self.moved(next, rev);
         Ok(())
@@ -87,31 +98,46 @@ impl<'a> Journal<'a> {
             change(morph);
             morph.ended_at = Some(ended_at);
         })?;
-        let records = &self.control.records;
-        let mut batch = records.batch().put(&key::morph(next.id), &next, Some(self.rev))?;
-        if let Some(found) = records.get::<VmRecord>(&key::vm(next.plan.vm)).await? {
-            let mut record = found.value;
-            if record.morph == Some(next.id) {
-                record = match committed {
-                    Some(after) => after(&record, &next),
-                    None => VmRecord { morph: None, ..record },
-                };
-                batch = batch.put(&key::vm(record.id), &record, Some(found.rev))?;
-                if committed.is_some() {
-                    let version = Version {
-                        number: record.version,
-                        goal: Some(next.plan.goal.clone()),
-                        morph: Some(next.id),
-                        at: ended_at,
-                        settings: record.managed.clone(),
-                    };
-                    batch = batch.put(&key::version(record.id, record.version), &version, None)?;
+        for _ in 0..TRIES {
+            match self.commit_end(&next, committed).await {
+                Err(ControlError::Record(RecordError::Conflict { key })) if key == TABLE => {}
+                Err(error) => return Err(error),
+                Ok(rev) => {
+                    self.moved(next, rev);
+                    return Ok(());
                 }
             }
         }
-        batch = self.control.close_reservation(batch, &next).await?;
-        let rev = records.commit(batch).await?;
-        self.moved(next, rev);
-        Ok(())
+        Err(RecordError::Conflict { key: TABLE.into() }.into())
+    }
+
+    async fn commit_end(
+        &self,
+        next: &Morph,
+        committed: Option<fn(&VmRecord, &Morph) -> VmRecord>,
+    ) -> Result<Rev, ControlError> {
+        let records = &self.control.records;
+        let mut batch = records.batch().put(&key::morph(next.id), next, Some(self.rev))?;
+        if let Some(found) = records.get::<VmRecord>(&key::vm(next.plan.vm)).await?
+            && found.value.morph == Some(next.id)
+        {
+            let record = match committed {
+                Some(after) => after(&found.value, next),
+                None => VmRecord { morph: None, ..found.value },
+            };
+            batch = batch.put(&key::vm(record.id), &record, Some(found.rev))?;
+            if committed.is_some() {
+                let version = Version {
+                    number: record.version,
+                    goal: Some(next.plan.goal.clone()),
+                    morph: Some(next.id),
+                    at: next.ended_at.unwrap_or_default(),
+                    settings: record.managed.clone(),
+                };
+                batch = batch.put(&key::version(record.id, record.version), &version, None)?;
+            }
+        }
+        batch = self.control.close_reservation(batch, next).await?;
+        Ok(records.commit(batch).await?)
     }
 }

@@ -28,9 +28,11 @@ fn is_between(a: &Setting, b: &Setting, found: &Setting) -> bool {
     let span = |x: u64, y: u64, z: u64| (x.min(y)..=x.max(y)).contains(&z);
     match (a, b, found) {
         (Setting::Memory { target: a }, Setting::Memory { target: b }, Setting::Memory { target: c })
-        | (Setting::HotMemory { plugged: a }, Setting::HotMemory { plugged: b }, Setting::HotMemory { plugged: c }) => {
-            span(a.0, b.0, c.0)
-        }
+        | (
+            Setting::HotMemory { plugged: a },
+            Setting::HotMemory { plugged: b },
+            Setting::HotMemory { plugged: c },
+        ) => span(a.0, b.0, c.0),
         (Setting::Vcpus { online: a }, Setting::Vcpus { online: b }, Setting::Vcpus { online: c }) => {
             span(u64::from(*a), u64::from(*b), u64::from(*c))
         }
@@ -70,7 +72,8 @@ impl Control {
                 self.node.replace_vmm(plan.vm, journal.morph().generation).await.map(Done::Turned)
             }
         };
-        let done = done.map_err(|error| Stop::GiveUp(format!("step {} failed: {}", step + 1, error.message)))?;
+        let done =
+            done.map_err(|error| Stop::GiveUp(format!("step {} failed: {}", step + 1, error.message)))?;
         let event = if last { Event::StepsDone } else { Event::StepBegun { step: step + 1 } };
         let keep = |morph: &mut proteus_model::execution::Morph| match done {
             Done::Turned(cost) => {
@@ -91,12 +94,15 @@ impl Control {
     ) -> Result<Option<LeftAlone>, NodeError> {
         let morph = journal.morph();
         let knob = ours.knob();
-        let Some(before) = morph.before.iter().find(|setting| setting.knob() == knob) else { return Ok(None) };
+        let Some(before) = morph.before.iter().find(|setting| setting.knob() == knob) else {
+            return Ok(None);
+        };
         let found = self.node.read(vm, &knob).await?;
         if before.holds_in(&found) {
             return Ok(None);
         }
-        let is_ours = ours.holds_in(&found) || is_between(before, ours, &found) || knob.kind() == KnobKind::Vcpus;
+        let is_ours =
+            ours.holds_in(&found) || is_between(before, ours, &found) || knob.kind() == KnobKind::Vcpus;
         if !is_ours {
             return Ok(Some(LeftAlone { knob, ours: ours.clone(), found }));
         }

@@ -1,8 +1,10 @@
-//! Finds out what runs guests here. `/dev/kvm` may be there and take VMs and then hang each of them, so the only
-//! proof is code that ran: a boot sector that ends its VM with a number.
+//! Finds out what runs guests here. `/dev/kvm` may be there and take VMs and then hang each of them, so code must
+//! run in one: a boot sector that ends its VM with a number. That alone is not proof: hosts whose processor shows
+//! neither `vmx` nor `svm` were seen to run the firmware and hang every Linux kernel, so the flag is asked for too.
 
 use crate::tool::ToolError;
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -87,6 +89,22 @@ async fn run_boot_sector(scratch: &Path, accelerator: &str, limit: Duration) -> 
     Err(said.lines().next_back().map_or_else(|| format!("it ended with {}", ended.status), str::to_owned))
 }
 
+/// Whether KVM runs guests of unprivileged VMMs here; why not, if not.
+async fn kvm(scratch: &Path) -> Result<(), String> {
+    let device = std::fs::metadata("/dev/kvm").map_err(|_| "/dev/kvm is not there".to_owned())?;
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = processor.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
+        return Err("the processor shows neither vmx nor svm: /dev/kvm would hang its guests".to_owned());
+    }
+    // Each VMM has a user of its own and the device's group.
+    if device.mode() & 0o060 != 0o060 && device.mode() & 0o006 != 0o006 {
+        return Err("only root may open /dev/kvm (mend: chgrp kvm /dev/kvm && chmod 660 /dev/kvm)".to_owned());
+    }
+    let ran = run_boot_sector(scratch, "kvm", KVM_LIMIT).await;
+    ran.map_err(|why| format!("/dev/kvm runs no guest: {why}"))
+}
+
 /// Finds QEMU's version and machine type and what runs guests. `scratch` must be writable.
 pub async fn probe(scratch: &Path) -> Result<ProbeReport, ToolError> {
     let version = output(&["--version"]).await?;
@@ -95,13 +113,9 @@ pub async fn probe(scratch: &Path) -> Result<ProbeReport, ToolError> {
     let machines = output(&["-machine", "help"]).await?;
     let alias = machines.lines().find(|line| line.starts_with("q35 ")).unwrap_or_default();
     let machine = alias.split("alias of ").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or("q35");
-    let (accelerator, why) = if !Path::new("/dev/kvm").exists() {
-        (Accelerator::Tcg, "/dev/kvm is not there: software emulation".to_owned())
-    } else {
-        match run_boot_sector(scratch, "kvm", KVM_LIMIT).await {
-            Ok(()) => (Accelerator::Kvm, "a guest ran on /dev/kvm".to_owned()),
-            Err(why) => (Accelerator::Tcg, format!("/dev/kvm runs no guest ({why}): software emulation")),
-        }
+    let (accelerator, why) = match kvm(scratch).await {
+        Ok(()) => (Accelerator::Kvm, "a guest ran on /dev/kvm".to_owned()),
+        Err(why) => (Accelerator::Tcg, format!("software emulation, because {why}")),
     };
     Ok(ProbeReport { accelerator, why, machine: machine.to_owned(), version })
 }

@@ -543,12 +543,11 @@ fn toml_that_is_not_read() {
 
 #[test]
 fn hostile_sizes_and_depths_are_refused_at_once() {
-    let began = std::time::Instant::now();
+    // Not even text: had it been looked at, that would be the complaint.
     expect![[r#"
         p.yaml:1:1: document: expected at most 1 MiB, found 67108864 bytes
     "#]]
-    .assert_eq(&problems("p.yaml", &vec![b'['; 64 << 20]));
-    assert!(began.elapsed().as_millis() < 100, "64 MB took {:?}", began.elapsed());
+    .assert_eq(&problems("p.yaml", &vec![0xff; 64 << 20]));
     for (file, text) in [
         ("p.yaml", "[".repeat(1 << 20)),
         ("p.yaml", "- ".repeat(1 << 19)),

@@ -1,6 +1,8 @@
 //! A control plane over simulated VMs, for tests of the saga. Lives in a folder, so that a killed process's state
 //! can be opened by the next.
 
+#![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
+
 use proteus_control_plane::control::Control;
 use proteus_control_plane::store::embedded::{Embedded, Probe};
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
@@ -58,7 +60,8 @@ pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
         latency_us: 100,
         detail: "simulated".into(),
     }));
-    let facts = HostFacts { accelerator: "sim".into(), accelerator_why: "a test".into(), hypervisor: "sim".into() };
+    let facts =
+        HostFacts { accelerator: "sim".into(), accelerator_why: "a test".into(), hypervisor: "sim".into() };
     let node = HostAgent::open(sim.clone(), reach, facts, dir).await.unwrap();
     let store = Arc::new(Embedded::open(&dir.join("state"), probe).unwrap());
     let clock = Arc::new(|| {

@@ -1,0 +1,433 @@
+//! What can be typed. Parsed once; unknown words are errors.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proteus_model::id::VmName;
+use proteus_model::unit::{Bytes, Millis};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
+5 morph rolled back · 6 morph parked · 7 Proteus not reachable · 8 not allowed";
+
+/// Reshapes virtual machines while they run.
+#[derive(Debug, Parser)]
+#[command(name = "proteus", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Folder of Proteus's state.
+    #[arg(
+        long,
+        global = true,
+        env = "PROTEUS_STATE",
+        default_value = "/var/lib/proteus",
+        value_name = "DIR"
+    )]
+    pub state: PathBuf,
+    /// Another server than the one on this host: http://ADDRESS:PORT or https://NAME:PORT.
+    #[arg(long, global = true, env = "PROTEUS_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Token for that server.
+    #[arg(long, global = true, env = "PROTEUS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Certificate authority of that server (PEM), for https.
+    #[arg(long, global = true, env = "PROTEUS_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// How answers are written.
+    #[arg(long, global = true, value_enum, default_value_t = OutputForm::Text, value_name = "FORM")]
+    pub output: OutputForm,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputForm {
+    /// For people.
+    Text,
+    /// For programs: one JSON value.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run Proteus on this host.
+    Serve(Serve),
+    /// Run the demonstration on real VMs.
+    Demo(Demo),
+    /// Tell what this machine can do, what is missing, and the command that mends it.
+    Doctor,
+    /// Virtual machines.
+    #[command(subcommand)]
+    Vm(Vm),
+    /// Guests and images of software.
+    #[command(subcommand)]
+    Image(Image),
+    /// Profiles: what a VM is asked to be.
+    #[command(subcommand)]
+    Profile(Profile),
+    /// Morphs: carrying out a plan on a running VM.
+    #[command(subcommand)]
+    Morph(Morph),
+    /// The host.
+    #[command(subcommand)]
+    Host(Host),
+    /// Who has what.
+    #[command(subcommand)]
+    Allocation(Allocation),
+    /// Let no forward step begin; running morphs are undone.
+    Disarm(Disarm),
+    /// Let forward steps begin again.
+    Arm(Arm),
+    /// Show the audit log and check its chain.
+    Audit,
+    /// Tokens for the API.
+    #[command(subcommand)]
+    Token(Token),
+    /// The state of Proteus.
+    #[command(subcommand)]
+    Store(Store),
+    /// Measurements, each beside a baseline.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Completion for a shell.
+    Completion {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to run Proteus.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address for the HTTP API. Any other than loopback takes TLS.
+    #[arg(long, default_value = "127.0.0.1:7313", value_name = "ADDRESS")]
+    pub listen: std::net::SocketAddr,
+    /// Certificate chain (PEM).
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve the unix socket only.
+    #[arg(long, conflicts_with_all = ["tls_cert"])]
+    pub no_http: bool,
+}
+
+/// How to run the demonstration.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Folder of guests and images, made with `proteus image build`.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// Leave everything running, and say how to stop it.
+    #[arg(long)]
+    pub keep: bool,
+    /// Where the report goes.
+    #[arg(long, default_value = "demo-report.json", value_name = "FILE")]
+    pub report: PathBuf,
+}
+
+/// Virtual machines.
+#[derive(Debug, Subcommand)]
+pub enum Vm {
+    /// Make a VM.
+    Create(Box<VmCreate>),
+    /// Start a VM.
+    Start {
+        /// Which.
+        vm: String,
+        /// Wait until its agent answers and its services serve.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Stop a VM: the guest is asked, and ended when its time is up.
+    Stop {
+        /// Which.
+        vm: String,
+        /// How long the guest may take.
+        #[arg(long, default_value = "30s", value_name = "TIME")]
+        grace: Millis,
+    },
+    /// Remove a stopped VM.
+    Delete {
+        /// Which.
+        vm: String,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// All VMs.
+    List,
+    /// One VM: what it is, has and can do live.
+    Show {
+        /// Which.
+        vm: String,
+    },
+    /// Its serial console.
+    Console {
+        /// Which.
+        vm: String,
+        /// Print what is there and end.
+        #[arg(long)]
+        dump: bool,
+    },
+    /// Run a program inside; its exit code becomes this one's.
+    Exec {
+        /// Which.
+        vm: String,
+        /// In the file system of this service.
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
+        /// When to end it.
+        #[arg(long, default_value = "60s", value_name = "TIME")]
+        timeout: Millis,
+        /// Program and arguments.
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
+}
+
+/// A VM to make.
+#[derive(Debug, Args)]
+pub struct VmCreate {
+    /// Its name.
+    pub name: VmName,
+    /// vCPUs at start.
+    #[arg(long, default_value_t = 1)]
+    pub vcpus: u32,
+    /// vCPUs that may be plugged in all.
+    #[arg(long)]
+    pub vcpus_max: Option<u32>,
+    /// Memory at start.
+    #[arg(long, default_value = "512MiB", value_name = "SIZE")]
+    pub memory: Bytes,
+    /// Memory that there may be in all.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_max: Option<Bytes>,
+    /// Folder of a guest made by `proteus image build small`: its kernel and initramfs.
+    #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
+    pub guest: Option<PathBuf>,
+    /// Kernel to start directly.
+    #[arg(long, requires = "initrd", value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Its initramfs.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Words for the kernel's command line.
+    #[arg(long, default_value = "", value_name = "WORDS")]
+    pub append: String,
+    /// A disk, NAME=FILE; qcow2 by its ending, else raw. May be given again.
+    #[arg(long = "disk", value_name = "NAME=FILE")]
+    pub disks: Vec<String>,
+    /// A read-only image of software with its service, made by `proteus image build`. May be given again.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// Start it whenever the host starts.
+    #[arg(long)]
+    pub autostart: bool,
+    /// Only check.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Guests and images.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build guests and images: `small`, `debian`, or packages: `nginx`, `redis`, `postgresql`.
+    Build {
+        /// What to build.
+        #[arg(required = true)]
+        what: Vec<String>,
+        /// Where to.
+        #[arg(long, default_value = "/var/lib/proteus/images", value_name = "DIR")]
+        out: PathBuf,
+        /// The static guest agent.
+        #[arg(long, default_value = "/usr/lib/proteus/proteus-guest", value_name = "FILE")]
+        agent: PathBuf,
+    },
+}
+
+/// Profiles.
+#[derive(Debug, Subcommand)]
+pub enum Profile {
+    /// Check a document; every problem with file, line, field and hint.
+    Validate {
+        /// The documents.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// All profiles.
+    List,
+    /// One profile.
+    Show {
+        /// NAME or NAME@VERSION.
+        label: String,
+    },
+    /// Take a document into the registry.
+    Push {
+        /// The document.
+        file: PathBuf,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Where a morph leads.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Goal {
+    /// A profile: NAME or NAME@VERSION.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// A new VMM process under the same guest.
+    #[arg(long)]
+    pub fresh_vmm: bool,
+}
+
+/// Morphs.
+#[derive(Debug, Subcommand)]
+pub enum Morph {
+    /// Show what would change, why, at what risk, and how it is undone. Changes nothing.
+    Plan {
+        /// Which VM.
+        vm: String,
+        /// Where it leads.
+        #[command(flatten)]
+        goal: Goal,
+    },
+    /// Carry it out: verified, and undone by itself if it does harm.
+    Apply {
+        /// Which VM.
+        vm: String,
+        /// Where it leads.
+        #[command(flatten)]
+        goal: Goal,
+        /// Go on without what is not supported here.
+        #[arg(long)]
+        skip_unsupported: bool,
+        /// Only show the plan.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not wait for the end.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// One morph.
+    Status {
+        /// Which.
+        morph: String,
+    },
+    /// Stop a running morph and undo it.
+    Abort {
+        /// Which.
+        morph: String,
+        /// Leave it where it is instead.
+        #[arg(long)]
+        hold: bool,
+    },
+    /// Go back to an earlier version of a VM.
+    Rollback {
+        /// Which VM.
+        vm: String,
+        /// Which version; `proteus morph history VM` shows them.
+        #[arg(long)]
+        to: u64,
+        /// Only show the plan.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// All morphs, or the versions of one VM.
+    History {
+        /// Of this VM.
+        vm: Option<String>,
+    },
+}
+
+/// The host.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// What it is and has.
+    Show,
+}
+
+/// Who has what.
+#[derive(Debug, Subcommand)]
+pub enum Allocation {
+    /// The table.
+    Show,
+}
+
+/// What to disarm.
+#[derive(Debug, Args)]
+pub struct Disarm {
+    /// Only this VM.
+    #[arg(long)]
+    pub vm: Option<String>,
+    /// Leave running morphs where they are.
+    #[arg(long)]
+    pub hold: bool,
+}
+
+/// What to arm.
+#[derive(Debug, Args)]
+pub struct Arm {
+    /// Only this VM.
+    #[arg(long)]
+    pub vm: Option<String>,
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RoleWord {
+    /// Look.
+    Viewer,
+    /// Look, and change VMs.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// Tokens.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token; its secret is shown once.
+    Create {
+        /// Who it is for.
+        name: String,
+        /// What it may do.
+        #[arg(long, value_enum, default_value = "viewer")]
+        role: RoleWord,
+    },
+    /// All tokens.
+    List,
+    /// Make a token worthless.
+    Revoke {
+        /// Which.
+        name: String,
+    },
+}
+
+/// The state.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Write a copy of the state that can be opened as it is.
+    Backup {
+        /// Where to.
+        to: PathBuf,
+    },
+    /// Look whether the state is whole.
+    Check,
+}
+
+/// Measurements.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// What a morph costs beyond the hypervisor's own time, and what journaling costs.
+    Morph {
+        /// Morphs to run.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+    },
+}

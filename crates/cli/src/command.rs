@@ -1,0 +1,559 @@
+//! What each command does: ask the API, print the answer, give back an exit code.
+
+use crate::argument::{
+    Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
+};
+use crate::client::{Client, ClientError, segment};
+use crate::follow::follow;
+use crate::output;
+use proteus_model::id::{DiskName, ServiceName};
+use proteus_model::plan::Plan;
+use proteus_model::profile::document;
+use proteus_model::unit::Millis;
+use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
+use proteus_protocol::api::v1::{
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
+    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+};
+use serde::Serialize;
+use serde_json::json;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The server said no, or is not there.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// What was typed cannot be.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A file of the user's could not be read.
+    #[error("read {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It did not come about in time.
+    #[error("{what}")]
+    TimedOut {
+        /// What did not.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+}
+
+impl CommandError {
+    /// The exit code, as `proteus --help` lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => 2,
+            Self::File { .. } | Self::TimedOut { .. } => 1,
+            Self::Client(ClientError::Unreachable { .. }) => 7,
+            Self::Client(ClientError::Address { .. }) => 2,
+            Self::Client(ClientError::Strange(_)) => 1,
+            Self::Client(ClientError::Refused { status, .. }) => match status {
+                401 | 403 => 8,
+                404 => 3,
+                409 | 422 | 423 => 4,
+                _ => 1,
+            },
+        }
+    }
+
+    /// Message, causes and hint, for people.
+    pub fn report(&self) -> String {
+        let mut text = format!("error: {self}\n");
+        let mut hint = None;
+        match self {
+            Self::Usage { hint: h, .. } | Self::TimedOut { hint: h, .. } => hint = Some(h.clone()),
+            Self::File { source, .. } => text.push_str(&format!("  because: {source}\n")),
+            Self::Client(ClientError::Refused { body, .. }) => {
+                for cause in &body.detail {
+                    text.push_str(&format!("  because: {cause}\n"));
+                }
+                hint = body.hint.clone();
+            }
+            Self::Client(ClientError::Unreachable { .. }) => {
+                hint = Some(
+                    "is it running? `proteus serve` starts it; only root may use the unix socket".to_owned(),
+                );
+            }
+            Self::Client(_) => {}
+        }
+        if let Some(hint) = hint {
+            text.push_str(&format!("  hint: {hint}\n"));
+        }
+        text
+    }
+}
+
+/// A client and how answers are written.
+pub struct Session {
+    /// The client.
+    pub client: Client,
+    /// Text or JSON.
+    pub form: OutputForm,
+}
+
+type Outcome = Result<u8, CommandError>;
+
+impl Session {
+    fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        let mut out = std::io::stdout().lock();
+        let written = match self.form {
+            OutputForm::Json => {
+                let json = serde_json::to_string_pretty(value).unwrap_or_default();
+                writeln!(out, "{json}")
+            }
+            OutputForm::Text => out.write_all(text().as_bytes()),
+        };
+        // A reader that went away (`| head`) is no failure of the command.
+        drop(written);
+    }
+
+    /// Runs a command that is a request to the API. `None`: it is not one.
+    pub async fn run(&self, command: &Command) -> Option<Outcome> {
+        Some(match command {
+            Command::Vm(vm) => self.vm(vm).await,
+            Command::Profile(profile) => self.profile(profile).await,
+            Command::Morph(morph) => self.morph(morph).await,
+            Command::Host(Host::Show) => self.host().await,
+            Command::Allocation(Allocation::Show) => self.allocation().await,
+            Command::Disarm(Disarm { vm, hold }) => self.disarm(vm.clone(), *hold).await,
+            Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,
+            Command::Audit => self.audit().await,
+            Command::Token(token) => self.token(token).await,
+            Command::Serve(_)
+            | Command::Demo(_)
+            | Command::Doctor
+            | Command::Image(_)
+            | Command::Store(_)
+            | Command::Bench(_)
+            | Command::Completion { .. } => return None,
+        })
+    }
+
+    async fn vm(&self, vm: &Vm) -> Outcome {
+        match vm {
+            Vm::Create(create) => self.create(create).await,
+            Vm::Start { vm, wait } => self.start(vm, *wait).await,
+            Vm::Stop { vm, grace } => {
+                let path = format!("/vms/{}/stop", segment(vm));
+                let view: StopView = self.client.post(&path, &StopRequest { grace_ms: *grace }).await?;
+                self.print(&view, || match view.by_itself {
+                    true => format!("{vm} stopped\n"),
+                    false => format!("{vm} did not go within {grace} and was ended\n"),
+                });
+                Ok(0)
+            }
+            Vm::Delete { vm, dry_run } => {
+                let path = format!("/vms/{}", segment(vm));
+                let view: VmView = self.client.get(&path).await?;
+                if !dry_run {
+                    self.client.delete(&path).await?;
+                }
+                let done = if *dry_run { "would delete" } else { "deleted" };
+                self.print(&json!({ "deleted": !dry_run, "vm": view.name }), || {
+                    format!("{done} {}\n", view.name)
+                });
+                Ok(0)
+            }
+            Vm::List => {
+                let all: Vec<VmView> = self.client.get("/vms").await?;
+                self.print(&all, || output::vms(&all));
+                Ok(0)
+            }
+            Vm::Show { vm } => self.show(vm).await,
+            Vm::Console { vm, dump } => self.console(vm, *dump).await,
+            Vm::Exec { vm, service, timeout, argv } => self.exec(vm, service.clone(), *timeout, argv).await,
+        }
+    }
+
+    async fn show(&self, vm: &str) -> Outcome {
+        let path = format!("/vms/{}", segment(vm));
+        let view: VmView = self.client.get(&path).await?;
+        let running = view.power == proteus_model::vm::PowerState::Running;
+        let report = match running {
+            true => Some(self.client.get::<CapabilityView>(&format!("{path}/capabilities")).await?.report),
+            false => None,
+        };
+        let services: Vec<ServiceView> = match view.agent {
+            Some(_) => self.client.get(&format!("{path}/services")).await?,
+            None => Vec::new(),
+        };
+        let whole = json!({ "vm": view, "capabilities": report, "services": services });
+        self.print(&whole, || output::vm(&view, report.as_ref(), &services));
+        Ok(0)
+    }
+
+    async fn create(&self, create: &VmCreate) -> Outcome {
+        let intent = intent_of(create)?;
+        if create.dry_run {
+            let checked = intent.validate();
+            checked.map_err(|e| usage(e.to_string(), "see `proteus vm create --help`"))?;
+            self.print(&intent, || format!("would create {}\n", intent.name));
+            return Ok(0);
+        }
+        let view: VmView = self.client.post("/vms", &intent).await?;
+        self.print(&view, || format!("created {}; `proteus vm start {}` starts it\n", view.name, view.name));
+        Ok(0)
+    }
+
+    async fn start(&self, vm: &str, wait: bool) -> Outcome {
+        let path = format!("/vms/{}", segment(vm));
+        let mut view: VmView = self.client.post(&format!("{path}/start"), &json!({})).await?;
+        if wait {
+            wait_serving(&self.client, vm, START_LIMIT).await?;
+            view = self.client.get(&path).await?;
+        }
+        self.print(&view, || output::vms(std::slice::from_ref(&view)));
+        Ok(0)
+    }
+
+    async fn console(&self, vm: &str, dump: bool) -> Outcome {
+        let path = format!("/vms/{}/console", segment(vm));
+        let mut from = 0;
+        if !dump {
+            eprintln!("console of {vm}; what you type is sent at each line's end; Ctrl-C leaves");
+            self.type_lines(&path);
+        }
+        loop {
+            let view: ConsoleView = self.client.get(&format!("{path}?from={from}")).await?;
+            from = view.next;
+            print!("{}", view.text);
+            // A reader that went away is no failure.
+            let _ = std::io::stdout().flush();
+            if dump {
+                return Ok(0);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn type_lines(&self, path: &str) {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<String>(16);
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                if sender.blocking_send(line + "\n").is_err() {
+                    break;
+                }
+            }
+        });
+        let (client, path) = (self.client.clone(), path.to_owned());
+        tokio::spawn(async move {
+            while let Some(text) = receiver.recv().await {
+                let typed: Result<(), _> = client.post(&path, &ConsoleRequest { text }).await;
+                if let Err(error) = typed {
+                    eprintln!("not typed: {error}");
+                }
+            }
+        });
+    }
+
+    async fn exec(&self, vm: &str, service: Option<String>, timeout: Millis, argv: &[String]) -> Outcome {
+        let request = ExecRequest { argv: argv.to_vec(), service, timeout_ms: timeout };
+        let view: ExecView = self.client.post(&format!("/vms/{}/exec", segment(vm)), &request).await?;
+        if self.form == OutputForm::Json {
+            self.print(&view, String::new);
+        } else {
+            print!("{}", view.stdout);
+            eprint!("{}", view.stderr);
+        }
+        if view.timed_out {
+            let hint = "give it more with --timeout".to_owned();
+            return Err(CommandError::TimedOut {
+                what: format!("the program was ended after {timeout}"),
+                hint,
+            });
+        }
+        Ok(view.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    }
+
+    async fn profile(&self, profile: &Profile) -> Outcome {
+        match profile {
+            Profile::Validate { files } => self.validate(files),
+            Profile::List => {
+                let all: Vec<ProfileView> = self.client.get("/profiles").await?;
+                self.print(&all, || output::profiles(&all));
+                Ok(0)
+            }
+            Profile::Show { label } => {
+                let view: ProfileView = self.client.get(&format!("/profiles/{}", segment(label))).await?;
+                let text = serde_json::to_string_pretty(&view.document).unwrap_or_default() + "\n";
+                self.print(&view, || text);
+                Ok(0)
+            }
+            Profile::Push { file, dry_run } => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|source| CommandError::File { path: file.clone(), source })?;
+                if *dry_run {
+                    return self.validate(std::slice::from_ref(file));
+                }
+                let request = DocumentRequest { file: file.display().to_string(), text };
+                let view: ProfileView = self.client.post("/profiles", &request).await?;
+                self.print(&view, || {
+                    format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12])
+                });
+                Ok(0)
+            }
+        }
+    }
+
+    /// Checks documents here: this needs no server.
+    fn validate(&self, files: &[PathBuf]) -> Outcome {
+        let mut problems = Vec::new();
+        for path in files {
+            let size = std::fs::metadata(path).map(|meta| meta.len());
+            let read = size.and_then(|size| match size {
+                // The parser refuses by size; it need not all be read for that.
+                size if size > READ_MAX => Ok(vec![b' '; READ_MAX as usize]),
+                _ => std::fs::read(path),
+            });
+            let text = read.map_err(|source| CommandError::File { path: path.clone(), source })?;
+            if let Err(found) = document::parse(&path.display().to_string(), &text, None) {
+                problems.extend(found.iter().map(ToString::to_string));
+            }
+        }
+        let report = json!({ "valid": problems.is_empty(), "problems": problems });
+        self.print(&report, || match problems.as_slice() {
+            [] => format!("{} valid\n", if files.len() == 1 { "the profile is" } else { "all profiles are" }),
+            all => all.join("\n") + "\n",
+        });
+        Ok(if problems.is_empty() { 0 } else { 1 })
+    }
+
+    async fn plan(&self, vm: &str, request: &PlanRequest) -> Result<Plan, CommandError> {
+        Ok(self.client.post(&format!("/vms/{}/plan", segment(vm)), request).await?)
+    }
+
+    async fn morph(&self, morph: &Morph) -> Outcome {
+        match morph {
+            Morph::Plan { vm, goal } => {
+                let plan = self.plan(vm, &plan_request(goal)).await?;
+                self.print(&plan, || output::plan(&plan));
+                Ok(0)
+            }
+            Morph::Apply { vm, goal, skip_unsupported, dry_run, detach } => {
+                let plan = self.plan(vm, &plan_request(goal)).await?;
+                self.apply(plan, *skip_unsupported, *dry_run, *detach).await
+            }
+            Morph::Rollback { vm, to, dry_run } => {
+                let request = PlanRequest { version: Some(*to), ..PlanRequest::default() };
+                let plan = self.plan(vm, &request).await?;
+                self.apply(plan, true, *dry_run, false).await
+            }
+            Morph::Status { morph } => {
+                let view: MorphView = self.client.get(&format!("/morphs/{}", segment(morph))).await?;
+                self.print(&view.morph, || output::morph(&view.morph));
+                Ok(0)
+            }
+            Morph::Abort { morph, hold } => {
+                let path = format!("/morphs/{}/abort", segment(morph));
+                let view: MorphView = self.client.post(&path, &AbortRequest { hold: *hold }).await?;
+                let ended = follow(&self.client, view.morph.id).await?;
+                self.print(&ended, || output::morph(&ended));
+                Ok(0)
+            }
+            Morph::History { vm: None } => {
+                let all: Vec<MorphView> = self.client.get("/morphs").await?;
+                let all: Vec<_> = all.into_iter().map(|view| view.morph).collect();
+                self.print(&all, || output::morphs(&all));
+                Ok(0)
+            }
+            Morph::History { vm: Some(vm) } => {
+                let all: Vec<VersionView> =
+                    self.client.get(&format!("/vms/{}/versions", segment(vm))).await?;
+                let all: Vec<_> = all.into_iter().map(|view| view.version).collect();
+                self.print(&all, || output::versions(&all));
+                Ok(0)
+            }
+        }
+    }
+
+    async fn apply(&self, plan: Plan, skip_unsupported: bool, dry_run: bool, detach: bool) -> Outcome {
+        if dry_run {
+            self.print(&plan, || output::plan(&plan));
+            return Ok(0);
+        }
+        if self.form == OutputForm::Text {
+            eprint!("{}", output::plan(&plan));
+        }
+        let request = MorphRequest { plan, skip_unsupported };
+        let view: MorphView = self.client.post("/morphs", &request).await?;
+        if detach {
+            self.print(&view.morph, || format!("{}\n", view.morph.id));
+            return Ok(0);
+        }
+        let ended = follow(&self.client, view.morph.id).await?;
+        self.print(&ended, || output::morph(&ended));
+        Ok(output::morph_exit(ended.state))
+    }
+
+    async fn host(&self) -> Outcome {
+        let view: HostView = self.client.get("/host").await?;
+        self.print(&view, || output::host(&view));
+        Ok(0)
+    }
+
+    async fn allocation(&self) -> Outcome {
+        let view: serde_json::Value = self.client.get("/allocation").await?;
+        self.print(&view, || serde_json::to_string_pretty(&view).unwrap_or_default() + "\n");
+        Ok(0)
+    }
+
+    async fn disarm(&self, vm: Option<String>, hold: bool) -> Outcome {
+        let view: ArmView = self.client.post("/disarm", &ArmRequest { vm, hold }).await?;
+        self.print(&view, || format!("disarmed; {} running morphs were told to stop\n", view.morphs_told));
+        Ok(0)
+    }
+
+    async fn arm(&self, vm: Option<String>) -> Outcome {
+        let () = self.client.post("/arm", &ArmRequest { vm, hold: false }).await?;
+        self.print(&json!({ "armed": true }), || "armed\n".to_owned());
+        Ok(0)
+    }
+
+    async fn audit(&self) -> Outcome {
+        let view: AuditView = self.client.get("/audit").await?;
+        self.print(&view, || output::audit(&view));
+        Ok(if view.intact { 0 } else { 1 })
+    }
+
+    async fn token(&self, token: &Token) -> Outcome {
+        match token {
+            Token::Create { name, role } => {
+                let role = match role {
+                    RoleWord::Viewer => Role::Viewer,
+                    RoleWord::Operator => Role::Operator,
+                    RoleWord::Admin => Role::Admin,
+                };
+                let view: TokenView =
+                    self.client.post("/tokens", &TokenRequest { name: name.clone(), role }).await?;
+                self.print(&view, || format!("{}\n", view.secret.clone().unwrap_or_default()));
+            }
+            Token::List => {
+                let all: Vec<TokenView> = self.client.get("/tokens").await?;
+                self.print(&all, || output::tokens(&all));
+            }
+            Token::Revoke { name } => {
+                self.client.delete(&format!("/tokens/{}", segment(name))).await?;
+                self.print(&json!({ "revoked": name }), || format!("revoked {name}\n"));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// One byte more than a profile may have.
+const READ_MAX: u64 = (1 << 20) + 1;
+/// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
+const START_LIMIT: Duration = Duration::from_secs(300);
+
+fn usage(what: String, hint: &str) -> CommandError {
+    CommandError::Usage { what, hint: hint.to_owned() }
+}
+
+/// Waits until the VM's agent answers and all its services serve.
+pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<(), CommandError> {
+    let path = format!("/vms/{}", segment(vm));
+    let start = Instant::now();
+    loop {
+        let view: VmView = client.get(&path).await?;
+        let wanted = &view.intent.services;
+        let mut seen = "its agent does not answer".to_owned();
+        if view.agent.is_some() {
+            let services: Result<Vec<ServiceView>, _> = client.get(&format!("{path}/services")).await;
+            let services = services.unwrap_or_default();
+            let serves = |name: &ServiceName| services.iter().any(|s| s.serving && s.name == name.as_str());
+            if wanted.iter().all(serves) {
+                return Ok(());
+            }
+            let states: Vec<String> = services.iter().map(|s| format!("{} {}", s.name, s.state)).collect();
+            seen = format!("services: {}", states.join(", "));
+        }
+        if start.elapsed() > limit {
+            let hint = format!("`proteus vm console {vm} --dump` shows its console");
+            return Err(CommandError::TimedOut { what: format!("{vm} does not serve yet; {seen}"), hint });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn plan_request(goal: &Goal) -> PlanRequest {
+    PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm }
+}
+
+/// An absolute path: the server has another working folder.
+fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::fs::canonicalize(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
+}
+
+/// What an image says of itself: `NAME.json` beside `NAME.erofs`, as `proteus image build` wrote it.
+fn image_of(path: &Path) -> Result<(ImageIntent, Option<ServiceName>), CommandError> {
+    let sidecar = path.with_extension("json");
+    let text =
+        std::fs::read(&sidecar).map_err(|source| CommandError::File { path: sidecar.clone(), source })?;
+    let bad = |why: String| usage(format!("{}: {why}", sidecar.display()), "build the image again");
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+    let name = value["name"].as_str().ok_or_else(|| bad("field name: expected a text".into()))?;
+    let digest = value["files"]["image"]["sha256"].as_str();
+    let digest = digest.ok_or_else(|| bad("field files.image.sha256: expected a digest".into()))?.to_owned();
+    let service = name.parse().ok();
+    let name = name.parse().map_err(|e: proteus_model::id::NameError| bad(e.to_string()))?;
+    Ok((ImageIntent { name, path: absolute(path)?, digest }, service))
+}
+
+fn disk_of(text: &str) -> Result<DiskIntent, CommandError> {
+    let bad = || usage(format!("--disk {text:?}: expected NAME=FILE"), "as in --disk root=/srv/web.qcow2");
+    let (name, path) = text.split_once('=').ok_or_else(bad)?;
+    let name: DiskName = name.parse().map_err(|_| bad())?;
+    let path = absolute(Path::new(path))?;
+    let qcow2 = path.extension().is_some_and(|ending| ending == "qcow2");
+    let format = if qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
+    Ok(DiskIntent { name, path, format, read_only: false })
+}
+
+fn intent_of(create: &VmCreate) -> Result<VmIntent, CommandError> {
+    let boot = match (&create.guest, &create.kernel, &create.initrd) {
+        (Some(dir), _, _) => Boot::Kernel {
+            kernel: absolute(&dir.join("vmlinuz"))?,
+            initrd: absolute(&dir.join("initramfs.cpio"))?,
+            append: create.append.clone(),
+        },
+        (None, Some(kernel), Some(initrd)) => Boot::Kernel {
+            kernel: absolute(kernel)?,
+            initrd: absolute(initrd)?,
+            append: create.append.clone(),
+        },
+        (None, _, _) => Boot::Firmware,
+    };
+    let disks = create.disks.iter().map(|text| disk_of(text)).collect::<Result<Vec<_>, _>>()?;
+    let found = create.images.iter().map(|path| image_of(path)).collect::<Result<Vec<_>, _>>()?;
+    let (images, services): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    Ok(VmIntent {
+        name: create.name.clone(),
+        vcpus: create.vcpus,
+        vcpus_max: create.vcpus_max.unwrap_or(create.vcpus),
+        memory: create.memory,
+        memory_max: create.memory_max.unwrap_or(create.memory),
+        boot,
+        disks,
+        images,
+        services: services.into_iter().flatten().collect(),
+        autostart: create.autostart,
+        labels: Default::default(),
+    })
+}

@@ -1,0 +1,32 @@
+//! Follows a morph to its end, telling each move on standard error.
+
+use crate::client::{Client, ClientError, segment};
+use proteus_model::execution::{Morph, State};
+use proteus_model::id::MorphId;
+use proteus_protocol::api::v1::MorphView;
+use std::time::Duration;
+
+/// How often the morph is looked at.
+const INTERVAL: Duration = Duration::from_millis(150);
+
+/// Waits for the end of a morph.
+pub(crate) async fn follow(client: &Client, id: MorphId) -> Result<Morph, ClientError> {
+    let path = format!("/morphs/{}", segment(&id.to_string()));
+    let mut last: Option<State> = None;
+    loop {
+        let MorphView { morph } = client.get(&path).await?;
+        if last != Some(morph.state) {
+            last = Some(morph.state);
+            let steps = morph.plan.steps.len();
+            match morph.state {
+                State::Applying { step } => eprintln!("  applying step {} of {steps}", step + 1),
+                State::Undoing { step } => eprintln!("  undoing step {} of {steps}", step + 1),
+                other => eprintln!("  {}", other.word()),
+            }
+        }
+        if morph.state.is_terminal() {
+            return Ok(morph);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

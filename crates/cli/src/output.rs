@@ -1,0 +1,340 @@
+//! Answers as text. Every text form is made here from the same value that `--output json` prints.
+
+use proteus_model::capability::{Capability, CapabilityReport};
+use proteus_model::execution::{Morph, State, Version};
+use proteus_model::plan::{Change, Plan, Undo};
+use proteus_model::unit::UnixMillis;
+use proteus_model::vm::PowerState;
+use proteus_protocol::api::v1::{AuditView, HostView, ProfileView, ServiceView, TokenView, VmView};
+use std::fmt::Write;
+
+/// Rows under a heading, columns as wide as they must be.
+pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            let pad = width.saturating_sub(cell.chars().count()) + 2;
+            text.push_str(cell);
+            text.push_str(&" ".repeat(pad));
+        }
+        text.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(heading.to_vec());
+    for row in rows {
+        text.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    text
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn power_word(power: PowerState) -> &'static str {
+    match power {
+        PowerState::Stopped => "stopped",
+        PowerState::Running => "running",
+        PowerState::Paused => "paused",
+        PowerState::Hung => "hung",
+    }
+}
+
+/// `2026-11-21 14:03:05` UTC (days to civil date: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+pub fn moment(at: UnixMillis) -> String {
+    let seconds = at.0 / 1000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// All VMs.
+pub fn vms(all: &[VmView]) -> String {
+    if all.is_empty() {
+        return "no VMs yet; `proteus vm create --help` says how to make one\n".to_owned();
+    }
+    let row = |vm: &VmView| {
+        vec![
+            vm.name.to_string(),
+            power_word(vm.power).to_owned(),
+            format!("{}/{}", vm.intent.vcpus, vm.intent.vcpus_max),
+            format!("{}", vm.intent.memory),
+            or_dash(vm.resident),
+            or_dash(vm.address),
+            or_dash(vm.profile.clone()),
+            vm.version.to_string(),
+            or_dash(vm.agent.clone()),
+        ]
+    };
+    let heading = ["NAME", "POWER", "VCPUS", "MEMORY", "ON HOST", "ADDRESS", "PROFILE", "VERSION", "AGENT"];
+    table(&heading, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// One VM.
+pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
+    let mut text = vms(std::slice::from_ref(vm));
+    if !services.is_empty() {
+        text.push_str("\nservices\n");
+        for service in services {
+            let _ = writeln!(text, "  {}: {}", service.name, service.state);
+            for note in &service.notes {
+                let _ = writeln!(text, "    {note}");
+            }
+        }
+    }
+    if !vm.managed.is_empty() {
+        text.push_str("\nmanaged by Proteus\n");
+        for setting in &vm.managed {
+            let _ = writeln!(text, "  {}: {setting}", setting.knob());
+        }
+    }
+    if let Some(report) = report {
+        let _ = writeln!(text, "\ncan be done live ({}, {})", report.driver, report.accelerator);
+        for (word, capability) in &report.abilities {
+            let _ = match capability {
+                Capability::Supported { mechanism, blackout_ms_max } if blackout_ms_max.0 > 0 => {
+                    writeln!(text, "  {word}: {mechanism}, pause up to {blackout_ms_max}")
+                }
+                Capability::Supported { mechanism, .. } => writeln!(text, "  {word}: {mechanism}"),
+                Capability::Unsupported { why } => writeln!(text, "  {word}: not supported here: {why}"),
+            };
+        }
+    }
+    text
+}
+
+/// A plan, as it is shown before it is carried out.
+pub fn plan(plan: &Plan) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "Plan: {} → {}\n", plan.vm_name, plan.goal);
+    for (index, step) in plan.steps.iter().enumerate() {
+        let _ = match &step.change {
+            Change::Set { from, to } => {
+                writeln!(text, "  {}. {}: {from} → {to}", index + 1, to.knob())
+            }
+            Change::ReplaceVmm => writeln!(text, "  {}. replace the VMM process", index + 1),
+        };
+        let undo = match &step.undo {
+            Undo::TurnBack => "turned back to what it was".to_owned(),
+            Undo::Nothing { why } => format!("nothing to undo: {why}"),
+        };
+        let blackout = if step.blackout_ms_max.0 == 0 {
+            "none".to_owned()
+        } else {
+            format!("up to {}", step.blackout_ms_max)
+        };
+        let _ = writeln!(text, "     why      {}", step.why);
+        let _ = writeln!(text, "     how      {}", step.mechanism);
+        let risk = step.risk.as_str();
+        let _ = writeln!(text, "     risk     {risk} · blackout {blackout} · undo {undo}");
+    }
+    if plan.steps.is_empty() {
+        text.push_str("  nothing to change\n");
+    }
+    if !plan.already.is_empty() {
+        let knobs: Vec<String> = plan.already.iter().map(|setting| setting.knob().to_string()).collect();
+        let _ = writeln!(text, "\nAlready so: {}", knobs.join(", "));
+    }
+    if !plan.unsupported.is_empty() {
+        text.push_str("\nNot supported here:\n");
+        for item in &plan.unsupported {
+            let _ = writeln!(text, "  {}: {}", item.field, item.why);
+        }
+    }
+    for note in &plan.notes {
+        let _ = writeln!(text, "\nNote: {note}");
+    }
+    if let Some(cost) = plan.cost.as_ref().and_then(|cost| cost.enter.as_ref()) {
+        let settling = or_dash(cost.settling);
+        let _ = writeln!(text, "\nCost: at its best again after {settling}, by its author's word");
+    }
+    let changes = plan.steps.len();
+    let _ = writeln!(text, "\n{changes} to change, blackout at most {}", plan.blackout_ms_max());
+    text
+}
+
+/// A morph.
+pub fn morph(morph: &Morph) -> String {
+    let mut text = String::new();
+    let _ =
+        writeln!(text, "{}  {} → {}  {}", morph.id, morph.plan.vm_name, morph.plan.goal, morph.state.word());
+    let _ = writeln!(text, "  began {} UTC by {}", moment(morph.began_at), morph.actor);
+    if let Some(reason) = &morph.reason {
+        let _ = writeln!(text, "  because {reason}");
+    }
+    for step in &morph.steps {
+        let name = morph.plan.steps.get(step.step).map(|step| match &step.change {
+            Change::Set { to, .. } => format!("{} = {to}", to.knob()),
+            Change::ReplaceVmm => "VMM replaced".to_owned(),
+        });
+        let name = name.unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  step {}: {name} ({}, blackout {})",
+            step.step + 1,
+            step.took_ms,
+            step.blackout_ms
+        );
+    }
+    for left in &morph.left_alone {
+        let _ =
+            writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
+    }
+    if let Some(report) = &morph.verification {
+        let verdict = if report.passed { "passed" } else { "failed" };
+        let _ = writeln!(text, "  verification {verdict}");
+        for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
+            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
+            let (before, after, limit) = (number(c.before), number(c.after), number(c.limit));
+            let _ =
+                writeln!(text, "    {}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why);
+        }
+        for failed in &report.unhealthy {
+            let _ = writeln!(text, "    failed: {failed}");
+        }
+    }
+    if let Some(undo) = morph.undo_ms {
+        let _ = writeln!(text, "  undone in {undo}");
+    }
+    text
+}
+
+/// Exit code of a command that waited for a morph.
+pub fn morph_exit(state: State) -> u8 {
+    match state {
+        State::Committed => 0,
+        State::RolledBack => 5,
+        State::Parked => 6,
+        State::Planned
+        | State::Validated
+        | State::Reserved
+        | State::Applying { .. }
+        | State::Verifying
+        | State::Committing
+        | State::Undoing { .. }
+        | State::Releasing => 0,
+    }
+}
+
+/// Morphs, newest first.
+pub fn morphs(all: &[Morph]) -> String {
+    if all.is_empty() {
+        return "no morphs yet\n".to_owned();
+    }
+    let row = |m: &Morph| {
+        vec![
+            m.id.to_string(),
+            moment(m.began_at),
+            m.plan.vm_name.to_string(),
+            m.plan.goal.to_string(),
+            m.state.word().to_owned(),
+            m.reason.clone().unwrap_or_default(),
+        ]
+    };
+    table(
+        &["MORPH", "BEGAN (UTC)", "VM", "GOAL", "OUTCOME", "REASON"],
+        &all.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+/// Versions of a VM.
+pub fn versions(all: &[Version]) -> String {
+    let row = |v: &Version| {
+        let goal = v.goal.as_ref().map_or("as created".to_owned(), ToString::to_string);
+        vec![v.number.to_string(), moment(v.at), goal, v.settings.len().to_string(), or_dash(v.morph)]
+    };
+    table(&["VERSION", "SINCE (UTC)", "BY", "MANAGED", "MORPH"], &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Profiles.
+pub fn profiles(all: &[ProfileView]) -> String {
+    let row = |p: &ProfileView| {
+        let signed = if p.signed { "yes" } else { "no" };
+        vec![p.label.clone(), p.origin.clone(), signed.to_owned(), p.summary.clone().unwrap_or_default()]
+    };
+    table(&["PROFILE", "FROM", "SIGNED", "SUMMARY"], &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Tokens.
+pub fn tokens(all: &[TokenView]) -> String {
+    let row =
+        |t: &TokenView| vec![t.name.clone(), format!("{:?}", t.role).to_lowercase(), moment(t.created_at)];
+    table(&["TOKEN", "ROLE", "CREATED (UTC)"], &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The host.
+pub fn host(host: &HostView) -> String {
+    let mut text = String::new();
+    let available = or_dash(host.memory_available);
+    let _ =
+        writeln!(text, "{}: {} CPUs, {} memory ({available} available)", host.name, host.cpus, host.memory);
+    let _ = writeln!(
+        text,
+        "guests run on {} ({}), QEMU {}",
+        host.accelerator, host.accelerator_why, host.hypervisor
+    );
+    if let Some(namespace) = &host.namespace {
+        let _ = writeln!(text, "guests' network: namespace {namespace} (ip netns exec {namespace} ...)");
+    }
+    if let Some(actor) = &host.disarmed_by {
+        let _ = writeln!(text, "DISARMED by {actor}: no morph begins; `proteus arm` ends that");
+    }
+    text
+}
+
+/// The audit log.
+pub fn audit(view: &AuditView) -> String {
+    let row = |entry: &serde_json::Value| {
+        let word = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        let at = UnixMillis(entry["at"].as_u64().unwrap_or(0));
+        let hash = word("hash").chars().take(12).collect();
+        vec![
+            entry["seq"].to_string(),
+            moment(at),
+            word("actor"),
+            word("action"),
+            word("subject"),
+            word("why"),
+            hash,
+        ]
+    };
+    let heading = ["SEQ", "WHEN (UTC)", "WHO", "WHAT", "OF", "WHY", "HASH"];
+    let mut text = table(&heading, &view.entries.iter().map(row).collect::<Vec<_>>());
+    let _ = match &view.broken {
+        None => writeln!(text, "\nthe chain of hashes holds"),
+        Some(broken) => writeln!(text, "\nTHE CHAIN IS BROKEN: {broken}"),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_civil_dates() {
+        assert_eq!(moment(UnixMillis(0)), "1970-01-01 00:00:00");
+        assert_eq!(moment(UnixMillis(951_782_400_000)), "2000-02-29 00:00:00");
+        assert_eq!(moment(UnixMillis(1_795_269_785_000)), "2026-11-21 14:03:05");
+    }
+
+    #[test]
+    fn tables_are_as_wide_as_they_must_be() {
+        let rows = vec![vec!["a".to_owned(), "bcd".to_owned()]];
+        assert_eq!(table(&["LONG", "X"], &rows), "LONG  X\na     bcd\n");
+    }
+}

@@ -1,0 +1,115 @@
+//! The HTTP API: one table of routes says for each what it is for, who may use it, and what goes in and out. The
+//! router, the access check and the OpenAPI document are all made from it. Must never decide: it translates.
+
+mod handler;
+
+pub mod access;
+
+pub mod openapi;
+
+mod refusal;
+
+use crate::control::Control;
+use access::{Caller, authorize};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, post};
+use proteus_protocol::api::v1::{PREFIX, Role};
+use std::sync::Arc;
+
+/// Largest body that is taken: a profile document may be 1 MiB, and JSON may double it.
+const BODY_BYTES_MAX: usize = 2 << 20;
+
+/// One route.
+pub(crate) struct Route {
+    pub method: &'static str,
+    /// Below the prefix.
+    pub path: &'static str,
+    /// Least role that may use it.
+    pub role: Role,
+    pub summary: &'static str,
+    pub request: Option<fn(&mut schemars::SchemaGenerator) -> schemars::Schema>,
+    pub response: Option<fn(&mut schemars::SchemaGenerator) -> schemars::Schema>,
+    make: fn() -> MethodRouter<Arc<Control>>,
+}
+
+fn schema<T: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    generator.subschema_for::<T>()
+}
+
+macro_rules! route {
+    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path) => {
+        route!(@ $method $path, $role, $summary, $handler, None, None)
+    };
+    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path => $response:ty) => {
+        route!(@ $method $path, $role, $summary, $handler, None, Some(schema::<$response>))
+    };
+    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path, $request:ty => $response:ty) => {
+        route!(@ $method $path, $role, $summary, $handler, Some(schema::<$request>), Some(schema::<$response>))
+    };
+    (@ $method:ident $path:literal, $role:ident, $summary:literal, $handler:path, $request:expr, $response:expr) => {
+        Route {
+            method: stringify!($method),
+            path: $path,
+            role: Role::$role,
+            summary: $summary,
+            request: $request,
+            response: $response,
+            make: || $method($handler),
+        }
+    };
+}
+
+use proteus_protocol::api::v1 as wire;
+
+/// Every route.
+pub(crate) const ROUTES: &[Route] = &[
+    route!(get "/host", Viewer, "What the host is and has", handler::host => wire::HostView),
+    route!(get "/vms", Viewer, "All VMs", handler::vms => Vec<wire::VmView>),
+    route!(post "/vms", Operator, "Make a VM", handler::create_vm, serde_json::Value => wire::VmView),
+    route!(get "/vms/{vm}", Viewer, "One VM", handler::vm => wire::VmView),
+    route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm),
+    route!(post "/vms/{vm}/start", Operator, "Start a VM", handler::start_vm => wire::VmView),
+    route!(post "/vms/{vm}/stop", Operator, "Stop a VM", handler::stop_vm, wire::StopRequest => wire::StopView),
+    route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
+    route!(get "/vms/{vm}/services", Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
+    route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
+    route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),
+    route!(get "/vms/{vm}/console", Operator, "What its console showed, from ?from=", handler::console => wire::ConsoleView),
+    route!(post "/vms/{vm}/console", Operator, "Type into its console", handler::type_console, wire::ConsoleRequest => ()),
+    route!(post "/vms/{vm}/plan", Viewer, "Plan a morph; changes nothing", handler::plan, wire::PlanRequest => serde_json::Value),
+    route!(get "/morphs", Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
+    route!(post "/morphs", Operator, "Begin a morph", handler::begin_morph, wire::MorphRequest => wire::MorphView),
+    route!(get "/morphs/{morph}", Viewer, "One morph", handler::morph => wire::MorphView),
+    route!(post "/morphs/{morph}/abort", Operator, "Stop a running morph", handler::abort, wire::AbortRequest => wire::MorphView),
+    route!(get "/profiles", Viewer, "All profiles", handler::profiles => Vec<wire::ProfileView>),
+    route!(post "/profiles", Operator, "Take a profile into the registry", handler::push_profile, wire::DocumentRequest => wire::ProfileView),
+    route!(get "/profiles/{label}", Viewer, "One profile", handler::profile => wire::ProfileView),
+    route!(get "/allocation", Viewer, "Who has what", handler::allocation => serde_json::Value),
+    route!(get "/audit", Viewer, "The audit log, checked", handler::audit => wire::AuditView),
+    route!(post "/disarm", Admin, "No forward step from now on", handler::disarm, wire::ArmRequest => wire::ArmView),
+    route!(post "/arm", Admin, "Forward steps again", handler::arm, wire::ArmRequest => ()),
+    route!(get "/tokens", Admin, "All tokens, without their secrets", handler::tokens => Vec<wire::TokenView>),
+    route!(post "/tokens", Admin, "Make a token", handler::create_token, wire::TokenRequest => wire::TokenView),
+    route!(delete "/tokens/{name}", Admin, "Revoke a token", handler::revoke_token),
+    route!(get "/events", Viewer, "What happens, as server-sent events", handler::events),
+];
+
+/// The whole API, for one way in. `caller`: who everybody on it is; `None`: each shows a token.
+pub fn router(control: Arc<Control>, caller: Option<Caller>) -> Router {
+    let mut api = Router::new();
+    for route in ROUTES {
+        api = api.route(&format!("{PREFIX}{}", route.path), (route.make)());
+    }
+    let guarded = api
+        .route("/metrics", get(handler::metrics))
+        .route_layer(from_fn_with_state((control.clone(), caller), authorize));
+    guarded
+        .route("/healthz", get(handler::healthz))
+        .route("/readyz", get(handler::readyz))
+        .route("/openapi.json", get(handler::openapi))
+        .fallback(handler::nowhere)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(control)
+}

@@ -1,0 +1,452 @@
+//! What each route does: from the wire to the control plane and back.
+
+use super::access::{Caller, TokenRecord};
+use super::refusal::Refusal;
+use crate::arm::ArmScope;
+use crate::control::{Control, ControlError};
+use crate::execution::AbortHow;
+use crate::profile::{ProfileRecord, problems_error};
+use crate::vm::VmRecord;
+use axum::body::Bytes as Body;
+use axum::extract::{Extension, OriginalUri, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Json};
+use proteus_model::execution::Morph;
+use proteus_model::id::MorphId;
+use proteus_model::plan::Plan;
+use proteus_model::profile::document;
+use proteus_model::vm::{PowerState, VmIntent};
+use proteus_protocol::api::v1::{
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
+    ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+};
+use proteus_protocol::node::v1::ExecIntent;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+
+type Shared = State<Arc<Control>>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Reads a body strictly; the error names line and column.
+fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
+    // An empty body stands for a request without fields.
+    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
+    let wrong = |e: serde_json::Error| {
+        Refusal::invalid(format!("the body is not what was expected: {e}"), "see /openapi.json")
+    };
+    serde_json::from_slice(text).map_err(wrong)
+}
+
+async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
+    // A VM whose host lost its seat is shown stopped, not hidden.
+    let observed = control.observe_vm(record).await.ok();
+    let running = observed.as_ref().is_some_and(|seen| seen.power == PowerState::Running);
+    let resident = match running {
+        true => control.node().measure(record.id).await.ok().and_then(|m| m.counters.resident),
+        false => None,
+    };
+    Ok(VmView {
+        id: record.id,
+        name: record.intent.name.clone(),
+        power: observed.as_ref().map_or(PowerState::Stopped, |seen| seen.power),
+        profile: record.profile.clone(),
+        version: record.version,
+        morph: record.morph,
+        address: observed.as_ref().and_then(|seen| seen.address),
+        agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
+        pid: observed.and_then(|seen| seen.pid),
+        disarmed: record.disarmed,
+        intent: record.intent.clone(),
+        managed: record.managed.clone(),
+        resident,
+    })
+}
+
+pub(super) async fn host(State(control): Shared) -> Answer<HostView> {
+    let host = control.node().host().await.map_err(ControlError::from)?;
+    Ok(Json(HostView {
+        name: host.name,
+        cpus: host.cpus,
+        memory: host.memory,
+        memory_available: host.memory_available,
+        accelerator: host.accelerator,
+        accelerator_why: host.accelerator_why,
+        hypervisor: host.hypervisor,
+        namespace: host.namespace,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        disarmed_by: control.fleet_disarmed().await?.map(|disarmed| disarmed.actor),
+    }))
+}
+
+pub(super) async fn vms(State(control): Shared) -> Answer<Vec<VmView>> {
+    let mut views = Vec::new();
+    for record in control.vms().await? {
+        views.push(view(&control, &record).await?);
+    }
+    Ok(Json(views))
+}
+
+pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer<VmView> {
+    Ok(Json(view(&control, &control.vm(&vm).await?).await?))
+}
+
+pub(super) async fn create_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<VmView> {
+    let intent: VmIntent = parse(&body)?;
+    let record = control.create_vm(intent, &caller.name).await?;
+    Ok(Json(view(&control, &record).await?))
+}
+
+pub(super) async fn delete_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+) -> Answer<()> {
+    Ok(Json(control.delete_vm(&vm, &caller.name).await?))
+}
+
+pub(super) async fn start_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+) -> Answer<VmView> {
+    let record = control.start_vm(&vm, &caller.name).await?;
+    Ok(Json(view(&control, &record).await?))
+}
+
+pub(super) async fn stop_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Answer<StopView> {
+    let request: StopRequest = parse(&body)?;
+    let by_itself = control.stop_vm(&vm, request.grace_ms, &caller.name).await?;
+    Ok(Json(StopView { by_itself }))
+}
+
+pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {
+    let record = control.vm(&vm).await?;
+    let report = control.node().capabilities(record.id).await.map_err(ControlError::from)?;
+    Ok(Json(CapabilityView { report }))
+}
+
+pub(super) async fn services(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<ServiceView>> {
+    let record = control.vm(&vm).await?;
+    let services = control.node().services(record.id).await.map_err(ControlError::from)?;
+    let view = |s: proteus_protocol::node::v1::ServiceObserved| ServiceView {
+        name: s.name.to_string(),
+        state: s.state,
+        serving: s.serving,
+        notes: s.notes,
+    };
+    Ok(Json(services.into_iter().map(view).collect()))
+}
+
+pub(super) async fn versions(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<VersionView>> {
+    let record = control.vm(&vm).await?;
+    let versions = control.versions(&record).await?;
+    Ok(Json(versions.into_iter().map(|version| VersionView { version }).collect()))
+}
+
+pub(super) async fn exec(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Answer<ExecView> {
+    let request: ExecRequest = parse(&body)?;
+    let record = control.vm(&vm).await?;
+    let intent = ExecIntent {
+        argv: request.argv,
+        service: request.service,
+        stdin: Vec::new(),
+        timeout: request.timeout_ms,
+    };
+    let evidence = serde_json::json!({ "program": intent.argv.first() });
+    control.write_audit(&caller.name, "vm.exec", &format!("vm/{vm}"), "asked for", evidence).await?;
+    let seen = control.node().exec(record.id, &intent).await.map_err(ControlError::from)?;
+    Ok(Json(ExecView {
+        exit_code: seen.exit_code,
+        timed_out: seen.timed_out,
+        stdout: String::from_utf8_lossy(&seen.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&seen.stderr).into_owned(),
+        truncated: seen.truncated,
+    }))
+}
+
+#[derive(Deserialize)]
+pub(super) struct From {
+    #[serde(default)]
+    from: u64,
+}
+
+pub(super) async fn console(
+    State(control): Shared,
+    Path(vm): Path<String>,
+    Query(From { from }): Query<From>,
+) -> Answer<ConsoleView> {
+    let record = control.vm(&vm).await?;
+    let (bytes, next) = control.node().console_output(record.id, from).await.map_err(ControlError::from)?;
+    Ok(Json(ConsoleView { text: String::from_utf8_lossy(&bytes).into_owned(), next }))
+}
+
+pub(super) async fn type_console(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<()> {
+    let request: ConsoleRequest = parse(&body)?;
+    let record = control.vm(&vm).await?;
+    let typed = control.node().console_input(record.id, request.text.as_bytes()).await;
+    Ok(Json(typed.map_err(ControlError::from)?))
+}
+
+pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<Plan> {
+    let request: PlanRequest = parse(&body)?;
+    let plan = match (request.profile, request.version, request.fresh_vmm) {
+        (Some(label), None, false) => {
+            let (profile, digest) = control.resolved_profile(&label).await?;
+            control.plan_profile(&vm, &profile, &digest).await?
+        }
+        (None, Some(version), false) => control.plan_rollback(&vm, version).await?,
+        (None, None, true) => control.plan_fresh_vmm(&vm).await?,
+        _ => {
+            let message = "expected exactly one of profile, version and fresh_vmm".to_owned();
+            return Err(Refusal::invalid(message, "say where the plan shall lead"));
+        }
+    };
+    Ok(Json(plan))
+}
+
+pub(super) async fn morphs(State(control): Shared) -> Answer<Vec<MorphView>> {
+    Ok(Json(control.morphs().await?.into_iter().map(|morph| MorphView { morph }).collect()))
+}
+
+async fn find_morph(control: &Control, id: &str) -> Result<Morph, ControlError> {
+    let missing = || ControlError::NotFound { kind: "morph", name: id.chars().take(80).collect() };
+    control.morph(id.parse::<MorphId>().map_err(|_| missing())?).await
+}
+
+pub(super) async fn begin_morph(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<MorphView> {
+    let request: MorphRequest = parse(&body)?;
+    if let (Some(first), false) = (request.plan.unsupported.first(), request.skip_unsupported) {
+        let message = format!("{} is not supported here: {}", first.field, first.why);
+        return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));
+    }
+    let morph = control.begin_morph(request.plan, &caller.name).await?;
+    let (control, id) = (control.clone(), morph.id);
+    control.clone().spawn(async move {
+        if let Err(error) = control.run_morph(id).await {
+            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again at the next start");
+        }
+    });
+    Ok(Json(MorphView { morph }))
+}
+
+pub(super) async fn morph(State(control): Shared, Path(id): Path<String>) -> Answer<MorphView> {
+    Ok(Json(MorphView { morph: find_morph(&control, &id).await? }))
+}
+
+pub(super) async fn abort(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<MorphView> {
+    let request: AbortRequest = parse(&body)?;
+    let id = find_morph(&control, &id).await?.id;
+    let how = if request.hold { AbortHow::Hold } else { AbortHow::Undo };
+    Ok(Json(MorphView { morph: control.abort_morph(id, how, &caller.name).await? }))
+}
+
+fn profile_view(record: ProfileRecord) -> ProfileView {
+    ProfileView {
+        label: record.profile.label(),
+        summary: record.profile.summary.as_ref().map(|line| line.as_str().to_owned()),
+        digest: record.digest,
+        origin: record.origin,
+        signed: record.signed,
+        document: serde_json::to_value(&record.profile).unwrap_or_default(),
+    }
+}
+
+pub(super) async fn profiles(State(control): Shared) -> Answer<Vec<ProfileView>> {
+    Ok(Json(control.profiles().await?.into_iter().map(profile_view).collect()))
+}
+
+pub(super) async fn profile(State(control): Shared, Path(label): Path<String>) -> Answer<ProfileView> {
+    Ok(Json(profile_view(control.profile(&label).await?)))
+}
+
+pub(super) async fn push_profile(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<ProfileView> {
+    let request: DocumentRequest = parse(&body)?;
+    let parsed = document::parse(&request.file, request.text.as_bytes(), None);
+    let profile = parsed.map_err(|problems| problems_error(&problems))?;
+    // Its parents must be there now, not when it is applied.
+    control.resolve_profile(profile.clone()).await?;
+    Ok(Json(profile_view(control.push_profile(profile, &caller.name).await?)))
+}
+
+pub(super) async fn allocation(State(control): Shared) -> Answer<serde_json::Value> {
+    Ok(Json(control.allocation_view().await?))
+}
+
+pub(super) async fn audit(State(control): Shared) -> Answer<AuditView> {
+    Ok(Json(control.audit_view().await?))
+}
+
+fn scope(request: &ArmRequest) -> ArmScope {
+    request.vm.clone().map_or(ArmScope::Fleet, |vm| ArmScope::Vm { vm })
+}
+
+pub(super) async fn disarm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<ArmView> {
+    let request: ArmRequest = parse(&body)?;
+    let morphs_told = control.disarm(&scope(&request), request.hold, &caller.name).await?;
+    Ok(Json(ArmView { morphs_told }))
+}
+
+pub(super) async fn arm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<()> {
+    Ok(Json(control.arm(&scope(&parse(&body)?), &caller.name).await?))
+}
+
+fn token_view(record: TokenRecord, secret: Option<String>) -> TokenView {
+    TokenView { name: record.name, role: record.role, created_at: record.created_at, secret }
+}
+
+pub(super) async fn tokens(State(control): Shared) -> Answer<Vec<TokenView>> {
+    Ok(Json(control.tokens().await?.into_iter().map(|record| token_view(record, None)).collect()))
+}
+
+pub(super) async fn create_token(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Answer<TokenView> {
+    let request: TokenRequest = parse(&body)?;
+    let (record, secret) = control.create_token(&request.name, request.role, &caller.name).await?;
+    Ok(Json(token_view(record, Some(secret))))
+}
+
+pub(super) async fn revoke_token(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answer<()> {
+    Ok(Json(control.revoke_token(&name, &caller.name).await?))
+}
+
+/// Events waiting for one slow reader; then it is told how many it missed.
+const EVENTS_WAITING: usize = 64;
+
+pub(super) async fn events(State(control): Shared) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let mut events = control.events();
+    let stopped = control.stopped();
+    let (sender, receiver) = tokio::sync::mpsc::channel(EVENTS_WAITING);
+    control.spawn(async move {
+        loop {
+            // Cancel-safe: a broadcast receive loses nothing when dropped, and the token only fires once.
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = stopped.cancelled() => break,
+            };
+            let event = match event {
+                Ok(event) => Event::default().json_data(&event).unwrap_or_default(),
+                Err(RecvError::Lagged(missed)) => Event::default().event("missed").data(missed.to_string()),
+                Err(RecvError::Closed) => break,
+            };
+            if sender.send(Ok(event)).await.is_err() {
+                break;
+            }
+        }
+    });
+    Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default())
+}
+
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn readyz(State(control): Shared) -> Result<&'static str, Refusal> {
+    // Ready is: the store answers and the host does.
+    control.vms().await?;
+    control.node().host().await.map_err(ControlError::from)?;
+    Ok("ready\n")
+}
+
+pub(super) async fn openapi() -> Json<serde_json::Value> {
+    Json(super::openapi::document())
+}
+
+pub(super) async fn nowhere(OriginalUri(uri): OriginalUri) -> Refusal {
+    Refusal::nowhere(uri.path())
+}
+
+/// One metric in the text format of Prometheus.
+fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String, f64)]) {
+    // Writing into a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in rows {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
+    let (mut running, mut resident, mut run, mut wait, mut throttled) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    for record in control.vms().await? {
+        let label = format!("{{vm=\"{}\"}}", record.intent.name);
+        let on = control.observe_vm(&record).await.is_ok_and(|seen| seen.power == PowerState::Running);
+        running.push((label.clone(), f64::from(u8::from(on))));
+        let Ok(seen) = control.node().measure(record.id).await else { continue };
+        let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
+            rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));
+        };
+        put(&mut resident, seen.counters.resident.map(|bytes| bytes.0), 1.0);
+        put(&mut run, seen.counters.vcpu_run_ns, 1e-9);
+        put(&mut wait, seen.counters.vcpu_wait_ns, 1e-9);
+        put(&mut throttled, seen.counters.throttled_ns, 1e-9);
+    }
+    let mut outcomes = std::collections::BTreeMap::<&str, f64>::new();
+    for morph in control.morphs().await? {
+        *outcomes.entry(morph.state.word()).or_default() += 1.0;
+    }
+    let outcomes: Vec<_> = outcomes.into_iter().map(|(o, n)| (format!("{{state=\"{o}\"}}"), n)).collect();
+    let mut text = String::new();
+    metric(&mut text, "proteus_vm_running", "gauge", "Whether the VM runs.", &running);
+    metric(&mut text, "proteus_vm_resident_bytes", "gauge", "Host memory of the guest.", &resident);
+    metric(&mut text, "proteus_vm_cpu_seconds_total", "counter", "CPU time of the vCPUs.", &run);
+    metric(&mut text, "proteus_vm_run_delay_seconds_total", "counter", "Runnable and not running.", &wait);
+    metric(
+        &mut text,
+        "proteus_vm_throttled_seconds_total",
+        "counter",
+        "Held back by the CPU cap.",
+        &throttled,
+    );
+    metric(&mut text, "proteus_morphs", "gauge", "Morphs by state.", &outcomes);
+    Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text))
+}

@@ -1,0 +1,114 @@
+//! Errors as HTTP answers: a status, a stable word, the message, its causes and a hint. Logged once, here.
+
+use crate::control::ControlError;
+use crate::record::RecordError;
+use crate::store::StoreError;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use proteus_protocol::api::v1::{ErrorBody, Role};
+use proteus_protocol::node::v1::NodeErrorCode;
+
+/// An answer that says no.
+pub(crate) struct Refusal {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &str, message: String, hint: Option<String>) -> Self {
+        Self { status, body: ErrorBody { code: code.to_owned(), message, detail: Vec::new(), hint } }
+    }
+
+    pub(super) fn unauthenticated(what: &str) -> Self {
+        let hint = "pass `--token` or set PROTEUS_TOKEN; root on the host needs none on the unix socket";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", what.to_owned(), Some(hint.to_owned()))
+    }
+
+    pub(super) fn forbidden(has: Role, needs: Role) -> Self {
+        let message = format!("this takes the role {needs:?}, the token has {has:?}").to_lowercase();
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message, None)
+    }
+
+    pub(super) fn unsupported(message: String, hint: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", message, Some(hint.to_owned()))
+    }
+
+    pub(super) fn invalid(message: String, hint: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, Some(hint.to_owned()))
+    }
+
+    pub(super) fn nowhere(path: &str) -> Self {
+        let hint = Some("GET /openapi.json lists what there is".to_owned());
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}"), hint)
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect()
+}
+
+impl From<ControlError> for Refusal {
+    fn from(error: ControlError) -> Self {
+        let (status, code, hint) = match &error {
+            ControlError::NotFound { kind, .. } => {
+                let list = match *kind {
+                    "VM" => "`proteus vm list` shows what there is",
+                    "profile" => "`proteus profile list` shows what there is",
+                    "morph" => "`proteus morph history` shows what there is",
+                    _ => "look at the list first",
+                };
+                (StatusCode::NOT_FOUND, "not_found", Some(list.to_owned()))
+            }
+            ControlError::Conflict { hint, .. } => (StatusCode::CONFLICT, "conflict", Some(hint.clone())),
+            ControlError::Invalid { hint, .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
+            }
+            ControlError::Disarmed { .. } => (
+                StatusCode::LOCKED,
+                "disarmed",
+                Some("`proteus arm` lets forward steps begin again".to_owned()),
+            ),
+            ControlError::Node(node) => match node.code {
+                NodeErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
+                NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
+                    (StatusCode::CONFLICT, "conflict", Some("`proteus vm list` shows what runs".to_owned()))
+                }
+                NodeErrorCode::Unsupported | NodeErrorCode::OutOfRange => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "unsupported", None)
+                }
+                NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
+                NodeErrorCode::Guest => {
+                    let hint =
+                        "is proteus-guest running in the guest? `proteus vm console` shows its console";
+                    (StatusCode::BAD_GATEWAY, "node", Some(hint.to_owned()))
+                }
+                NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),
+            },
+            ControlError::Record(RecordError::Conflict { .. }) => {
+                (StatusCode::CONFLICT, "conflict", Some("try again".to_owned()))
+            }
+            ControlError::Record(RecordError::Store(StoreError::DiskFull { .. })) => {
+                let hint = "nothing was changed; free space on the file system of the state folder";
+                (StatusCode::INSUFFICIENT_STORAGE, "storage", Some(hint.to_owned()))
+            }
+            ControlError::Record(_) | ControlError::Audit(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "storage",
+                Some("`proteus store check` looks at the state".to_owned()),
+            ),
+        };
+        let mut refusal = Self::new(status, code, error.to_string(), hint);
+        refusal.body.detail = causes(&error);
+        if status.is_server_error() {
+            tracing::warn!(error = %refusal.body.message, causes = ?refusal.body.detail, "request failed");
+        }
+        refusal
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

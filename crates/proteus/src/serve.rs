@@ -1,0 +1,82 @@
+//! `proteus serve`: the API on a unix socket for root, and on an address for tokens. Ends on SIGTERM or SIGINT:
+//! running morphs are brought to their end, guests keep running.
+
+use crate::service::Service;
+use crate::tls;
+use anyhow::{Context, Result, bail};
+use proteus_cli::argument::Serve;
+use proteus_control_plane::api::access::Caller;
+use proteus_control_plane::api::router;
+use proteus_protocol::api::v1::Role;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("PROTEUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Where somebody already listens (a test), that stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Serves until told to end.
+pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
+    start_log();
+    if !args.no_http && !args.listen.ip().is_loopback() && args.tls_cert.is_none() {
+        bail!("{} is not a loopback address: give --tls-cert and --tls-key", args.listen);
+    }
+    let service = Service::open(state).await?;
+    let stop = CancellationToken::new();
+    let socket = state.join("proteus.sock");
+    // Ours: the state folder is locked, so no other Proteus listens there.
+    let _ = std::fs::remove_file(&socket);
+    let unix = UnixListener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    let root = Caller { name: "root".to_owned(), role: Role::Admin };
+    let stopped = stop.clone();
+    let unix_api = axum::serve(unix, router(service.control.clone(), Some(root)))
+        .with_graceful_shutdown(async move { stopped.cancelled().await });
+    let unix_task = tokio::spawn(unix_api.into_future());
+    let mut http_task = None;
+    if !args.no_http {
+        let tcp =
+            TcpListener::bind(args.listen).await.with_context(|| format!("listen at {}", args.listen))?;
+        let app = router(service.control.clone(), None);
+        let stopped = stop.clone();
+        let shutdown = async move { stopped.cancelled().await };
+        http_task = Some(match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) => {
+                let listener = tls::Listener::new(tcp, cert, key)?;
+                tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future())
+            }
+            _ => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
+        });
+        tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "serving");
+    }
+    tracing::info!(socket = %socket.display(), "ready");
+    wait_for_end().await?;
+    tracing::info!("ending: running morphs are brought to their end, guests keep running");
+    stop.cancel();
+    service.control.stop().await;
+    unix_task.await??;
+    if let Some(task) = http_task {
+        task.await??;
+    }
+    service.store.close().await;
+    // Gone with us: the next start makes it anew.
+    let _ = std::fs::remove_file(&socket);
+    Ok(0)
+}
+
+async fn wait_for_end() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Cancel-safe: a signal that is not received stays pending for the next receive.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! The parts of a running Proteus, wired: driver, node, store, control plane. Used by `serve` and by whatever
+//! measures it.
+
+use anyhow::{Context, Result};
+use proteus_control_plane::audit::Entropy;
+use proteus_control_plane::control::{Clock, Control};
+use proteus_control_plane::store::embedded::Embedded;
+use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
+use proteus_hypervisor::qemu::QemuDriver;
+use proteus_model::unit::UnixMillis;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A wired Proteus.
+pub struct Service {
+    /// The control plane.
+    pub control: Arc<Control>,
+    /// Its store.
+    pub store: Arc<Embedded>,
+}
+
+/// Name of the instance whose state is in `dir`: every namespace, control group and tap of it is named by this,
+/// so that two instances on a host never meet.
+pub fn instance(dir: &Path) -> Result<String> {
+    let whole = std::fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
+    let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
+    Ok(digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The host's clock.
+pub fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// The kernel's entropy.
+pub fn entropy() -> Entropy {
+    Arc::new(|| {
+        let mut bytes = [0u8; 16];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        // getrandom(2): once the pool is ready, up to 256 bytes are given whole and without error.
+        assert!(filled == Ok(bytes.len()), "the kernel gave no entropy");
+        u128::from_ne_bytes(bytes)
+    })
+}
+
+impl Service {
+    /// Takes the state folder, opens the host, finds its VMs, and ends what a crash cut short.
+    pub async fn open(state: &Path) -> Result<Self> {
+        std::fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
+        let store = Arc::new(Embedded::open(state, None).context("open the state")?);
+        let instance = instance(state)?;
+        let driver = QemuDriver::open(&instance, state).await.context("open the host")?;
+        let probe = driver.probe_report().clone();
+        tracing::info!(accelerator = probe.accelerator.word(), why = %probe.why, "guests run on");
+        let reach = Reach::Network(driver.network().clone());
+        let facts = HostFacts {
+            accelerator: probe.accelerator.word().to_owned(),
+            accelerator_why: probe.why,
+            hypervisor: probe.version,
+        };
+        let node = HostAgent::open(Arc::new(driver), reach, facts, state).await?;
+        let control = Control::new(store.clone(), Arc::new(node), clock(), entropy());
+        control.ensure_shipped_profiles().await.context("bring in the shipped profiles")?;
+        for morph in control.recover().await.context("end the morphs that were cut short")? {
+            tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");
+        }
+        for (vm, error) in control.start_wanted().await? {
+            tracing::error!(%vm, %error, "not started");
+        }
+        Ok(Self { control, store })
+    }
+}

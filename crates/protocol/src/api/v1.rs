@@ -1,0 +1,327 @@
+//! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
+//! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
+
+use proteus_model::capability::CapabilityReport;
+use proteus_model::execution::{Morph, Version};
+use proteus_model::id::{MorphId, VmId, VmName};
+use proteus_model::plan::Plan;
+use proteus_model::setting::Setting;
+use proteus_model::unit::{Bytes, Millis, UnixMillis};
+use proteus_model::vm::{PowerState, VmIntent};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// Where the API begins.
+pub const PREFIX: &str = "/api/v1";
+
+/// A refusal. Every answer with a status of 400 and above has this body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorBody {
+    /// Stable word for programs: `not_found`, `conflict`, `invalid`, `disarmed`, `unsupported`, `forbidden`,
+    /// `unauthenticated`, `node`, `storage`, `internal`.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// The causes, outermost first.
+    #[serde(default)]
+    pub detail: Vec<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VmView {
+    /// Its id.
+    #[schemars(with = "String")]
+    pub id: VmId,
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: VmName,
+    /// `stopped`, `running`, `paused` or `hung`.
+    #[schemars(with = "String")]
+    pub power: PowerState,
+    /// Its profile, as `name@version`.
+    pub profile: Option<String>,
+    /// Its version: rises with each committed morph.
+    pub version: u64,
+    /// The morph that holds it.
+    #[schemars(with = "Option<String>")]
+    pub morph: Option<MorphId>,
+    /// Address of its link.
+    #[schemars(with = "Option<String>")]
+    pub address: Option<Ipv4Addr>,
+    /// Version of its agent, where one answers.
+    pub agent: Option<String>,
+    /// Process id of its VMM.
+    pub pid: Option<u32>,
+    /// Whether it was taken out of Proteus's hands.
+    pub disarmed: bool,
+    /// What its owner asked for.
+    #[schemars(with = "serde_json::Value")]
+    pub intent: VmIntent,
+    /// Every knob that Proteus manages on it.
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub managed: Vec<Setting>,
+    /// Memory of the host that the guest's memory takes now, in bytes.
+    #[schemars(with = "Option<u64>")]
+    pub resident: Option<Bytes>,
+}
+
+/// Asks a VM to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    /// How long the guest may take by itself, ms.
+    #[schemars(with = "u64")]
+    pub grace_ms: Millis,
+}
+
+/// How a VM stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StopView {
+    /// Whether the guest went by itself.
+    pub by_itself: bool,
+}
+
+/// Where a plan shall lead. Exactly one field.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// A profile of the registry: `name` or `name@requirement`.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// An earlier version of the VM.
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// A new VMM process under the same guest.
+    #[serde(default)]
+    pub fresh_vmm: bool,
+}
+
+/// Asks for a morph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MorphRequest {
+    /// The plan, as it was given out.
+    #[schemars(with = "serde_json::Value")]
+    pub plan: Plan,
+    /// Whether to go on although the plan names something as not supported here.
+    #[serde(default)]
+    pub skip_unsupported: bool,
+}
+
+/// Stops a morph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AbortRequest {
+    /// Leave it where it is instead of undoing it.
+    #[serde(default)]
+    pub hold: bool,
+}
+
+/// A morph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MorphView {
+    /// Its record.
+    #[schemars(with = "serde_json::Value")]
+    pub morph: Morph,
+}
+
+/// A version of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VersionView {
+    /// Its record.
+    #[schemars(with = "serde_json::Value")]
+    pub version: Version,
+}
+
+/// What can be done to a VM live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CapabilityView {
+    /// The report.
+    #[schemars(with = "serde_json::Value")]
+    pub report: CapabilityReport,
+}
+
+/// A document as a person wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentRequest {
+    /// What it is called in error messages; its ending tells the format.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// A profile in the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileView {
+    /// `name@version`.
+    pub label: String,
+    /// What it is for.
+    pub summary: Option<String>,
+    /// SHA-256 of its canonical text.
+    pub digest: String,
+    /// Who brought it.
+    pub origin: String,
+    /// Whether a signature was checked.
+    pub signed: bool,
+    /// The document.
+    pub document: serde_json::Value,
+}
+
+/// Runs a program inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The service in whose file system it runs.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// When to end it, ms.
+    #[schemars(with = "u64")]
+    pub timeout_ms: Millis,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExecView {
+    /// Exit code; none: a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Whether its time was up.
+    pub timed_out: bool,
+    /// Standard output, as text.
+    pub stdout: String,
+    /// Standard error, as text.
+    pub stderr: String,
+    /// Whether output was cut.
+    pub truncated: bool,
+}
+
+/// The console of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConsoleView {
+    /// What it showed since `from`.
+    pub text: String,
+    /// Where to go on from.
+    pub next: u64,
+}
+
+/// Typed into the console of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleRequest {
+    /// What is typed.
+    pub text: String,
+}
+
+/// A service of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: String,
+    /// Whether it serves.
+    pub serving: bool,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// What the host is and has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HostView {
+    /// Its name.
+    pub name: String,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its memory, bytes.
+    #[schemars(with = "u64")]
+    pub memory: Bytes,
+    /// Memory that it could hand out now, bytes.
+    #[schemars(with = "Option<u64>")]
+    pub memory_available: Option<Bytes>,
+    /// What runs guests.
+    pub accelerator: String,
+    /// Why that.
+    pub accelerator_why: String,
+    /// The hypervisor's version.
+    pub hypervisor: String,
+    /// Network namespace of the guests.
+    pub namespace: Option<String>,
+    /// Proteus's own version.
+    pub version: String,
+    /// Who disarmed the fleet, if somebody did.
+    pub disarmed_by: Option<String>,
+}
+
+/// Disarms or arms. Without a VM: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArmRequest {
+    /// Only this VM.
+    #[serde(default)]
+    pub vm: Option<String>,
+    /// Leave running morphs where they are instead of undoing them.
+    #[serde(default)]
+    pub hold: bool,
+}
+
+/// What disarming did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArmView {
+    /// Running morphs that were told to stop.
+    pub morphs_told: usize,
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Look, and change VMs.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+/// Asks for a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Who it is for; appears in the audit log.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A token. The secret is shown once, when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenView {
+    /// Who it is for.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    #[schemars(with = "u64")]
+    pub created_at: UnixMillis,
+    /// The secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// An entry of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditView {
+    /// The entries, oldest first.
+    pub entries: Vec<serde_json::Value>,
+    /// Whether the chain of hashes holds.
+    pub intact: bool,
+    /// The first broken link, if one is.
+    pub broken: Option<String>,
+}
