@@ -16,7 +16,11 @@ const HELLO_LIMIT: Duration = Duration::from_secs(2);
 const SERVICE_LIMIT: Duration = Duration::from_secs(240);
 
 /// Waits until the agent answers.
-async fn wait_agent(driver: &dyn Driver, guest: &Guest, seat: &Seat) -> Result<std::path::PathBuf, GuestError> {
+async fn wait_agent(
+    driver: &dyn Driver,
+    guest: &Guest,
+    seat: &Seat,
+) -> Result<std::path::PathBuf, GuestError> {
     let start = Instant::now();
     loop {
         let doors = driver.doors(seat.id).await.map_err(|e| GuestError::Open(e.to_string()))?;

@@ -166,7 +166,8 @@ impl HostAgent {
         }
         if !seat.intent.services.is_empty() {
             let stop = CancellationToken::new();
-            let old = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.id, stop.clone());
+            let old =
+                self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.id, stop.clone());
             if let Some(old) = old {
                 old.cancel();
             }
