@@ -75,6 +75,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
     route!(get "/vms/{vm}/services", Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
+    route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<serde_json::Value>),
     route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),
     route!(get "/vms/{vm}/console", Operator, "What its console showed, from ?from=", handler::console => wire::ConsoleView),
     route!(post "/vms/{vm}/console", Operator, "Type into its console", handler::type_console, wire::ConsoleRequest => ()),

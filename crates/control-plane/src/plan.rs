@@ -3,11 +3,23 @@
 use crate::control::{Control, ControlError, key};
 use crate::vm::VmRecord;
 use proteus_brain::plan::{Subject, Wishes, compose, compose_fresh_vmm, compose_rollback, wishes};
-use proteus_model::execution::Version;
+use proteus_model::execution::{State, Version};
 use proteus_model::plan::Plan;
 use proteus_model::profile::Profile;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::vm::PowerState;
+use serde::Serialize;
+
+/// A knob that is not as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Which.
+    pub knob: Knob,
+    /// As Proteus left it.
+    pub recorded: Setting,
+    /// As it is.
+    pub found: Setting,
+}
 
 impl Control {
     /// A VM as planning needs it. It must run: what it can do live is asked of it.
@@ -131,6 +143,30 @@ impl Control {
     pub async fn versions(&self, record: &VmRecord) -> Result<Vec<Version>, ControlError> {
         let all = self.records.list::<Version>(&format!("version/{}/", record.id)).await?;
         Ok(all.into_iter().map(|(_, version)| version.value).collect())
+    }
+
+    /// Where a VM differs from its record: managed knobs that read otherwise, and, where its last morph was undone,
+    /// knobs of that morph that do not read as before it.
+    pub async fn differences(&self, vm: &str) -> Result<Vec<Difference>, ControlError> {
+        let record = self.vm(vm).await?;
+        let mut expected = record.managed.clone();
+        let last = self.morphs().await?.into_iter().find(|morph| morph.plan.vm == record.id);
+        if let Some(morph) = last.filter(|morph| morph.state == State::RolledBack) {
+            let left = |setting: &Setting| morph.left_alone.iter().any(|left| left.knob == setting.knob());
+            for before in morph.before.iter().filter(|before| !left(before)) {
+                if expected.iter().all(|known| known.knob() != before.knob()) {
+                    expected.push(before.clone());
+                }
+            }
+        }
+        let mut differences = Vec::new();
+        for recorded in expected {
+            let found = self.node.read(record.id, &recorded.knob()).await?;
+            if !recorded.holds_in(&found) {
+                differences.push(Difference { knob: recorded.knob(), recorded, found });
+            }
+        }
+        Ok(differences)
     }
 
     /// The plan that puts a new VMM process under a VM.

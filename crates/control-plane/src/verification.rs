@@ -6,6 +6,7 @@ use proteus_model::id::VmId;
 use proteus_model::profile::promise::{HealthCheck, Verify};
 use proteus_model::unit::{Millis, Permille};
 use proteus_model::verification::Stretch;
+use proteus_model::vm::VmCounters;
 use proteus_protocol::node::v1::Measurement;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,14 @@ fn share(from: Option<u64>, to: Option<u64>, unit_ns: u64, length: Duration) -> 
     u32::try_from(permille).ok().map(Permille)
 }
 
+/// Share of the time in which vCPUs were runnable that they waited: waited / (ran + waited), however many there are.
+fn waiting_share(was: &VmCounters, is: &VmCounters) -> Option<Permille> {
+    let waited = is.vcpu_wait_ns?.checked_sub(was.vcpu_wait_ns?)?;
+    let ran = is.vcpu_run_ns?.checked_sub(was.vcpu_run_ns?)?;
+    let permille = u128::from(waited) * 1000 / (u128::from(waited) + u128::from(ran)).max(1);
+    u32::try_from(permille).ok().map(Permille)
+}
+
 fn stretch_between(from: &Measurement, to: &Measurement, length: Duration) -> Stretch {
     let (was, is) = (&from.counters, &to.counters);
     Stretch {
@@ -51,7 +60,7 @@ fn stretch_between(from: &Measurement, to: &Measurement, length: Duration) -> St
         psi_cpu: share(from.psi_cpu_us, to.psi_cpu_us, 1000, length),
         psi_memory: share(from.psi_memory_us, to.psi_memory_us, 1000, length),
         psi_io: share(from.psi_io_us, to.psi_io_us, 1000, length),
-        run_delay: share(was.vcpu_wait_ns, is.vcpu_wait_ns, 1, length),
+        run_delay: waiting_share(was, is),
         throttled: share(was.throttled_ns, is.throttled_ns, 1, length),
         probe_latency_us: None,
         unhealthy: 0,

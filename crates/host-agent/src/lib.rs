@@ -13,4 +13,6 @@ mod health;
 
 mod console;
 
+mod bring_up;
+
 pub mod image;

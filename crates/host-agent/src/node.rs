@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::guest::{Guest, GuestError};
 use crate::seat::{SeatError, Seats};
-use crate::{convert, health};
+use crate::{bring_up, convert, health};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
@@ -23,6 +23,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
 const GLANCE_LIMIT: Duration = Duration::from_secs(2);
@@ -62,6 +64,9 @@ pub struct HostAgent {
     seats: Mutex<Seats>,
     guests: Mutex<HashMap<VmId, Arc<Guest>>>,
     consoles: tokio::sync::Mutex<HashMap<VmId, Arc<Console>>>,
+    /// Per VM: ends the task that brings its services up.
+    bringing_up: Mutex<HashMap<VmId, CancellationToken>>,
+    tasks: TaskTracker,
 }
 
 /// The whole chain of causes, as one line.
@@ -136,10 +141,15 @@ impl HostAgent {
             seats: Mutex::new(seats),
             guests: Mutex::default(),
             consoles: tokio::sync::Mutex::default(),
+            bringing_up: Mutex::default(),
+            tasks: TaskTracker::new(),
         };
         for seat in all {
             match agent.driver.adopt(&seat).await {
-                Ok(true) => tracing::info!(vm = %seat.intent.name, "found running"),
+                Ok(true) => {
+                    tracing::info!(vm = %seat.intent.name, "found running");
+                    agent.settle_in(&seat).await;
+                }
                 Ok(false) => {}
                 Err(error) => {
                     tracing::error!(vm = %seat.intent.name, error = %chain(&error), "not found again");
@@ -147,6 +157,29 @@ impl HostAgent {
             }
         }
         Ok(agent)
+    }
+
+    /// Drains the console and brings the services up, in the background.
+    async fn settle_in(&self, seat: &Seat) {
+        if self.console(seat.id).await.is_err() {
+            tracing::debug!(vm = %seat.intent.name, "no console to drain");
+        }
+        if !seat.intent.services.is_empty() {
+            let stop = CancellationToken::new();
+            let old =
+                self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.id, stop.clone());
+            if let Some(old) = old {
+                old.cancel();
+            }
+            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), stop));
+        }
+    }
+
+    fn stop_bringing_up(&self, vm: VmId) {
+        let stop = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
     }
 
     fn seats(&self) -> std::sync::MutexGuard<'_, Seats> {
@@ -240,6 +273,14 @@ impl HostAgent {
     }
 }
 
+impl Drop for HostAgent {
+    fn drop(&mut self) {
+        for stop in self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            stop.cancel();
+        }
+    }
+}
+
 fn add_guest_abilities(report: &mut CapabilityReport, hello: Option<&HelloReply>) {
     let inside = KnobKind::ALL.into_iter().filter(|kind| kind.in_guest());
     for kind in inside {
@@ -302,14 +343,13 @@ impl Node for HostAgent {
     async fn start(&self, vm: VmId) -> Result<(), NodeError> {
         let seat = self.seat(vm)?;
         self.driver.start(&seat).await.map_err(driver_error)?;
-        if self.console(vm).await.is_err() {
-            tracing::debug!(%vm, "no console to drain");
-        }
+        self.settle_in(&seat).await;
         Ok(())
     }
 
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError> {
         self.seat(vm)?;
+        self.stop_bringing_up(vm);
         let stopped = match self.driver.stop(vm, grace).await {
             Err(DriverError::NotRunning { .. }) => Ok(true),
             other => other.map_err(driver_error),

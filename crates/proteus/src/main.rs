@@ -1,6 +1,8 @@
 //! `proteus`: every role and the command line in one binary. Reads what was typed and wires the parts; nothing
 //! else happens here.
 
+mod demo;
+
 mod doctor;
 
 mod image;
@@ -45,7 +47,8 @@ async fn run(cli: Cli) -> u8 {
             clap_complete::generate(*shell, &mut Cli::command(), "proteus", &mut std::io::stdout());
             Ok(0)
         }
-        Command::Demo(_) | Command::Bench(_) => Ok(0),
+        Command::Demo(args) => demo::run(args).await,
+        Command::Bench(_) => Ok(0),
         Command::Vm(_)
         | Command::Profile(_)
         | Command::Morph(_)

@@ -59,12 +59,13 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     wait_for_end().await?;
     tracing::info!("ending: running morphs are brought to their end, guests keep running");
     stop.cancel();
+    // Streams of events end first, else the listeners would wait for them.
     service.control.stop().await;
     unix_task.await??;
     if let Some(task) = http_task {
         task.await??;
     }
-    service.store.close().await;
+    service.close().await?;
     // Gone with us: the next start makes it anew.
     let _ = std::fs::remove_file(&socket);
     Ok(0)

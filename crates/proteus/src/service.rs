@@ -8,6 +8,7 @@ use proteus_control_plane::store::embedded::Embedded;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::qemu::QemuDriver;
 use proteus_model::unit::UnixMillis;
+use proteus_model::vm::PowerState;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub struct Service {
     pub control: Arc<Control>,
     /// Its store.
     pub store: Arc<Embedded>,
+    driver: Arc<QemuDriver>,
 }
 
 /// Name of the instance whose state is in `dir`: every namespace, control group and tap of it is named by this,
@@ -57,13 +59,14 @@ impl Service {
         let driver = QemuDriver::open(&instance, state).await.context("open the host")?;
         let probe = driver.probe_report().clone();
         tracing::info!(accelerator = probe.accelerator.word(), why = %probe.why, "guests run on");
+        let driver = Arc::new(driver);
         let reach = Reach::Network(driver.network().clone());
         let facts = HostFacts {
             accelerator: probe.accelerator.word().to_owned(),
             accelerator_why: probe.why,
             hypervisor: probe.version,
         };
-        let node = HostAgent::open(Arc::new(driver), reach, facts, state).await?;
+        let node = HostAgent::open(driver.clone(), reach, facts, state).await?;
         let control = Control::new(store.clone(), Arc::new(node), clock(), entropy());
         control.ensure_shipped_profiles().await.context("bring in the shipped profiles")?;
         for morph in control.recover().await.context("end the morphs that were cut short")? {
@@ -72,6 +75,21 @@ impl Service {
         for (vm, error) in control.start_wanted().await? {
             tracing::error!(%vm, %error, "not started");
         }
-        Ok(Self { control, store })
+        Ok(Self { control, store, driver })
+    }
+
+    /// Ends: running morphs first. Guests keep running; where none does, the host is given back as it was.
+    pub async fn close(self) -> Result<()> {
+        self.control.stop().await;
+        let mut running = false;
+        for record in self.control.vms().await? {
+            running |=
+                self.control.observe_vm(&record).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
+        }
+        if !running {
+            self.driver.close().await?;
+        }
+        self.store.close().await;
+        Ok(())
     }
 }

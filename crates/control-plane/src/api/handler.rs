@@ -5,6 +5,7 @@ use super::refusal::Refusal;
 use crate::arm::ArmScope;
 use crate::control::{Control, ControlError};
 use crate::execution::AbortHow;
+use crate::plan::Difference;
 use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;
 use axum::body::Bytes as Body;
@@ -158,6 +159,10 @@ pub(super) async fn versions(State(control): Shared, Path(vm): Path<String>) -> 
     let record = control.vm(&vm).await?;
     let versions = control.versions(&record).await?;
     Ok(Json(versions.into_iter().map(|version| VersionView { version }).collect()))
+}
+
+pub(super) async fn differences(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<Difference>> {
+    Ok(Json(control.differences(&vm).await?))
 }
 
 pub(super) async fn exec(

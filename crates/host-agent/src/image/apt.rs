@@ -13,7 +13,7 @@ pub struct Package {
     pub name: String,
     /// Its version, with the epoch.
     pub version: String,
-    /// Checksum from the signed index, as apt writes it.
+    /// Checksum from the signed index, as apt writes it; empty where only the installed system was asked.
     pub checksum: String,
 }
 

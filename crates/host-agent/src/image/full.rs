@@ -158,6 +158,7 @@ pub fn build_full(
     DEBOOTSTRAP.run("install Debian", scratch.path(), args)?;
     furnish(&tree, &deb, scratch.path())?;
     let release = kernel_release(&tree)?;
+    let packages = installed(&tree)?;
     progress("full guest: making the disk");
     let raw = scratch.path().join("disk.raw");
     let qcow2 = scratch.path().join("disk.qcow2");
@@ -207,6 +208,19 @@ fn furnish(tree: &Path, deb: &Path, scratch: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
+/// What is really installed: the mirror's versions may be older than those of the host's security source.
+fn installed(tree: &Path) -> Result<Vec<apt::Package>, ImageError> {
+    let path = tree.join("var/lib/dpkg/status");
+    let text = std::fs::read_to_string(&path).map_err(file_error("read", &path))?;
+    Ok(text.split("\n\n").filter_map(parse_status).collect())
+}
+
+fn parse_status(paragraph: &str) -> Option<apt::Package> {
+    let value = |key: &str| paragraph.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+    let (name, version) = (value("Package")?.to_owned(), value("Version")?.to_owned());
+    Some(apt::Package { name, version, checksum: String::new() })
+}
+
 fn kernel_release(tree: &Path) -> Result<String, ImageError> {
     let boot = tree.join("boot");
     let entries = std::fs::read_dir(&boot).map_err(file_error("list", &boot))?;
@@ -215,4 +229,25 @@ fn kernel_release(tree: &Path) -> Result<String, ImageError> {
         names.filter_map(|n| n.strip_prefix("vmlinuz-").map(str::to_owned)).collect();
     releases.sort();
     releases.pop().ok_or_else(|| ImageError::NoPackage { name: KERNEL.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_packages_are_read() {
+        let package =
+            parse_status("Package: zlib1g\nStatus: install ok installed\nVersion: 1:1.2-3").unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("zlib1g", "1:1.2-3"));
+        assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn a_program_that_needs_a_loader_is_no_agent() {
+        let temp = tempfile::tempdir().unwrap();
+        let me = std::env::current_exe().unwrap();
+        let result = build_agent_deb(&me, &temp.path().join("x.deb"), temp.path());
+        assert!(matches!(result, Err(ImageError::NotStatic { .. })));
+    }
 }

@@ -251,10 +251,13 @@ tcp-backlog 4096
 /// Folder of the programs; the major version is the release's (Debian 12).
 const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
 
-/// Makes its data on the first start. User and database `bench`; who is in the guest's own network is trusted.
-fn postgresql() -> Recipe {
-    let postgres = User { uid: 5432, gid: 5432 };
-    let bin = |name: &str| format!("{POSTGRES_BIN}/{name}");
+fn postgres_program(name: &str) -> String {
+    format!("{POSTGRES_BIN}/{name}")
+}
+
+/// Data, then user and database `bench`: each once per data folder.
+fn postgresql_prepare(postgres: User) -> Vec<PrepareStep> {
+    let bin = postgres_program;
     let data = "/var/lib/postgresql/data";
     let run = |argv: Vec<String>, unless_exists: &str, stdin: &str| PrepareStep::Run {
         argv,
@@ -267,6 +270,23 @@ fn postgresql() -> Recipe {
     let initdb_options =
         texts(&["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--username=postgres"]);
     let single = [bin("postgres"), "--single".into(), "-D".into(), data.into(), "postgres".into()];
+    vec![
+        directory("/var/lib/postgresql", postgres, 0o750),
+        directory("/run/postgresql", postgres, 0o775),
+        run([initdb.to_vec(), initdb_options].concat(), "/var/lib/postgresql/data/PG_VERSION", ""),
+        run(
+            single.to_vec(),
+            "/var/lib/postgresql/.bench",
+            "create role bench login superuser\ncreate database bench owner bench\n",
+        ),
+        // Marks that both are there: the step above is not repeated on this data.
+        directory("/var/lib/postgresql/.bench", postgres, 0o700),
+    ]
+}
+
+/// Makes its data on the first start. User and database `bench`; who is in the guest's own network is trusted.
+fn postgresql() -> Recipe {
+    let postgres = User { uid: 5432, gid: 5432 };
     Recipe {
         name: "postgresql".to_owned(),
         // A shell: initdb asks the programs beside it for their versions through one.
@@ -295,7 +315,11 @@ fn postgresql() -> Recipe {
             manifest: MANIFEST_VERSION,
             name: String::new(),
             version: String::new(),
-            argv: vec![bin("postgres"), "-c".into(), "config_file=/etc/postgresql/postgresql.conf".into()],
+            argv: vec![
+                postgres_program("postgres"),
+                "-c".into(),
+                "config_file=/etc/postgresql/postgresql.conf".into(),
+            ],
             environment: [("LANG", "C.UTF-8"), ("TZ", "UTC")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
@@ -309,18 +333,7 @@ fn postgresql() -> Recipe {
                 workers_min: 1,
                 timeout_ms: 120_000,
             },
-            prepare: vec![
-                directory("/var/lib/postgresql", postgres, 0o750),
-                directory("/run/postgresql", postgres, 0o775),
-                run([initdb.to_vec(), initdb_options].concat(), "/var/lib/postgresql/data/PG_VERSION", ""),
-                run(
-                    single.to_vec(),
-                    "/var/lib/postgresql/.bench",
-                    "create role bench login superuser\ncreate database bench owner bench\n",
-                ),
-                // Marks that both are there: the step above is not repeated on this data.
-                directory("/var/lib/postgresql/.bench", postgres, 0o700),
-            ],
+            prepare: postgresql_prepare(postgres),
             data_dir: Some("/var/lib/postgresql".to_owned()),
             // Fast shutdown: open transactions are rolled back (PostgreSQL, "Shutting Down the Server").
             stop_signal: Signal::Int,

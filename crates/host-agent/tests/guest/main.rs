@@ -8,6 +8,8 @@
 
 mod agent;
 
+mod full;
+
 mod knob;
 
 mod service;

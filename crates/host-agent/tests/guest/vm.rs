@@ -1,6 +1,8 @@
 //! A guest under test: a QEMU process, its agent channel, its console.
 
-use proteus_host_agent::image::{SmallGuest, SmallOptions, build_package_image, build_small, built_in};
+use proteus_host_agent::image::{
+    FullOptions, SmallOptions, build_full, build_package_image, build_small, built_in,
+};
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::{
     Blob, Event, ExecOutcome, ExecRequest, GuestMessage, HelloRequest, HostMessage, Reply, Request,
@@ -41,6 +43,37 @@ pub struct Options {
     pub cpus: Option<(u32, u32)>,
     /// An empty ext4 disk with serial `data`, of so many MiB.
     pub data_mib: Option<u64>,
+    /// The full Debian instead of the small guest.
+    pub full: bool,
+}
+
+/// What is put before a guest to boot it.
+struct Boot {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    line: String,
+    disk: Option<PathBuf>,
+}
+
+impl Boot {
+    fn small() -> Self {
+        let options = SmallOptions { agent: &agent_binary(), busybox: true };
+        let small = build_small(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap();
+        let line = "console=ttyS0 quiet psi=1 memhp_default_state=online_movable \
+            proteus.ip=10.0.2.15/24 proteus.gw=10.0.2.2 proteus.host=guest-1";
+        Self { kernel: small.kernel, initrd: small.initramfs, line: line.to_owned(), disk: None }
+    }
+
+    fn full(dir: &Path) -> Self {
+        let options = FullOptions { agent: &agent_binary(), extra_packages: &[], disk_mib: 2048 };
+        let full = build_full(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap();
+        let disk = dir.join("root.qcow2");
+        let base = full.disk.display().to_string();
+        let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base];
+        assert!(Command::new("qemu-img").args(args).arg(&disk).status().unwrap().success());
+        let line = "root=/dev/vda rw console=ttyS0 quiet psi=1".to_owned();
+        Self { kernel: full.kernel, initrd: full.initrd, line, disk: Some(disk) }
+    }
 }
 
 /// A guest under test.
@@ -72,11 +105,6 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn small_guest() -> SmallGuest {
-    let options = SmallOptions { agent: &agent_binary(), busybox: true };
-    build_small(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap()
-}
-
 fn image_path(name: &str) -> PathBuf {
     build_package_image(&built_in(name).unwrap(), &image_dir(), &|step| eprintln!("{step}")).unwrap().path
 }
@@ -84,10 +112,10 @@ fn image_path(name: &str) -> PathBuf {
 impl Vm {
     /// Boots a guest and waits for its agent.
     pub fn boot(options: &Options) -> Self {
-        let small = small_guest();
         let dir = tempfile::tempdir().unwrap();
+        let boot = if options.full { Boot::full(dir.path()) } else { Boot::small() };
         let ports: Vec<(u16, u16)> = options.ports.iter().map(|port| (*port, free_port())).collect();
-        let mut command = qemu(&small, dir.path(), options, &ports);
+        let mut command = qemu(&boot, dir.path(), options, &ports);
         let log = std::fs::File::create(dir.path().join("qemu.log")).unwrap();
         let start = Instant::now();
         let mut qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
@@ -100,7 +128,7 @@ impl Vm {
         let decoder = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
         let mut vm = Self { dir, qemu, channel, decoder, next_id: 0, events: Vec::new(), ports };
         let what = "the agent's hello";
-        wait_for(what, Duration::from_secs(180), || {
+        wait_for(what, Duration::from_secs(300), || {
             vm.pump();
             assert!(vm.qemu.try_wait().unwrap().is_none(), "{}", vm.console());
             vm.events.iter().any(|event| matches!(event, Event::Hello { .. })).then_some(())
@@ -247,15 +275,22 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
-fn qemu(small: &SmallGuest, dir: &Path, options: &Options, ports: &[(u16, u16)]) -> Command {
+fn qemu(boot: &Boot, dir: &Path, options: &Options, ports: &[(u16, u16)]) -> Command {
     let (cpus, cpus_max) = options.cpus.unwrap_or((1, 1));
     let file = |name: &str| dir.join(name).display().to_string();
     let forwards: String = ports.iter().map(|(g, h)| format!(",hostfwd=tcp:127.0.0.1:{h}-:{g}")).collect();
-    let kernel_line = "console=ttyS0 quiet psi=1 memhp_default_state=online_movable \
-        proteus.ip=10.0.2.15/24 proteus.gw=10.0.2.2 proteus.host=guest-1";
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "262208K"])
+        .args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-m",
+            if boot.disk.is_some() { "524352K" } else { "262208K" },
+        ])
         .args([
             "-smp",
             &format!("{cpus},maxcpus={cpus_max}"),
@@ -265,10 +300,10 @@ fn qemu(small: &SmallGuest, dir: &Path, options: &Options, ports: &[(u16, u16)])
             "-no-reboot",
         ])
         .arg("-kernel")
-        .arg(&small.kernel)
+        .arg(&boot.kernel)
         .arg("-initrd")
-        .arg(&small.initramfs)
-        .args(["-append", kernel_line])
+        .arg(&boot.initrd)
+        .args(["-append", &boot.line])
         .args(["-serial", &format!("file:{}", file("console.log"))])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", file("qmp.sock"))])
         .args(["-device", "virtio-serial-pci"])
@@ -277,6 +312,11 @@ fn qemu(small: &SmallGuest, dir: &Path, options: &Options, ports: &[(u16, u16)])
         .args(["-device", "virtio-rng-pci"])
         .args(["-netdev", &format!("user,id=net0,restrict=on{forwards}")])
         .args(["-device", "virtio-net-pci,netdev=net0"]);
+    if let Some(disk) = &boot.disk {
+        command
+            .args(["-drive", &format!("if=none,id=root,format=qcow2,file={}", disk.display())])
+            .args(["-device", "virtio-blk-pci,drive=root,serial=root"]);
+    }
     for name in options.images {
         let path = image_path(name);
         command

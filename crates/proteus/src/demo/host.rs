@@ -1,0 +1,168 @@
+//! The Proteus of the demonstration: a process of its own on a state folder of its own, killed, started again and
+//! in the end cleared away with everything it made.
+
+use anyhow::{Context, Result, bail};
+use proteus_cli::client::{Client, segment};
+use proteus_model::id::VmName;
+use proteus_model::unit::{Bytes, Millis};
+use proteus_model::vm::{Boot, ImageIntent, VmIntent};
+use proteus_protocol::api::v1::{HostView, StopRequest, StopView, VmView};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// Longest wait for Proteus to listen: it probes the accelerator, and ends a morph that was cut short.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for Proteus to end.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+pub(super) struct Host {
+    pub(super) client: Client,
+    state: PathBuf,
+    server: Child,
+    instance: String,
+}
+
+fn spawn(state: &Path) -> Result<Child> {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(state.join("serve.log"))?;
+    let program = std::env::current_exe().context("find this program")?;
+    Command::new(program)
+        .arg("--state")
+        .arg(state)
+        .args(["serve", "--no-http"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log))
+        .process_group(0)
+        .spawn()
+        .context("start Proteus")
+}
+
+impl Host {
+    pub(super) async fn start() -> Result<Self> {
+        let state = std::env::temp_dir().join(format!("proteus-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&state)?;
+        let instance = crate::service::instance(&state)?;
+        let mut host = Self { client: Client::local(&state), server: spawn(&state)?, state, instance };
+        host.wait_ready().await?;
+        Ok(host)
+    }
+
+    /// Waits until Proteus answers; the log's end, if it does not.
+    async fn wait_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if self.client.get::<HostView>("/host").await.is_ok() {
+                return Ok(());
+            }
+            if self.server.try_wait()?.is_some() || start.elapsed() > START_LIMIT {
+                let log = std::fs::read_to_string(self.state.join("serve.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                bail!("Proteus did not start:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(super) async fn description(&self) -> Result<String> {
+        let host: HostView = self.client.get("/host").await?;
+        Ok(format!("guests run on {} ({})", host.accelerator, host.accelerator_why))
+    }
+
+    pub(super) async fn namespace(&self) -> Result<String> {
+        let host: HostView = self.client.get("/host").await?;
+        host.namespace.context("the guests have no network")
+    }
+
+    pub(super) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
+        let sidecar = images.join(format!("{image}.json"));
+        let text = std::fs::read(&sidecar).with_context(|| format!("read {}", sidecar.display()))?;
+        let about: serde_json::Value = serde_json::from_slice(&text)?;
+        let digest = about["files"]["image"]["sha256"].as_str().context("the image has no digest")?;
+        let file = about["files"]["image"]["file"].as_str().context("the image has no file")?;
+        let intent = VmIntent {
+            name: name.parse::<VmName>()?,
+            vcpus: 1,
+            vcpus_max: 2,
+            memory: Bytes::mib(512),
+            memory_max: Bytes::mib(768),
+            boot: Boot::Kernel {
+                kernel: images.join("small/vmlinuz"),
+                initrd: images.join("small/initramfs.cpio"),
+                append: String::new(),
+            },
+            disks: Vec::new(),
+            images: vec![ImageIntent {
+                name: image.parse()?,
+                path: images.join(file),
+                digest: digest.to_owned(),
+            }],
+            services: vec![image.parse()?],
+            autostart: false,
+            labels: Default::default(),
+        };
+        let _: VmView = self.client.post("/vms", &intent).await?;
+        let _: VmView =
+            self.client.post(&format!("/vms/{}/start", segment(name)), &serde_json::json!({})).await?;
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&mut self) -> Result<()> {
+        self.server.kill().await.context("kill Proteus")
+    }
+
+    pub(super) async fn start_again(&mut self) -> Result<()> {
+        self.server = spawn(&self.state)?;
+        self.wait_ready().await
+    }
+
+    pub(super) fn how_to_go_on(&self) -> String {
+        let (state, pid) = (self.state.display(), self.server.id().unwrap_or(0));
+        format!(
+            "Everything still runs (pid {pid}). Go on with:\n  export PROTEUS_STATE={state}\n  proteus vm list\n\
+             Stop it with:\n  proteus vm stop web; proteus vm stop cache; proteus vm stop db; kill {pid}; rm -r {state}"
+        )
+    }
+
+    /// Stops the VMs and Proteus, clears the state, and names what is still there.
+    pub(super) async fn end(&mut self, vms: &[&str]) -> Vec<String> {
+        let mut pids = Vec::new();
+        for vm in vms {
+            let path = format!("/vms/{}", segment(vm));
+            if let Ok(view) = self.client.get::<VmView>(&path).await {
+                pids.extend(view.pid);
+            }
+            let request = StopRequest { grace_ms: Millis(15_000) };
+            if let Err(error) = self.client.post::<StopView>(&format!("{path}/stop"), &request).await {
+                eprintln!("{vm} was not stopped: {error}");
+            }
+        }
+        if let Some(pid) = self.server.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let pid = rustix::process::Pid::from_raw(pid);
+            // It may have ended already.
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+        }
+        if tokio::time::timeout(END_LIMIT, self.server.wait()).await.is_err() {
+            eprintln!("Proteus did not end within {} s", END_LIMIT.as_secs());
+        }
+        let mut left = self.leftovers(&pids);
+        if let Err(error) = std::fs::remove_dir_all(&self.state) {
+            left.push(format!("{}: {error}", self.state.display()));
+        }
+        left
+    }
+
+    /// Processes, namespaces, control groups and memory files that should be gone.
+    fn leftovers(&self, pids: &[u32]) -> Vec<String> {
+        let name = format!("proteus-{}", self.instance);
+        let mut paths = vec![PathBuf::from("/run/netns").join(&name), PathBuf::from("/dev/shm").join(&name)];
+        for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"] {
+            paths.push(Path::new(hierarchy).join(&name));
+        }
+        paths.extend(pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))));
+        paths.retain(|path| path.exists());
+        paths.iter().map(|path| path.display().to_string()).collect()
+    }
+}
