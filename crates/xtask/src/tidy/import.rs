@@ -112,10 +112,11 @@ mod tests {
             .iter()
             .map(|import| json!({"name": import, "path": format!("/r/crates/{import}")}))
             .collect();
+        let foreign = vec![json!({"name": "serde", "path": null})];
         let metadata = json!({"packages": [{
             "name": name,
             "manifest_path": format!("/r/crates/{folder}/Cargo.toml"),
-            "dependencies": [dependencies, vec![json!({"name": "serde", "path": null})]].concat(),
+            "dependencies": ([dependencies, foreign].concat()),
         }]});
         let manifest = "[package]\nname = \"x\"\n[dependencies]\nproteus-hypervisor.workspace = true\n";
         let crates = parse(&metadata, &|_| Ok(manifest.to_owned())).unwrap();

@@ -100,19 +100,38 @@ fn functions(code: &str) -> Vec<(String, usize, usize)> {
     found
 }
 
-/// Lines (from 1) where a time that is written down as a number is slept.
+/// Lines (from 1) where a time that is written down as a number is slept outside a loop, so that no condition can be
+/// what is waited for.
 fn fixed_sleeps(code: &str) -> Vec<usize> {
-    let fixed = |line: &str| {
-        line.match_indices("sleep(").any(|(at, _)| {
-            let rest = &line[at..];
-            rest.find("from_").is_some_and(|from| {
-                let argument = rest[from..].split_once('(').map(|(_, argument)| argument);
-                argument
-                    .is_some_and(|argument| argument.trim_start().starts_with(|c: char| c.is_ascii_digit()))
-            })
-        })
+    const WORD: &str = "sleep(";
+    let fixed = |rest: &str| {
+        let argument = rest.split_once("from_").and_then(|(_, rest)| rest.split_once('('));
+        argument.is_some_and(|(_, argument)| argument.trim_start().starts_with(|c: char| c.is_ascii_digit()))
     };
-    code.lines().enumerate().filter(|(_, line)| fixed(line)).map(|(at, _)| at + 1).collect()
+    let lines = code.match_indices(WORD).filter(|(at, _)| {
+        let rest = &code[at + WORD.len()..];
+        fixed(rest.split(';').next().unwrap_or(rest)) && !in_loop(code, *at)
+    });
+    lines.map(|(at, _)| line_of(code, at) + 1).collect()
+}
+
+/// Whether the byte is inside a loop of the function that it is in.
+fn in_loop(code: &str, at: usize) -> bool {
+    let (mut header, mut open) = (0, Vec::new());
+    for (offset, byte) in code[..at].bytes().enumerate() {
+        match byte {
+            b'{' => open.push(&code[header..offset]),
+            b'}' => drop(open.pop()),
+            b';' => {}
+            _ => continue,
+        }
+        header = offset + 1;
+    }
+    let has = |header: &str, words: &[&str]| {
+        header.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| words.contains(&word))
+    };
+    let function = open.iter().rposition(|header| has(header, &["fn"])).unwrap_or(0);
+    open[function..].iter().any(|header| !has(header, &["fn"]) && has(header, &["loop", "while", "for"]))
 }
 
 #[cfg(test)]
@@ -127,9 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn only_sleeps_of_a_written_time_count() {
-        let code = "sleep(Duration::from_millis(20));\ntokio::time::sleep(POLL).await;\nsleep(Duration::from_millis(ms));\nthread::sleep(time::Duration::from_secs( 1));\n";
-        assert_eq!(fixed_sleeps(code), [1, 4]);
+    fn sleeps_of_a_written_time_count_outside_loops() {
+        let code = "fn a() {\n\
+            sleep(Duration::from_millis(20));\n\
+            tokio::time::sleep(POLL).await;\n\
+            sleep(Duration::from_millis(ms));\n\
+            if x { thread::sleep(time::Duration::from_secs( 1)); }\n\
+            while !ready() { sleep(Duration::from_millis(20)); }\n\
+            loop { if x { break; } sleep(Duration::from_millis(20)); }\n\
+            }\n\
+            impl A for B { fn b() { sleep(Duration::from_millis(20)); } }\n";
+        assert_eq!(fixed_sleeps(code), [2, 5, 9]);
     }
 
     #[test]
