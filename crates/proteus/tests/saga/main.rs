@@ -1,6 +1,8 @@
 //! The morph saga on simulated VMs: it commits, it undoes, it leaves alone what is not its own, it refuses what is
 //! stale, and wherever it is killed, the next start brings VM and record together.
 
+#![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
+
 mod support;
 
 use proteus_control_plane::control::ControlError;
