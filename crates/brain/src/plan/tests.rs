@@ -1,1 +1,1 @@
-
+//! What a profile becomes on a VM: the plan, step by step.

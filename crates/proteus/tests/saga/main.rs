@@ -1,7 +1,7 @@
 //! The morph saga on simulated VMs: it commits, it undoes, it leaves alone what is not its own, it refuses what is
 //! stale, and wherever it is killed, the next start brings VM and record together.
 
-#![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
+#![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
 
 mod support;
 
