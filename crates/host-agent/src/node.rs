@@ -30,6 +30,10 @@ use tokio_util::task::TaskTracker;
 const GLANCE_LIMIT: Duration = Duration::from_secs(2);
 /// Time between asking a program's end and giving up on the channel that should bring it.
 const EXEC_SLACK: Duration = Duration::from_secs(10);
+/// Longest time for a guest to notice a plugged vCPU: 1 s under emulation, times ten for load.
+const PLUG_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is asked.
+const PLUG_POLL: Duration = Duration::from_millis(50);
 /// Output of a program that is kept: what one frame of the channel carries.
 const EXEC_OUTPUT_BYTES: u32 = 64 * 1024;
 
@@ -264,7 +268,18 @@ impl HostAgent {
         let not_ours =
             || NodeError::new(NodeErrorCode::Unsupported, format!("nobody turns {}", setting.knob()));
         let wire = convert::setting_to_wire(setting).ok_or_else(not_ours)?;
-        let read = self.ask_setting(vm, &setting.knob(), Request::ApplySetting { setting: wire }).await?;
+        let start = Instant::now();
+        let read = loop {
+            let request = Request::ApplySetting { setting: wire.clone() };
+            match self.ask_setting(vm, &setting.knob(), request).await {
+                // The guest hears of a plugged vCPU by an interrupt of its own, a moment after QEMU is done.
+                Err(error) if matches!(setting, Setting::Vcpus { .. }) && start.elapsed() < PLUG_LIMIT => {
+                    tracing::debug!(%vm, %error, "vcpu not there yet");
+                    tokio::time::sleep(PLUG_POLL).await;
+                }
+                other => break other?,
+            }
+        };
         if setting.holds_in(&read) {
             return Ok(());
         }

@@ -28,6 +28,7 @@ use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
 use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +38,9 @@ const POLL: Duration = Duration::from_millis(20);
 /// Time without any progress after which a gradual change (balloon, plugged memory) counts as stalled. Shrinking
 /// under emulation moves in steps of up to 2 s.
 const STALL_LIMIT: Duration = Duration::from_secs(8);
+
+/// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
+const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A VM that runs.
 pub(crate) struct QemuVm {
@@ -129,11 +133,20 @@ impl QemuDriver {
     }
 
     /// Everything of a VM that ended: socket folder, memory files, control group, run state.
-    fn sweep(&self, seat: &Seat) -> Result<(), DriverError> {
+    async fn sweep(&self, seat: &Seat) -> Result<(), DriverError> {
         process::sweep(seat, &self.ram_dir)?;
-        let group = self.hierarchy.ensure_group(&seat.id.short());
-        let removed = group.and_then(|group| group.remove());
-        removed.map_err(DriverError::host(format!("remove the control group of {}", seat.id)))
+        let doing = || DriverError::host(format!("remove the control group of {}", seat.id));
+        let group = self.hierarchy.ensure_group(&seat.id.short()).map_err(doing())?;
+        let start = Instant::now();
+        loop {
+            match group.remove() {
+                // The process is gone from sight, its threads are still leaving.
+                Err(e) if e.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < SWEEP_LIMIT => {
+                    tokio::time::sleep(POLL).await;
+                }
+                other => return other.map_err(doing()),
+            }
+        }
     }
 }
 
@@ -176,14 +189,14 @@ impl Driver for QemuDriver {
         let (run, qmp) = match started {
             Ok(pair) => pair,
             Err(error) => {
-                self.sweep(seat)?;
+                self.sweep(seat).await?;
                 return Err(error);
             }
         };
         let outcome = self.take_up(seat, run.clone(), qmp).await;
         if outcome.is_err() {
             process::kill(&run).await;
-            self.sweep(seat)?;
+            self.sweep(seat).await?;
         }
         outcome
     }
@@ -191,7 +204,7 @@ impl Driver for QemuDriver {
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
         let Some(run) = process::load_run_state(seat)? else { return Ok(false) };
         if !process::lives(&run) {
-            self.sweep(seat)?;
+            self.sweep(seat).await?;
             return Ok(false);
         }
         let sockets = Sockets::of(seat, run.incarnation);
@@ -213,7 +226,7 @@ impl Driver for QemuDriver {
         }
         drop(live);
         self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.sweep(&vm.seat)?;
+        self.sweep(&vm.seat).await?;
         Ok(by_itself)
     }
 

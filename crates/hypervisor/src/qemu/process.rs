@@ -102,7 +102,7 @@ fn start_ticks(pid: u32) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let ticks = fields.nth(18)?.parse().ok()?;
-    (state != "Z").then_some(ticks)
+    (!matches!(state, "Z" | "X")).then_some(ticks)
 }
 
 /// Whether this very process still runs.

@@ -17,6 +17,9 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for Proteus to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
+/// Longest wait for init to reap a VMM whose parent was killed.
+const REAP_LIMIT: Duration = Duration::from_secs(10);
+
 pub(super) struct Host {
     pub(super) client: Client,
     state: PathBuf,
@@ -148,6 +151,12 @@ impl Host {
             eprintln!("Proteus did not end within {} s", END_LIMIT.as_secs());
         }
         let mut left = self.leftovers(&pids);
+        let start = Instant::now();
+        // init reaps what outlived the killed Proteus.
+        while !left.is_empty() && start.elapsed() < REAP_LIMIT {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            left = self.leftovers(&pids);
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.state) {
             left.push(format!("{}: {error}", self.state.display()));
         }

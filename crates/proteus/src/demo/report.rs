@@ -3,7 +3,9 @@
 use super::load::Measured;
 use super::rounded;
 use proteus_cli::output::table;
-use proteus_model::execution::Morph;
+use proteus_model::execution::{Morph, State};
+use proteus_model::plan::Change;
+use proteus_model::setting::Setting;
 use proteus_model::unit::Bytes;
 use serde_json::{Value, json};
 
@@ -16,7 +18,36 @@ pub(super) struct MorphRow {
     blackout_steps: usize,
     blackout_ms: f64,
     phases: [Measured; 3],
-    returned: Option<Bytes>,
+    /// What the guest may no longer use: the balloon, as QEMU read it before and after.
+    returned: Bytes,
+    /// What the guest's memory takes less on the host. A guest reports free pages by itself, so little of what it
+    /// gives up was still backed by the host.
+    freed: Option<Bytes>,
+}
+
+/// Memory that a committed morph took from its guest: each step was read back from QEMU before it counted as done.
+fn given_up(morph: &Morph) -> Bytes {
+    let memory = |settings: &mut dyn Iterator<Item = &Setting>| {
+        let parts = settings.filter_map(|setting| match setting {
+            Setting::Memory { target: bytes } | Setting::HotMemory { plugged: bytes } => Some(bytes.0),
+            _ => None,
+        });
+        Bytes(parts.sum())
+    };
+    if morph.state != State::Committed {
+        return Bytes::ZERO;
+    }
+    let changed: Vec<&Setting> = morph
+        .plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.change {
+            Change::Set { to, .. } => Some(to),
+            Change::ReplaceVmm => None,
+        })
+        .collect();
+    let was = morph.before.iter().filter(|b| changed.iter().any(|c| c.knob() == b.knob()));
+    memory(&mut was.into_iter()).saturating_sub(memory(&mut changed.into_iter()))
 }
 
 impl MorphRow {
@@ -25,7 +56,7 @@ impl MorphRow {
         serves: &'static str,
         morph: &Morph,
         phases: [Measured; 3],
-        returned: Option<Bytes>,
+        freed: Option<Bytes>,
     ) -> Self {
         Self {
             vm,
@@ -33,9 +64,10 @@ impl MorphRow {
             profile: morph.plan.goal.to_string(),
             outcome: morph.state.word(),
             blackout_steps: morph.steps.iter().filter(|step| step.blackout_ms.0 > 0).count(),
-            blackout_ms: morph.steps.iter().map(|step| step.blackout_ms.0 as f64).sum(),
+            blackout_ms: morph.steps.iter().map(|step| step.blackout_ms.0).sum::<u64>() as f64,
             phases,
-            returned,
+            returned: given_up(morph),
+            freed,
         }
     }
 
@@ -87,7 +119,7 @@ impl Report {
                 "throughput_before": before.throughput, "throughput_during": during.throughput,
                 "throughput_after": after.throughput,
                 "p99_ms_before": before.p99_ms, "p99_ms_during": during.p99_ms, "p99_ms_after": after.p99_ms,
-                "memory_returned_bytes": row.returned.map_or(0, |bytes| bytes.0),
+                "memory_returned_bytes": row.returned.0, "host_memory_freed_bytes": row.freed.map(|bytes| bytes.0),
                 "phases": [rounded(before), rounded(during), rounded(after)],
             })
         };
@@ -120,7 +152,7 @@ impl Report {
                     format!("{:.1}", seen.p99_ms),
                     seen.lost.to_string(),
                     if last { format!("{:.0} ms", row.blackout_ms) } else { String::new() },
-                    if last { row.returned.map_or("-".to_owned(), |b| b.to_string()) } else { String::new() },
+                    if last { row.returned.to_string() } else { String::new() },
                     if last { row.outcome.to_owned() } else { String::new() },
                 ]);
             }

@@ -1,8 +1,6 @@
 //! A control plane over simulated VMs, for tests of the saga. Lives in a folder, so that a killed process's state
 //! can be opened by the next.
 
-#![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
-
 use proteus_control_plane::control::Control;
 use proteus_control_plane::store::embedded::{Embedded, Probe};
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
