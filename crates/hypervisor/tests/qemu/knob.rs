@@ -66,6 +66,13 @@ async fn hot_memory(guest: &Guest, channel: &mut Channel) {
         (now >= total + (120 << 10)).then_some(now)
     })
     .await;
+    let available = channel.meminfo_kib("MemAvailable").await;
+    // The two kinds of memory are turned apart from each other.
+    let boot = set(guest, &Setting::Memory { target: Bytes::mib(208) }).await;
+    assert_eq!(boot, Setting::Memory { target: Bytes::mib(256) }, "plugged memory counted as boot memory");
+    let less = channel.meminfo_kib("MemAvailable").await;
+    assert!(available - less > 40 << 10, "MemAvailable went from {available} to {less} KiB for 48 MiB");
+    undo(guest, &boot).await;
     undo(guest, &before).await;
     let back = channel.meminfo_kib("MemTotal").await;
     println!("guest MemTotal: {total} → {grown} → {back} KiB");

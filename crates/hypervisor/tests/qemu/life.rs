@@ -77,7 +77,15 @@ async fn reshape(guest: &Guest) -> Vec<Setting> {
     for setting in &settings {
         guest.driver.apply(guest.id(), setting).await.unwrap();
     }
+    check(guest, &settings, "before it is replaced").await;
     settings
+}
+
+async fn check(guest: &Guest, settings: &[Setting], when: &str) {
+    for setting in settings {
+        let found = guest.driver.read(guest.id(), &setting.knob()).await.unwrap();
+        assert!(setting.holds_in(&found), "{} was set to {setting}, is {found} {when}", setting.knob());
+    }
 }
 
 /// Longest time between two answers that a client on one standing connection saw, and how many came.
@@ -135,10 +143,7 @@ async fn replace(guest: &Guest) {
             applied.took_ms,
             longest.as_millis()
         );
-        for setting in &settings {
-            let found = guest.driver.read(guest.id(), &setting.knob()).await.unwrap();
-            assert!(setting.holds_in(&found), "{} was {setting}, is {found} after", setting.knob());
-        }
+        check(guest, &settings, "after it was replaced").await;
         assert_eq!(guest.capped_threads().len(), 2, "threads of the new VMM under the cap");
     }
     let mut channel = guest.channel().await;
