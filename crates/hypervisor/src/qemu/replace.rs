@@ -74,6 +74,7 @@ pub(super) async fn replace(
 /// Moves the device state; the pause that it cost.
 async fn move_state(vm: &QemuVm, live: &Live, new: &Qmp) -> Result<Millis, DriverError> {
     let id = vm.seat.id;
+    super::knob::disk::carry_over(vm, &live.qmp, new).await?;
     let path = vm.seat.run_dir().join("move");
     let uri = format!("unix:{}", path.display());
     let ignore = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});

@@ -1,6 +1,7 @@
 //! Disk limits: each disk sits behind a throttle filter of its own group.
 
 use crate::driver::DriverError;
+use crate::qemu::qmp::Qmp;
 use crate::qemu::{Live, QemuVm, vm_call};
 use proteus_model::id::DiskName;
 use proteus_model::setting::{DiskLimit, Knob, Setting};
@@ -43,4 +44,16 @@ pub(super) async fn apply(
     limits.insert("bps-total".into(), json!(limit.bandwidth.map_or(0, |b| b.0)));
     let command = json!({"path": check(vm, disk)?, "property": "limits", "value": Value::Object(limits)});
     vm_call(vm.seat.id, &live.qmp, "set disk limits", "qom-set", command).await.map(|_| ())
+}
+
+/// Gives a new VMM the limits of the old one: they are the process's own, no state of a device.
+pub(in crate::qemu) async fn carry_over(vm: &QemuVm, old: &Qmp, new: &Qmp) -> Result<(), DriverError> {
+    for disk in &vm.seat.intent.disks {
+        let ask = json!({"path": check(vm, &disk.name)?, "property": "limits"});
+        let limits = vm_call(vm.seat.id, old, "read disk limits", "qom-get", ask.clone()).await?;
+        let mut command = ask;
+        command["value"] = limits;
+        vm_call(vm.seat.id, new, "set disk limits", "qom-set", command).await?;
+    }
+    Ok(())
 }

@@ -19,11 +19,11 @@ async fn plugged(vm: &QemuVm, live: &Live) -> Result<Bytes, DriverError> {
     Ok(Bytes(size.as_u64().unwrap_or(0)))
 }
 
-/// QEMU counts plugged memory into the balloon's "actual"; here it is what is left of the boot memory.
+/// What the balloon leaves of the boot memory. QEMU's "actual" counts DIMMs beside that, but no virtio-mem
+/// (`get_current_ram_size` in its `virtio-balloon.c`): plugged memory is not in it.
 async fn ballooned(vm: &QemuVm, live: &Live) -> Result<Bytes, DriverError> {
     let info = vm_call(vm.seat.id, &live.qmp, "read the balloon", "query-balloon", Value::Null).await?;
-    let actual = Bytes(info["actual"].as_u64().unwrap_or(0));
-    Ok(actual.saturating_sub(plugged(vm, live).await?))
+    Ok(Bytes(info["actual"].as_u64().unwrap_or(0)))
 }
 
 pub(super) async fn read_balloon(vm: &QemuVm, live: &Live) -> Result<Setting, DriverError> {
@@ -35,8 +35,7 @@ pub(super) async fn read_plugged(vm: &QemuVm, live: &Live) -> Result<Setting, Dr
 }
 
 async fn command_balloon(vm: &QemuVm, live: &Live, target: Bytes) -> Result<(), DriverError> {
-    let value = target.saturating_add(plugged(vm, live).await?);
-    let command = json!({"value": value.0});
+    let command = json!({"value": target.0});
     vm_call(vm.seat.id, &live.qmp, "set the balloon", "balloon", command).await.map(|_| ())
 }
 

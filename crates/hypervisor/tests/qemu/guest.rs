@@ -1,0 +1,272 @@
+//! A real VM of the driver under test, in an instance of its own.
+
+use crate::channel::Channel;
+use proteus_hypervisor::driver::{Driver, Seat};
+use proteus_hypervisor::network::Network;
+use proteus_hypervisor::qemu::QemuDriver;
+use proteus_model::id::VmId;
+use proteus_model::unit::Bytes;
+use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
+use proteus_protocol::guest::v1::{Reply, Request};
+use std::fs::Permissions;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Longest wait for a guest to come up: 5–12 s, times ten for load.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Folder of guests and images. Tests fail without it: a skipped proof is none.
+pub fn image_dir() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/images");
+    let dir = std::env::var_os("PROTEUS_TEST_IMAGES").map_or_else(default, PathBuf::from);
+    let need = ["small/vmlinuz", "small/initramfs.cpio", "nginx.erofs", "redis.erofs"];
+    for file in need {
+        assert!(
+            dir.join(file).is_file(),
+            "{} is missing: run `proteus image build small nginx redis postgresql --out DIR` and set \
+             PROTEUS_TEST_IMAGES to DIR",
+            dir.join(file).display()
+        );
+    }
+    dir.canonicalize().unwrap()
+}
+
+/// An image as `proteus image build` made it.
+pub fn image(name: &str) -> ImageIntent {
+    let text = std::fs::read(image_dir().join(format!("{name}.json"))).unwrap();
+    let sidecar: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let digest = sidecar["files"]["image"]["sha256"].as_str().unwrap().to_owned();
+    let path = image_dir().join(format!("{name}.erofs")).canonicalize().unwrap();
+    ImageIntent { name: name.parse().unwrap(), path, digest }
+}
+
+/// Waits until `ready` gives something.
+pub async fn wait_for<T>(what: &str, limit: Duration, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ready().await {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "{what} did not come within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether the process is there and no zombie.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Where this host's `cpu` controller keeps the group of an instance.
+fn group_dir(instance: &str) -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let of = |kind: &str, option: &str| {
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| {
+            let fits = fields[2] == kind && (option.is_empty() || fields[3].split(',').any(|o| o == option));
+            fits.then(|| PathBuf::from(fields[1]))
+        })
+    };
+    let root = of("cgroup", "cpu").or_else(|| of("cgroup2", "")).unwrap();
+    root.join(format!("proteus-{instance}"))
+}
+
+pub struct Guest {
+    pub driver: QemuDriver,
+    pub seat: Seat,
+    pub instance: String,
+    clean: Cleaner,
+}
+
+/// Ends and removes everything of an instance, by its own folder and names.
+struct Cleaner {
+    dir: tempfile::TempDir,
+    instance: String,
+}
+
+impl Cleaner {
+    /// VMMs of this instance: their command lines name its folder.
+    fn vmms(&self) -> Vec<u32> {
+        let mine = self.dir.path().as_os_str().as_encoded_bytes();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"qemu-system-x86_64\0") && line.windows(mine.len()).any(|part| part == mine)
+        })
+        .collect()
+    }
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        for pid in self.vmms() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            let start = Instant::now();
+            while lives(pid) && start.elapsed() < Duration::from_secs(20) {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+        let space = format!("proteus-{}", self.instance);
+        if Path::new("/run/netns").join(&space).exists() {
+            let _ = Command::new("ip").args(["netns", "delete", &space]).status();
+        }
+        let group = group_dir(&self.instance);
+        for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(child.path());
+        }
+        let _ = std::fs::remove_dir(group);
+        let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(space));
+    }
+}
+
+impl Guest {
+    /// Boots the small guest: 1 of 4 vCPUs, 256 of 512 MiB, a raw disk of 64 MiB, the image of nginx.
+    pub async fn boot() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // VMMs have users of their own: they must reach their folder.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
+        let mut hasher = DefaultHasher::new();
+        dir.path().hash(&mut hasher);
+        let instance = format!("{:08x}", hasher.finish() as u32);
+        let clean = Cleaner { dir, instance: instance.clone() };
+        let dir = clean.dir.path();
+        let disk = dir.join("data.raw");
+        std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+        let images = image_dir();
+        let intent = VmIntent {
+            name: "guest".parse().unwrap(),
+            vcpus: 1,
+            vcpus_max: 4,
+            memory: Bytes::mib(256),
+            memory_max: Bytes::mib(512),
+            boot: Boot::Kernel {
+                kernel: images.join("small/vmlinuz").canonicalize().unwrap(),
+                initrd: images.join("small/initramfs.cpio").canonicalize().unwrap(),
+                append: String::new(),
+            },
+            disks: vec![DiskIntent {
+                name: "data".parse().unwrap(),
+                path: disk,
+                format: DiskFormat::Raw,
+                read_only: false,
+            }],
+            images: vec![image("nginx")],
+            services: Vec::new(),
+            autostart: false,
+            labels: Default::default(),
+        };
+        let seat = Seat {
+            id: VmId::from_bits(u128::from(hasher.finish()) << 64),
+            slot: 0,
+            dir: dir.join("vm"),
+            intent,
+            attached: Vec::new(),
+        };
+        std::fs::create_dir(&seat.dir).unwrap();
+        let driver = QemuDriver::open(&instance, dir).await.unwrap();
+        let guest = Self { driver, seat, instance, clean };
+        guest.start().await;
+        guest
+    }
+
+    /// Starts it and waits for its agent.
+    pub async fn start(&self) {
+        let begun = Instant::now();
+        self.driver.start(&self.seat).await.unwrap();
+        let mut channel = self.channel().await;
+        // Asked once: the port keeps the question until the agent is there.
+        let reply = tokio::time::timeout(BOOT_LIMIT, channel.ask(Request::Ping)).await.unwrap();
+        assert!(matches!(reply, Reply::Pong { .. }), "{reply:?}");
+        println!("guest is up after {:.1} s", begun.elapsed().as_secs_f64());
+    }
+
+    pub fn id(&self) -> VmId {
+        self.seat.id
+    }
+
+    pub async fn pid(&self) -> u32 {
+        self.driver.pid(self.id()).await.unwrap()
+    }
+
+    /// The guest channel; QEMU takes one client at a time.
+    pub async fn channel(&self) -> Channel {
+        let doors = self.driver.doors(self.id()).await.unwrap();
+        Channel::open(&doors.agent.unwrap()).await
+    }
+
+    /// Its control group.
+    pub fn group(&self) -> PathBuf {
+        group_dir(&self.instance).join(self.id().short())
+    }
+
+    /// Value of a file of its control group, by its v1 and v2 name.
+    pub fn group_file(&self, v1: &str, v2: &str) -> String {
+        let group = self.group();
+        let path = if group.join(v1).exists() { group.join(v1) } else { group.join(v2) };
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
+    }
+
+    /// The threads that the cap holds.
+    pub fn capped_threads(&self) -> Vec<u32> {
+        let text = self.group_file("tasks", "vcpu/cgroup.threads");
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    /// Output of a tool inside the guests' namespace.
+    pub fn in_namespace(&self, argv: &[&str]) -> String {
+        let space = format!("proteus-{}", self.instance);
+        let output = Command::new("ip").args(["netns", "exec", &space]).args(argv).output().unwrap();
+        assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Connects to a port of the guest.
+    pub async fn connect(&self, port: u16, limit: Duration) -> std::io::Result<TcpStream> {
+        let address = Network::address(self.seat.slot);
+        self.driver.network().connect((address, port).into(), limit).await
+    }
+
+    /// Mounts the image of nginx and starts it.
+    pub async fn start_nginx(&self, channel: &mut Channel) {
+        let mount = Request::MountImage { serial: "nginx".into(), name: "nginx".into() };
+        let reply = channel.ask(mount).await;
+        assert!(matches!(reply, Reply::Image { .. }), "{reply:?}");
+        let start = Request::StartService { name: "nginx".into(), image: "nginx".into(), data_serial: None };
+        let reply = channel.ask(start).await;
+        assert!(matches!(reply, Reply::Service { .. }), "{reply:?}");
+    }
+
+    /// What is left of this instance on the host.
+    pub fn leftovers(&self) -> Vec<String> {
+        let name = format!("proteus-{}", self.instance);
+        let mut left: Vec<String> = self.clean.vmms().iter().map(|pid| format!("process {pid}")).collect();
+        let places = [Path::new("/run/netns").join(&name), Path::new("/dev/shm").join(&name)];
+        let places = places.into_iter().chain([group_dir(&self.instance)]);
+        left.extend(places.filter(|path| path.exists()).map(|path| path.display().to_string()));
+        left
+    }
+}
+
+/// One page over a connection that stays open.
+pub fn get_page(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: guest\r\n\r\n")?;
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        text.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&text).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.and_then(|n| n.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(format!("{head}{}", String::from_utf8_lossy(&body)))
+}
