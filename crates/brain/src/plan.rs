@@ -179,7 +179,7 @@ pub fn compose_fresh_vmm(subject: &Subject) -> Plan {
             risk: Risk::Medium,
             mechanism: mechanism.to_owned(),
             blackout_ms_max,
-            undo: Undo::Nothing { why: "the guest runs the same under either process".into() },
+            undo: Undo::Nothing { because: "the guest runs the same under either process".into() },
         }),
         Err(why) => {
             plan.unsupported.push(Unsupported { field: "replace_vmm".into(), why: why.to_owned() });

@@ -424,10 +424,14 @@ pub enum Store {
 /// Measurements.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
-    /// What a morph costs beyond the hypervisor's own time, and what journaling costs.
+    /// What a morph costs beyond the hypervisor's own time, what journaling costs, and, on a real guest, what each
+    /// step takes and how long the guest stands still.
     Morph {
-        /// Morphs to run.
-        #[arg(long, default_value_t = 50)]
+        /// Morphs to run on a simulated VM.
+        #[arg(long, default_value_t = 200)]
         rounds: u32,
+        /// Folder of guests and images: boots a real guest and measures each step on it.
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
     },
 }

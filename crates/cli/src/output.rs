@@ -130,7 +130,7 @@ pub fn plan(plan: &Plan) -> String {
         };
         let undo = match &step.undo {
             Undo::TurnBack => "turned back to what it was".to_owned(),
-            Undo::Nothing { why } => format!("nothing to undo: {why}"),
+            Undo::Nothing { because } => format!("nothing to undo: {because}"),
         };
         let blackout = if step.blackout_ms_max.0 == 0 {
             "none".to_owned()

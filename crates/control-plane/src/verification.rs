@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 const LOOKS_PER_WINDOW: u32 = 10;
 /// Least time between two looks.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
-/// Window where the profile states none: long enough to see that the VM still answers.
+/// Window where the profile states checks and no window: long enough to see that the VM still answers.
 const WINDOW_DEFAULT: Millis = Millis(2_000);
 
 /// The windows of a profile: (before, after).
 pub(crate) fn windows(verify: Option<&Verify>) -> (Millis, Millis) {
-    match verify.and_then(|verify| verify.window.as_ref()) {
-        Some(window) => (window.before, window.after),
-        None => (WINDOW_DEFAULT, WINDOW_DEFAULT),
+    match verify {
+        Some(Verify { window: Some(window), .. }) => (window.before, window.after),
+        Some(Verify { window: None, .. }) => (WINDOW_DEFAULT, WINDOW_DEFAULT),
+        // Without a check or a limit there is nothing to judge, so nothing to watch for.
+        None => (Millis(0), Millis(0)),
     }
 }
 
@@ -115,6 +117,9 @@ impl Control {
         let start = Instant::now();
         let mut watched = Watched { stretches: Vec::new(), unhealthy: Vec::new() };
         let mut last: Option<(Instant, Measurement)> = None;
+        if window.is_zero() {
+            return watched;
+        }
         loop {
             let (latency, failed) = self.check_all(vm, checks).await;
             let look = (Instant::now(), self.node.measure(vm).await.unwrap_or_default());

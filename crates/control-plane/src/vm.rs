@@ -2,13 +2,21 @@
 
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::Versioned;
+use proteus_model::capability::Ability;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
-use proteus_model::setting::Setting;
+use proteus_model::setting::{KnobKind, Setting};
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest wait for the agent of a VM whose settings are to be restored.
+const AGENT_LIMIT: Duration = Duration::from_secs(300);
+/// How often it is looked for.
+const AGENT_POLL: Duration = Duration::from_millis(200);
 
 /// What is kept of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +142,11 @@ impl Control {
         Ok(value)
     }
 
-    /// Starts a VM, and gives it back the settings that its last morph left it with.
-    pub async fn start_vm(&self, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+    /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
+    /// know nothing of them.
+    pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+        let ran =
+            self.observe_vm(&self.vm(name).await?).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
         let record = self.set_wanted(name, true).await?;
         self.admit(&record).await?;
         self.node.create(record.id, &record.intent).await?;
@@ -146,7 +157,48 @@ impl Control {
         started?;
         self.note(actor, "vm.start", &record, json!({})).await?;
         self.tell_vm(&record, "started");
+        if !ran && !record.managed.is_empty() {
+            let (control, restored) = (self.clone(), record.clone());
+            self.spawn(async move {
+                if let Err(error) = control.restore_settings(&restored).await {
+                    tracing::warn!(vm = %restored.intent.name, %error, "settings not restored");
+                }
+            });
+        }
         Ok(record)
+    }
+
+    /// Turns every managed knob of a VM that has just started to where it was. Ends early when Proteus ends, when
+    /// the VM is taken out of its hands, and when a morph takes over.
+    async fn restore_settings(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let stopped = self.stopped();
+        let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
+        let start = Instant::now();
+        while start.elapsed() < AGENT_LIMIT {
+            let report = self.node.capabilities(record.id).await?;
+            if kinds.iter().all(|kind| !kind.in_guest() || report.look_up(Ability::Knob(*kind)).is_ok()) {
+                break;
+            }
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                () = tokio::time::sleep(AGENT_POLL) => {}
+                () = stopped.cancelled() => return Ok(()),
+            }
+        }
+        let mut failed = Vec::new();
+        for setting in &record.managed {
+            self.check_armed(record.id).await?;
+            let now = self.node.read(record.id, &setting.knob()).await;
+            if now.is_ok_and(|now| setting.holds_in(&now)) {
+                continue;
+            }
+            if let Err(error) = self.node.apply(record.id, setting, record.generation).await {
+                failed.push(format!("{}: {error}", setting.knob()));
+            }
+        }
+        self.tell_vm(record, "restored");
+        let evidence = json!({ "settings": record.managed.len(), "failed": failed });
+        self.note("proteus", "vm.restore", record, evidence).await
     }
 
     /// Stops a VM. `true`: the guest went by itself.
@@ -188,7 +240,7 @@ impl Control {
     }
 
     /// Starts what shall run and does not: after the host or Proteus started. What failed, by name.
-    pub async fn start_wanted(&self) -> Result<Vec<(VmName, ControlError)>, ControlError> {
+    pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
         let mut failed = Vec::new();
         for record in self.vms().await? {
             let name = record.intent.name.clone();

@@ -1,6 +1,8 @@
 //! The network of the guests of one Proteus: a network namespace of its own with a bridge in it. Nothing here
 //! touches the host's own interfaces. Names derive from the instance, so that two run beside each other.
 
+mod dhcp;
+
 mod filter;
 
 #[allow(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
@@ -83,6 +85,9 @@ impl Network {
 
     /// Removes the namespace with all in it.
     pub async fn remove(&self) -> Result<(), ToolError> {
+        if let Err(error) = self.end_dhcp() {
+            tracing::warn!(%error, "files of the address server stay");
+        }
         if self.exists() {
             tool::run("ip", &["netns", "delete", &self.namespace], None).await?;
         }

@@ -72,6 +72,9 @@ impl QemuDriver {
         let probe = probe::probe(scratch).await?;
         let network = Network::new(instance);
         network.ensure().await?;
+        if let Err(error) = network.ensure_dhcp().await {
+            tracing::warn!(%error, "no address server: guests with their own system get no address");
+        }
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
         Ok(Self { network, hierarchy, ram_dir, probe, vms: Mutex::default() })
@@ -186,6 +189,7 @@ impl Driver for QemuDriver {
             self.sweep(seat).await?;
         }
         let tap = self.network.open_tap(seat.slot).await?;
+        self.network.offer_address(seat)?;
         let plugged = knob::image::plugged_at_start(seat);
         let around = process::Launch {
             accelerator: self.probe.accelerator,

@@ -60,8 +60,8 @@ pub enum Undo {
     TurnBack,
     /// There is nothing to undo: the guest cannot tell the difference.
     Nothing {
-        /// Why.
-        why: String,
+        /// Why there is not. (Not `why`: a step carries its undo's fields beside its own.)
+        because: String,
     },
 }
 

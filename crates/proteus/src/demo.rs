@@ -2,7 +2,7 @@
 //! lets a bad profile be undone, kills Proteus in the middle of a morph, and measures all of it from the clients'
 //! side. Uses Proteus only as a user does: through a served API, in a process of its own.
 
-mod host;
+pub(crate) mod host;
 
 mod load;
 

@@ -1,6 +1,8 @@
 //! `proteus`: every role and the command line in one binary. Reads what was typed and wires the parts; nothing
 //! else happens here.
 
+mod bench;
+
 mod demo;
 
 mod doctor;
@@ -48,7 +50,7 @@ async fn run(cli: Cli) -> u8 {
             Ok(0)
         }
         Command::Demo(args) => demo::run(args).await,
-        Command::Bench(_) => Ok(0),
+        Command::Bench(bench) => bench::run(&cli, bench).await,
         Command::Vm(_)
         | Command::Profile(_)
         | Command::Morph(_)

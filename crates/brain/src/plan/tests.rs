@@ -1,1 +1,129 @@
+//! Plans on made-up subjects: what is wished, held, noted, ordered; and that a plan survives its own JSON.
 
+use super::*;
+use proteus_model::capability::CapabilityReport;
+use proteus_model::profile::document;
+use proteus_model::setting::{KnobKind, NicRate, ThpMode, Weight};
+use proteus_model::unit::{MilliCpu, Millis};
+use proteus_model::vm::Boot;
+
+fn subject(available: Option<u64>) -> Subject {
+    let mut capabilities = CapabilityReport::default();
+    for kind in KnobKind::ALL {
+        capabilities.supports(Ability::Knob(kind), "made up", Millis(0));
+    }
+    capabilities.supports(Ability::ReplaceVmm, "made up", Millis(50));
+    capabilities.limits.vcpus_max = 4;
+    capabilities.limits.memory_boot = Bytes::mib(512);
+    capabilities.limits.hot_memory_max = Bytes::mib(512);
+    Subject {
+        id: VmId::from_bits(1),
+        name: "web".parse().unwrap(),
+        intent: VmIntent {
+            name: "web".parse().unwrap(),
+            vcpus: 1,
+            vcpus_max: 4,
+            memory: Bytes::mib(512),
+            memory_max: Bytes::mib(1024),
+            boot: Boot::Firmware,
+            disks: Vec::new(),
+            images: Vec::new(),
+            services: Vec::new(),
+            autostart: false,
+            labels: Default::default(),
+        },
+        version: 3,
+        generation: Generation(7),
+        capabilities,
+        memory: available.map(|mib| (Bytes::mib(512), Bytes::mib(mib))),
+    }
+}
+
+fn profile(body: &str) -> Profile {
+    document::parse("p.yaml", format!("name: p\nversion: 1.0.0\n{body}").as_bytes(), None).unwrap()
+}
+
+fn setting_of(wishes: &Wishes, knob: &Knob) -> Option<Setting> {
+    wishes.settings.iter().find(|wish| wish.setting.knob() == *knob).map(|wish| wish.setting.clone())
+}
+
+#[test]
+fn cpu_time_becomes_whole_cpus_and_a_cap() {
+    let of = |amount: &str| {
+        let body = format!("resources: {{ vcpus: {{ preferred: {amount} }} }}");
+        let wishes = wishes(&profile(&body), &subject(None));
+        (setting_of(&wishes, &Knob::Vcpus), setting_of(&wishes, &Knob::CpuCap))
+    };
+    assert_eq!(of("1500m").0, Some(Setting::Vcpus { online: 2 }));
+    assert_eq!(of("1500m").1, Some(Setting::CpuCap { limit: Some(MilliCpu(1500)) }));
+    assert_eq!(of("2").1, Some(Setting::CpuCap { limit: None }));
+    assert_eq!(of("9").0, Some(Setting::Vcpus { online: 4 }), "clamped to what the VM was created for");
+}
+
+#[test]
+fn memory_is_never_taken_below_what_is_used_and_a_margin() {
+    let shrink = profile("resources: { memory: { preferred: 128MiB } }");
+    let target = |available| setting_of(&wishes(&shrink, &subject(available)), &Knob::Memory);
+    // 512 − 412 = 100 MiB used, a quarter is less than 32 MiB: 132 MiB.
+    assert_eq!(target(Some(412)), Some(Setting::Memory { target: Bytes::mib(132) }));
+    // 400 MiB used and a quarter of it.
+    assert_eq!(target(Some(112)), Some(Setting::Memory { target: Bytes::mib(500) }));
+    // Unknown is not zero: held.
+    assert_eq!(target(None), Some(Setting::Memory { target: Bytes::mib(512) }));
+}
+
+#[test]
+fn memory_beyond_the_boot_memory_is_plugged_in() {
+    let wishes = wishes(&profile("resources: { memory: { preferred: 768MiB } }"), &subject(Some(300)));
+    assert_eq!(setting_of(&wishes, &Knob::Memory), Some(Setting::Memory { target: Bytes::mib(512) }));
+    assert_eq!(setting_of(&wishes, &Knob::HotMemory), Some(Setting::HotMemory { plugged: Bytes::mib(256) }));
+}
+
+#[test]
+fn what_is_not_built_is_named_and_nothing_else_is() {
+    let named = wishes(
+        &profile("sla: { objectives: [ { latency: { percentile: 99, max: 20ms } } ] }"),
+        &subject(None),
+    );
+    assert_eq!(named.unsupported.len(), 1);
+    assert_eq!(named.unsupported[0].field, "sla.objectives");
+    let mut subject = subject(None);
+    subject.capabilities.lacks(Ability::Knob(KnobKind::Thp), "no agent");
+    let refused = wishes(&profile("tuning: { thp: never }"), &subject);
+    assert_eq!(refused.unsupported[0].why, "no agent");
+}
+
+#[test]
+fn giving_comes_before_taking_and_a_plan_survives_its_json() {
+    let wanted = profile(
+        "resources: { vcpus: { preferred: 2 }, memory: { preferred: 256MiB }, \
+         network: { to_guest: { preferred: 10MiB/s } } }\ntuning: { thp: never }",
+    );
+    let subject = subject(Some(450));
+    let now = [
+        Setting::Vcpus { online: 1 },
+        Setting::CpuCap { limit: None },
+        Setting::Memory { target: Bytes::mib(512) },
+        Setting::HotMemory { plugged: Bytes::ZERO },
+        Setting::NicRate { rate: NicRate::default() },
+        Setting::Thp { mode: ThpMode::Madvise },
+    ];
+    let wished = wishes(&wanted, &subject);
+    let plan = compose(&wanted, "digest", &subject, wished, &now);
+    let knobs: Vec<Knob> = plan.knobs().collect();
+    assert_eq!(knobs, [Knob::Vcpus, Knob::Thp, Knob::Memory, Knob::NicRate]);
+    assert_eq!(plan.already.len(), 2);
+    for plan in [plan, compose_fresh_vmm(&subject)] {
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+}
+
+#[test]
+fn a_rollback_leads_to_the_settings_of_the_version() {
+    let settings = [Setting::CpuWeight { weight: Weight(300) }];
+    let now = [Setting::CpuWeight { weight: Weight::NEUTRAL }];
+    let plan = compose_rollback(&subject(None), 2, &settings, &now);
+    assert_eq!(plan.goal, Goal::Version { number: 2 });
+    assert_eq!(plan.steps.len(), 1);
+}

@@ -20,12 +20,13 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Folder of the images, kept between runs.
 fn image_dir() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-images")
+    let given = std::env::var_os("PROTEUS_TEST_IMAGES").map(PathBuf::from);
+    given.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-images"))
 }
 
 /// The static agent, built beforehand.
 fn agent_binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("PROTEUS_GUEST_BINARY") {
+    if let Some(path) = std::env::var_os("PROTEUS_TEST_AGENT") {
         return path.into();
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();

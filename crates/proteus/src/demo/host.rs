@@ -20,8 +20,8 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for init to reap a VMM whose parent was killed.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) struct Host {
-    pub(super) client: Client,
+pub(crate) struct Host {
+    pub(crate) client: Client,
     state: PathBuf,
     server: Child,
     instance: String,
@@ -43,7 +43,7 @@ fn spawn(state: &Path) -> Result<Child> {
 }
 
 impl Host {
-    pub(super) async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let state = std::env::temp_dir().join(format!("proteus-demo-{}", std::process::id()));
         std::fs::create_dir_all(&state)?;
         let instance = crate::service::instance(&state)?;
@@ -68,17 +68,17 @@ impl Host {
         }
     }
 
-    pub(super) async fn description(&self) -> Result<String> {
+    pub(crate) async fn description(&self) -> Result<String> {
         let host: HostView = self.client.get("/host").await?;
         Ok(format!("guests run on {} ({})", host.accelerator, host.accelerator_why))
     }
 
-    pub(super) async fn namespace(&self) -> Result<String> {
+    pub(crate) async fn namespace(&self) -> Result<String> {
         let host: HostView = self.client.get("/host").await?;
         host.namespace.context("the guests have no network")
     }
 
-    pub(super) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
+    pub(crate) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
         let sidecar = images.join(format!("{image}.json"));
         let text = std::fs::read(&sidecar).with_context(|| format!("read {}", sidecar.display()))?;
         let about: serde_json::Value = serde_json::from_slice(&text)?;
@@ -112,16 +112,16 @@ impl Host {
     }
 
     /// SIGKILL.
-    pub(super) async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         self.server.kill().await.context("kill Proteus")
     }
 
-    pub(super) async fn start_again(&mut self) -> Result<()> {
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
         self.server = spawn(&self.state)?;
         self.wait_ready().await
     }
 
-    pub(super) fn how_to_go_on(&self) -> String {
+    pub(crate) fn how_to_go_on(&self) -> String {
         let (state, pid) = (self.state.display(), self.server.id().unwrap_or(0));
         format!(
             "Everything still runs (pid {pid}). Go on with:\n  export PROTEUS_STATE={state}\n  proteus vm list\n\
@@ -130,7 +130,7 @@ impl Host {
     }
 
     /// Stops the VMs and Proteus, clears the state, and names what is still there.
-    pub(super) async fn end(&mut self, vms: &[&str]) -> Vec<String> {
+    pub(crate) async fn end(&mut self, vms: &[&str]) -> Vec<String> {
         let mut pids = Vec::new();
         for vm in vms {
             let path = format!("/vms/{}", segment(vm));

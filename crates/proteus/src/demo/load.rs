@@ -1,9 +1,8 @@
 //! The clients: wrk, redis-benchmark and pgbench, run inside the guests' network namespace. What they print is
 //! read strictly; what they lost is counted, never guessed.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -14,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS: &str = "4";
 /// Requests of one round of redis-benchmark: about a second on an emulated guest.
 const REDIS_ROUND: u64 = 4_000;
+/// Length of one round of pgbench, in seconds.
+const PGBENCH_ROUND_S: &str = "3";
 /// Longest run of a client that is told to stop: a morph's limit and some.
 const RUN_LIMIT_S: &str = "240";
 
@@ -56,9 +57,10 @@ pub(super) struct Load {
 
 /// A client that runs.
 pub(super) enum Running {
+    /// One process, interrupted at the end.
     Wrk(Child),
-    Redis(JoinHandle<Result<Measured>>, CancellationToken),
-    Pgbench(Child, PathBuf, Instant),
+    /// Rounds of a client that prints nothing when it is interrupted.
+    Rounds(JoinHandle<Result<Measured>>, CancellationToken),
 }
 
 async fn interrupt(child: Child) -> Result<Output> {
@@ -107,22 +109,50 @@ impl Load {
                 command.arg(format!("http://{address}/"));
                 Ok(Running::Wrk(command.spawn().context("run wrk (package wrk)")?))
             }
-            Tool::RedisBenchmark => {
+            Tool::RedisBenchmark | Tool::Pgbench => {
                 let (load, stop) = (self.clone(), CancellationToken::new());
                 let stopped = stop.clone();
-                let task = tokio::spawn(async move { load.redis_rounds(stopped).await });
-                Ok(Running::Redis(task, stop))
-            }
-            Tool::Pgbench => {
-                let prefix = std::env::temp_dir().join(format!("proteus-pgbench-{}", std::process::id()));
-                let mut command = self.command("pgbench");
-                command.args(["-n", "-c", CONNECTIONS, "-T", RUN_LIMIT_S, "-l", "--log-prefix"]).arg(&prefix);
-                command.args(["-h", &address, "-U", "bench", "bench"]);
-                let child = command.spawn().context("run pgbench (package postgresql-contrib)")?;
-                let log = prefix.with_extension(child.id().unwrap_or(0).to_string());
-                Ok(Running::Pgbench(child, log, Instant::now()))
+                let task = tokio::spawn(async move {
+                    match load.tool {
+                        Tool::Pgbench => load.pgbench_rounds(stopped).await,
+                        Tool::Wrk | Tool::RedisBenchmark => load.redis_rounds(stopped).await,
+                    }
+                });
+                Ok(Running::Rounds(task, stop))
             }
         }
+    }
+
+    /// Rounds of pgbench until told to stop; every latency is in its transaction log.
+    async fn pgbench_rounds(&self, stop: CancellationToken) -> Result<Measured> {
+        let dir = tempfile::tempdir()?;
+        let (mut latencies, mut seconds, mut lost) = (Vec::new(), 0.0, 0);
+        while !stop.is_cancelled() || latencies.is_empty() {
+            let mut command = self.command("pgbench");
+            command.args(["-n", "-c", CONNECTIONS, "-T", PGBENCH_ROUND_S, "-l", "--log-prefix"]);
+            command.arg(dir.path().join("log")).args([
+                "-h",
+                &self.address.to_string(),
+                "-U",
+                "bench",
+                "bench",
+            ]);
+            let start = Instant::now();
+            let output = command.output().await.context("run pgbench (package postgresql-contrib)")?;
+            seconds += start.elapsed().as_secs_f64();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            lost += said.lines().filter(|line| line.contains("aborted")).count() as u64;
+            let before = latencies.len();
+            for entry in std::fs::read_dir(dir.path())? {
+                let path = entry?.path();
+                lost += read_transactions(&std::fs::read_to_string(&path)?, &mut latencies);
+                std::fs::remove_file(&path)?;
+            }
+            ensure!(latencies.len() > before || lost < 100, "pgbench fails: {said}");
+        }
+        latencies.sort_by(f64::total_cmp);
+        let p99 = latencies.get((latencies.len() * 99 / 100).min(latencies.len() - 1)).copied();
+        Ok(Measured { throughput: latencies.len() as f64 / seconds, p99_ms: p99.unwrap_or(0.0), lost })
     }
 
     /// Rounds of redis-benchmark until told to stop. A round that fails lost all that it did not print.
@@ -173,18 +203,9 @@ impl Running {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 wrk_report(&text).with_context(|| format!("wrk printed something else: {text}"))
             }
-            Self::Redis(task, stop) => {
+            Self::Rounds(task, stop) => {
                 stop.cancel();
                 task.await?
-            }
-            Self::Pgbench(child, log, start) => {
-                let seconds = start.elapsed().as_secs_f64();
-                let output = interrupt(child).await?;
-                let text =
-                    std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
-                std::fs::remove_file(&log)?;
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                pgbench_report(&text, &said, seconds)
             }
         }
     }
@@ -214,27 +235,17 @@ fn wrk_report(text: &str) -> Option<Measured> {
     })
 }
 
-/// From the transaction log: client, number, latency in µs, script, …
-fn pgbench_report(log: &str, said: &str, seconds: f64) -> Result<Measured> {
-    let mut latencies = Vec::new();
+/// Latencies in ms out of a transaction log (client, number, latency in µs, script, …); how many failed.
+fn read_transactions(log: &str, latencies: &mut Vec<f64>) -> u64 {
     let mut failed = 0;
     for line in log.lines() {
         match line.split(' ').nth(2) {
             Some("failed" | "skipped") => failed += 1,
-            Some(latency) => match latency.parse::<f64>() {
-                Ok(us) => latencies.push(us / 1000.0),
-                // The last line may be cut: pgbench was interrupted.
-                Err(_) => continue,
-            },
+            Some(latency) => latencies.extend(latency.parse::<f64>().map(|us| us / 1000.0)),
             None => {}
         }
     }
-    let aborted = said.lines().filter(|line| line.contains("aborted")).count() as u64;
-    latencies.sort_by(f64::total_cmp);
-    let Some(p99) = latencies.get((latencies.len() * 99 / 100).min(latencies.len().saturating_sub(1))) else {
-        bail!("pgbench finished no transaction: {said}");
-    };
-    Ok(Measured { throughput: latencies.len() as f64 / seconds, p99_ms: *p99, lost: failed + aborted })
+    failed
 }
 
 #[cfg(test)]
@@ -249,8 +260,11 @@ mod tests {
         assert_eq!(wrk_report("nothing"), None);
         let redis = "\"test\",\"rps\"\n\"GET\",\"2631.58\",\"1.4\",\"0.1\",\"1.3\",\"2.0\",\"3.5\",\"9.0\"\n";
         assert_eq!(redis_row(redis), Some((2631.58, 3.5)));
-        let log = "0 1 1000 0 1 1\n1 1 3000 0 1 1\n0 2 failed 0 1 1\n0 3 20";
-        let seen = pgbench_report(log, "client 3 aborted in command 5\n", 2.0).unwrap();
-        assert_eq!((seen.throughput, seen.p99_ms, seen.lost), (1.5, 3.0, 2));
+        let mut latencies = Vec::new();
+        assert_eq!(
+            read_transactions("0 1 1000 0 1 1\n1 1 3000 0 1 1\n0 2 failed 0 1 1\n", &mut latencies),
+            1
+        );
+        assert_eq!(latencies, [1.0, 3.0]);
     }
 }

@@ -1,11 +1,11 @@
 //! The morph saga on simulated VMs: it commits, it undoes, it leaves alone what is not its own, it refuses what is
 //! stale, and wherever it is killed, the next start brings VM and record together.
 
-#![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
+#![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
 
 mod support;
 
-use proteus_control_plane::control::ControlError;
+use proteus_control_plane::control::{ControlError, ControlEvent};
 use proteus_control_plane::execution::AbortHow;
 use proteus_control_plane::profile::digest;
 use proteus_model::execution::{Morph, State};
@@ -181,6 +181,25 @@ async fn disarm_undoes_a_running_morph_and_refuses_new_ones() {
     assert_eq!(morph(&bench, "web").await.state, State::Committed);
     let over = bench.control.abort_morph(id, AbortHow::Undo, "test").await;
     assert!(matches!(over, Err(ControlError::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn a_restarted_vm_gets_its_settings_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    bench.control.stop_vm("web", proteus_model::unit::Millis(0), "test").await.unwrap();
+    let mut events = bench.control.events();
+    bench.control.start_vm("web", "test").await.unwrap();
+    loop {
+        let event =
+            tokio::time::timeout(std::time::Duration::from_secs(60), events.recv()).await.unwrap().unwrap();
+        if matches!(event, ControlEvent::Vm { what: "restored", .. }) {
+            break;
+        }
+    }
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
 }
 
 /// Names the folder of a crash test to the process that is to be killed.
