@@ -153,6 +153,11 @@ impl QemuDriver {
     }
 }
 
+/// Refuses where the VMM ended by itself: its control group and filters may still be there to be read.
+fn must_live(vm: VmId, live: &Live) -> Result<(), DriverError> {
+    if process::lives(&live.run) { Ok(()) } else { Err(DriverError::NotRunning { vm }) }
+}
+
 /// Calls the control socket, naming the operation.
 pub(crate) async fn vm_call(
     vm: VmId,
@@ -175,8 +180,13 @@ impl Driver for QemuDriver {
     }
 
     async fn start(&self, seat: &Seat) -> Result<(), DriverError> {
-        if self.vm(seat.id).is_ok() {
-            return Ok(());
+        if let Ok(vm) = self.vm(seat.id) {
+            if process::lives(&vm.live.lock().await.run) {
+                return Ok(());
+            }
+            // It died by itself: nothing of it may be taken for the new one.
+            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+            self.sweep(seat).await?;
         }
         let tap = self.network.open_tap(seat.slot).await?;
         self.network.offer_address(seat)?;
@@ -272,6 +282,7 @@ impl Driver for QemuDriver {
     async fn read(&self, id: VmId, knob: &Knob) -> Result<Setting, DriverError> {
         let vm = self.vm(id)?;
         let live = vm.live.lock().await;
+        must_live(id, &live)?;
         knob::read(self, &vm, &live, knob).await
     }
 
@@ -279,6 +290,7 @@ impl Driver for QemuDriver {
         let vm = self.vm(id)?;
         let start = Instant::now();
         let mut live = vm.live.lock().await;
+        must_live(id, &live)?;
         knob::apply(self, &vm, &mut live, setting).await?;
         Ok(Applied { took_ms: since(start), blackout_ms: Millis(0) })
     }
@@ -321,6 +333,7 @@ impl Driver for QemuDriver {
     async fn replace_vmm(&self, id: VmId) -> Result<Applied, DriverError> {
         let vm = self.vm(id)?;
         let mut live = vm.live.lock().await;
+        must_live(id, &live)?;
         replace::replace(self, &vm, &mut live).await
     }
 }

@@ -135,7 +135,14 @@ pub(super) async fn capabilities(driver: &QemuDriver, vm: &QemuVm) -> Capability
     if intent.disks.is_empty() {
         report.lacks(Ability::Knob(KnobKind::DiskLimit), "the VM has no disk");
     }
-    report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500));
+    let unfit = {
+        let live = vm.live.lock().await;
+        super::replace::why_not(driver, vm, &live).await.unwrap_or_else(|error| Some(error.to_string()))
+    };
+    match unfit {
+        None => report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500)),
+        Some(why) => report.lacks(Ability::ReplaceVmm, why),
+    }
     report.lacks(Ability::Snapshot, "snapshots of disk and RAM are not built yet");
     report
 }

@@ -43,6 +43,15 @@ pub struct ProbeReport {
     pub version: String,
 }
 
+impl ProbeReport {
+    /// Whether a new VMM leaves plugged memory as it is. Before 8.1 a starting `virtio-mem` empties its memory
+    /// file, also when that is a running guest's: seen on 7.2, where the guest then hangs.
+    pub(crate) fn keeps_plugged_memory(&self) -> bool {
+        let mut numbers = self.version.split(['.', ' ']).map_while(|part| part.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(8), Some(1))
+    }
+}
+
 /// Longest time that a boot sector may take. Firmware takes about 0.1 s on working KVM.
 const KVM_LIMIT: Duration = Duration::from_secs(5);
 /// What the boot sector writes to the debug-exit port; QEMU then exits with twice that plus one.
@@ -123,6 +132,21 @@ pub async fn probe(scratch: &Path) -> Result<ProbeReport, ToolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_vmm_that_is_known_to_keep_plugged_memory_may_take_it_over() {
+        let keeps = |version: &str| {
+            let report = ProbeReport {
+                accelerator: Accelerator::Tcg,
+                why: String::new(),
+                machine: String::new(),
+                version: version.to_owned(),
+            };
+            report.keeps_plugged_memory()
+        };
+        assert!(keeps("8.1.0") && keeps("10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)"));
+        assert!(!keeps("7.2.22 (Debian 1:7.2+dfsg)") && !keeps("8.0.5") && !keeps("") && !keeps("x"));
+    }
 
     /// The probe's own proof: under emulation, which always works, the boot sector does end its VM.
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::process::{self, Launch};
 use super::qmp::Qmp;
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{Applied, DriverError};
-use proteus_model::unit::Millis;
+use proteus_model::unit::{Bytes, Millis};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,32 @@ const MOVE_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 const DOING: &str = "replace the VMM";
 
+/// Why this VM's VMM must not be replaced now, if so.
+pub(super) async fn why_not(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &Live,
+) -> Result<Option<String>, DriverError> {
+    let plugged = super::knob::memory::plugged(vm, live).await?;
+    if plugged == Bytes::ZERO || driver.probe.keeps_plugged_memory() {
+        return Ok(None);
+    }
+    let version = driver.probe.version.split(' ').next().unwrap_or_default();
+    Ok(Some(format!(
+        "a new VMM of QEMU {version} would empty the {plugged} that are plugged in (8.1 and later would not); \
+         take them out first"
+    )))
+}
+
 pub(super) async fn replace(
     driver: &QemuDriver,
     vm: &QemuVm,
     live: &mut Live,
 ) -> Result<Applied, DriverError> {
     let start = Instant::now();
+    if let Some(why) = why_not(driver, vm, live).await? {
+        return Err(DriverError::Unsupported { knob: proteus_model::setting::Knob::HotMemory, why });
+    }
     let tap =
         process::borrow_tap(&live.run).map_err(DriverError::host("take over the tap of the old VMM"))?;
     let around = Launch {

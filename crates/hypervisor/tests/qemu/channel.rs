@@ -14,6 +14,9 @@ use tokio::net::UnixStream;
 /// For one answer: emulated guests on a busy machine are slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
+/// For an answer to the first question on a connection.
+const KNOCK_LIMIT: Duration = Duration::from_secs(2);
+
 pub struct Channel {
     stream: UnixStream,
     decoder: Decoder<GuestMessage>,
@@ -24,6 +27,13 @@ impl Channel {
     pub async fn open(path: &Path) -> Self {
         let stream = UnixStream::connect(path).await.unwrap();
         Self { stream, decoder: Decoder::new(GUEST_PAYLOAD_BYTES_MAX), next_id: 1 }
+    }
+
+    /// Asks until the agent answers. It drops what it is asked before its kernel has told it of the new host.
+    pub async fn knock(&mut self, limit: Duration) {
+        let knocking =
+            async { while tokio::time::timeout(KNOCK_LIMIT, self.exchange(Request::Ping)).await.is_err() {} };
+        tokio::time::timeout(limit, knocking).await.unwrap_or_else(|_| panic!("no agent within {limit:?}"));
     }
 
     pub async fn ask(&mut self, request: Request) -> Reply {

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 const HOT_PATH: &str = "/machine/peripheral/vmem0";
 
-async fn plugged(vm: &QemuVm, live: &Live) -> Result<Bytes, DriverError> {
+/// Memory plugged in beyond the boot memory.
+pub(in crate::qemu) async fn plugged(vm: &QemuVm, live: &Live) -> Result<Bytes, DriverError> {
     if vm.seat.intent.memory_max == vm.seat.intent.memory {
         return Ok(Bytes::ZERO);
     }
