@@ -161,12 +161,18 @@ pub fn compose(profile: &Profile, digest: &str, subject: &Subject, wishes: Wishe
 }
 
 /// The plan back to the settings of an earlier version.
-pub fn compose_rollback(subject: &Subject, number: u64, settings: &[Setting], now: &[Setting]) -> Plan {
+pub fn compose_rollback(
+    subject: &Subject,
+    number: u64,
+    profile: Option<String>,
+    settings: &[Setting],
+    now: &[Setting],
+) -> Plan {
     let mut wishes = Wishes::default();
     for setting in settings {
         wishes.want(subject, &format!("version {number}"), setting.clone(), "as it was", Risk::Low);
     }
-    assemble(subject, Goal::Version { number }, wishes, now)
+    assemble(subject, Goal::Version { number, profile }, wishes, now)
 }
 
 /// The plan that puts a new VMM process under the guest.

@@ -360,7 +360,7 @@ pub(crate) fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
     next.morph = None;
     match &morph.plan.goal {
         Goal::Profile { label, .. } => next.profile = Some(label.clone()),
-        Goal::Version { .. } => next.profile = None,
+        Goal::Version { profile, .. } => next.profile.clone_from(profile),
         Goal::FreshVmm => {}
     }
     let left: Vec<_> = morph.left_alone.iter().map(|LeftAlone { knob, .. }| knob.clone()).collect();

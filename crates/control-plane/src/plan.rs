@@ -118,7 +118,7 @@ impl Control {
         let subject = self.subject(&record).await?;
         let settings = self.settings_at(&record, &version).await?;
         let (now, unread) = self.read_all(&record, settings.iter().map(Setting::knob)).await;
-        let mut plan = compose_rollback(&subject, number, &settings, &now);
+        let mut plan = compose_rollback(&subject, number, version.profile, &settings, &now);
         plan.notes.extend(unread);
         Ok(plan)
     }

@@ -100,7 +100,14 @@ impl Control {
             morph: None,
             disarmed: false,
         };
-        let first = Version { number: 0, goal: None, morph: None, at: self.now(), settings: Vec::new() };
+        let first = Version {
+            number: 0,
+            goal: None,
+            morph: None,
+            at: self.now(),
+            profile: None,
+            settings: Vec::new(),
+        };
         let batch = self
             .records
             .batch()

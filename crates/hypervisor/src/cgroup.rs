@@ -38,6 +38,21 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
+/// Our own group, made free of processes: a group with processes in it cannot hand controllers to its children.
+fn own_group(root: &Path) -> io::Result<PathBuf> {
+    let own = read(Path::new("/proc/self/cgroup"))?;
+    let own = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');
+    let mut parent = root.join(own);
+    if parent.ends_with("supervisor") {
+        parent.pop();
+        return Ok(parent);
+    }
+    let aside = parent.join("supervisor");
+    fs::create_dir_all(&aside)?;
+    write(&aside.join("cgroup.procs"), "0")?;
+    Ok(parent)
+}
+
 impl Hierarchy {
     /// Looks where the controller is, and makes the group of this instance in it.
     pub(crate) fn find(instance: &str) -> io::Result<Self> {
@@ -61,17 +76,10 @@ impl Hierarchy {
     }
 
     fn find_v2(root: &Path, instance: &str) -> io::Result<Self> {
-        let own = read(Path::new("/proc/self/cgroup"))?;
-        let own = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/');
-        let mut parent = root.join(own);
-        if parent.ends_with("supervisor") {
-            parent.pop();
-        } else if parent != root {
-            // A group with processes in it cannot hand controllers to its children: step aside.
-            let aside = parent.join("supervisor");
-            fs::create_dir_all(&aside)?;
-            write(&aside.join("cgroup.procs"), "0")?;
-        }
+        // The true root has no `cgroup.type`, may hold processes beside children, and is nobody's but the kernel's:
+        // groups there outlive a restart of our service, which systemd would refuse to start beside children of its
+        // own. Only inside a cgroup namespace is there no such root; then our own group is the parent.
+        let parent = if root.join("cgroup.type").exists() { own_group(root)? } else { root.to_owned() };
         write(&parent.join("cgroup.subtree_control"), "+cpu")?;
         let base = parent.join(format!("proteus-{instance}"));
         fs::create_dir_all(&base)?;
@@ -101,9 +109,12 @@ impl Hierarchy {
             Version::V1 => domain.clone(),
             Version::V2 => domain.join("vcpu"),
         };
-        if self.version == Version::V2 && !threads.exists() {
-            fs::create_dir(&threads)?;
-            write(&threads.join("cgroup.type"), "threaded")?;
+        if self.version == Version::V2 {
+            fs::create_dir_all(&threads)?;
+            // A crash may have come between making the group and saying what it is.
+            if read(&threads.join("cgroup.type"))?.trim() != "threaded" {
+                write(&threads.join("cgroup.type"), "threaded")?;
+            }
             write(&domain.join("cgroup.subtree_control"), "+cpu")?;
         }
         Ok(Group { version: self.version, domain, threads })

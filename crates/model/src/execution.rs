@@ -247,6 +247,9 @@ pub struct Version {
     pub morph: Option<MorphId>,
     /// When.
     pub at: UnixMillis,
+    /// The profile that the VM had then, as `name@version`.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// The value of every knob that Proteus manages on this VM.
     pub settings: Vec<Setting>,
 }

@@ -22,6 +22,9 @@ pub enum Goal {
     Version {
         /// Which.
         number: u64,
+        /// The profile that the VM had then.
+        #[serde(default)]
+        profile: Option<String>,
     },
     /// The same guest under a new VMM process.
     FreshVmm,
@@ -31,7 +34,7 @@ impl std::fmt::Display for Goal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Profile { label, .. } => f.write_str(label),
-            Self::Version { number } => write!(f, "version {number}"),
+            Self::Version { number, .. } => write!(f, "version {number}"),
             Self::FreshVmm => f.write_str("a fresh VMM"),
         }
     }

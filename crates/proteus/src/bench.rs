@@ -99,7 +99,7 @@ async fn one_step(control: &Control, weight: Weight) -> Result<Plan> {
     Ok(Plan {
         vm: record.id,
         vm_name: record.intent.name.clone(),
-        goal: Goal::Version { number: record.version },
+        goal: Goal::Version { number: record.version, profile: None },
         base_version: record.version,
         base_generation: record.generation,
         steps: vec![Step {

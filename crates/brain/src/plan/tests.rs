@@ -123,7 +123,7 @@ fn giving_comes_before_taking_and_a_plan_survives_its_json() {
 fn a_rollback_leads_to_the_settings_of_the_version() {
     let settings = [Setting::CpuWeight { weight: Weight(300) }];
     let now = [Setting::CpuWeight { weight: Weight::NEUTRAL }];
-    let plan = compose_rollback(&subject(None), 2, &settings, &now);
-    assert_eq!(plan.goal, Goal::Version { number: 2 });
+    let plan = compose_rollback(&subject(None), 2, Some("p@1.0.0".into()), &settings, &now);
+    assert_eq!(plan.goal, Goal::Version { number: 2, profile: Some("p@1.0.0".into()) });
     assert_eq!(plan.steps.len(), 1);
 }

@@ -100,7 +100,8 @@ impl<'a> Journal<'a> {
         })?;
         for _ in 0..TRIES {
             match self.commit_end(&next, committed).await {
-                Err(ControlError::Record(RecordError::Conflict { key })) if key == TABLE => {}
+                // The table or the VM's record was changed by somebody else: read again. Not so the morph's own.
+                Err(ControlError::Record(RecordError::Conflict { key })) if key != key::morph(next.id) => {}
                 Err(error) => return Err(error),
                 Ok(rev) => {
                     self.moved(next, rev);
@@ -132,6 +133,7 @@ impl<'a> Journal<'a> {
                     goal: Some(next.plan.goal.clone()),
                     morph: Some(next.id),
                     at: next.ended_at.unwrap_or_default(),
+                    profile: record.profile.clone(),
                     settings: record.managed.clone(),
                 };
                 batch = batch.put(&key::version(record.id, record.version), &version, None)?;
