@@ -5,10 +5,11 @@ use crate::control::{Control, ControlError, key};
 use crate::execution::AbortHow;
 use crate::record::Versioned;
 use crate::vm::VmRecord;
-use proteus_model::id::VmId;
+use proteus_model::id::{MorphId, VmId};
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Key of the record that is there while the fleet is disarmed. One host is its whole fleet until there are more.
 const FLEET: &str = "disarmed/fleet";
@@ -82,19 +83,31 @@ impl Control {
 
     /// Disarms. Running morphs in the scope are undone (`hold`: parked where they are). How many were told.
     pub async fn disarm(&self, scope: &ArmScope, hold: bool, actor: &str) -> Result<usize, ControlError> {
-        self.set_armed(scope, false, actor).await?;
         let only = match scope {
             ArmScope::Fleet => None,
             ArmScope::Vm { vm } => Some(self.vm(vm).await?.id),
         };
         let how = if hold { AbortHow::Hold } else { AbortHow::Undo };
-        let mut told = 0;
+        // Told before, so that none is undone for being disarmed that is to be held; and after, for those that
+        // began in between.
+        let mut told = self.tell_running(only, how).await?;
+        self.set_armed(scope, false, actor).await?;
+        told.extend(self.tell_running(only, how).await?);
+        Ok(told.len())
+    }
+
+    async fn tell_running(
+        &self,
+        only: Option<VmId>,
+        how: AbortHow,
+    ) -> Result<BTreeSet<MorphId>, ControlError> {
+        let mut told = BTreeSet::new();
         for morph in self.morphs().await? {
             if only.is_none_or(|vm| vm == morph.plan.vm)
                 && let Some(abort) = self.abort_of(morph.id)
             {
                 abort.ask(how);
-                told += 1;
+                told.insert(morph.id);
             }
         }
         Ok(told)

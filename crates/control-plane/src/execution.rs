@@ -176,6 +176,9 @@ impl Control {
     async fn check_may_go_on(&self, journal: &Journal<'_>, abort: &Abort) -> Result<(), Stop> {
         match abort.asked() {
             Some(AbortHow::Undo) => return Err(Stop::GiveUp("aborted".into())),
+            Some(AbortHow::Hold) if turned(journal.morph()) == 0 => {
+                return Err(Stop::GiveUp("held by an operator before anything was changed".into()));
+            }
             Some(AbortHow::Hold) => return Err(Stop::Park("held by an operator".into())),
             None => {}
         }
@@ -261,7 +264,15 @@ impl Control {
 
     async fn park(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
         tracing::error!(morph = %journal.morph().id, vm = %journal.morph().plan.vm_name, %reason, "morph parked");
-        journal.finish(Event::Park, |morph| morph.reason = Some(reason), None).await
+        let keep = |morph: &mut Morph| morph.reason = Some(reason);
+        match turned(journal.morph()) {
+            0 => journal.finish(Event::Park, keep, None).await,
+            // The record says what the VM has now, and a rollback leads out of it.
+            steps => {
+                let after = move |record: &VmRecord, morph: &Morph| record_parked(record, morph, steps);
+                journal.finish(Event::Park, keep, Some(&after)).await
+            }
+        }
     }
 
     async fn audit_end(&self, morph: &Morph) -> Result<(), ControlError> {
@@ -351,6 +362,30 @@ fn in_words(report: &VerificationReport) -> String {
     let harms = harms.map(|c| format!("{} {}", c.measure, c.why));
     let checks = report.unhealthy.iter().map(|check| format!("health check failed: {check}"));
     harms.chain(checks).collect::<Vec<_>>().join("; ")
+}
+
+/// Steps, from the first, whose knobs are turned.
+fn turned(morph: &Morph) -> usize {
+    match morph.state {
+        // Announced, and not begun: a morph is only stopped before its next act.
+        State::Applying { step } => step,
+        State::Verifying | State::Committing | State::Committed => morph.plan.steps.len(),
+        // What could not be undone counts as turned: where it is not so, it shows as a difference.
+        State::Undoing { step } => step + 1,
+        State::Planned
+        | State::Validated
+        | State::Reserved
+        | State::Releasing
+        | State::RolledBack
+        | State::Parked => 0,
+    }
+}
+
+/// What a VM's record becomes when a morph is parked after so many steps: it has no profile whole.
+fn record_parked(record: &VmRecord, morph: &Morph, steps: usize) -> VmRecord {
+    let mut partly = morph.clone();
+    partly.plan.steps.truncate(steps);
+    VmRecord { profile: None, ..record_after(record, &partly) }
 }
 
 /// What the VM's record becomes when a morph is committed.

@@ -75,19 +75,26 @@ impl Control {
         (values, notes)
     }
 
-    /// Takes out what somebody else changed since Proteus set it: Proteus does not fight an administrator.
+    /// What to say where `wish` is for a knob that somebody else changed since Proteus set it: such a knob is not
+    /// turned, because Proteus does not fight an administrator.
+    fn meddled(record: &VmRecord, wish: &Setting, now: &[Setting]) -> Option<String> {
+        let knob = wish.knob();
+        let ours = record.managed.iter().find(|setting| setting.knob() == knob)?;
+        let found = now.iter().find(|setting| setting.knob() == knob)?;
+        if moves_by_itself(knob.kind()) || ours.holds_in(found) || wish.holds_in(found) {
+            return None;
+        }
+        Some(format!("{knob}: somebody else changed it from {ours} to {found}; left alone"))
+    }
+
+    /// Takes out what somebody else changed.
     fn leave_alone(record: &VmRecord, wishes: &mut Wishes, now: &[Setting]) {
         let Wishes { settings, notes, .. } = wishes;
         settings.retain(|wish| {
-            let knob = wish.setting.knob();
-            let ours = record.managed.iter().find(|setting| setting.knob() == knob);
-            let found = now.iter().find(|setting| setting.knob() == knob);
-            let (Some(ours), Some(found)) = (ours, found) else { return true };
-            if moves_by_itself(knob.kind()) || ours.holds_in(found) || wish.setting.holds_in(found) {
-                return true;
-            }
-            notes.push(format!("{knob}: somebody else changed it from {ours} to {found}; left alone"));
-            false
+            let note = Self::meddled(record, &wish.setting, now);
+            let keep = note.is_none();
+            notes.extend(note);
+            keep
         });
     }
 
@@ -116,10 +123,17 @@ impl Control {
         let missing = || ControlError::NotFound { kind: "version", name: format!("{number} of {vm}") };
         let version = version.ok_or_else(missing)?.value;
         let subject = self.subject(&record).await?;
-        let settings = self.settings_at(&record, &version).await?;
+        let mut settings = self.settings_at(&record, &version).await?;
         let (now, unread) = self.read_all(&record, settings.iter().map(Setting::knob)).await;
+        let mut notes = unread;
+        settings.retain(|wish| {
+            let note = Self::meddled(&record, wish, &now);
+            let keep = note.is_none();
+            notes.extend(note);
+            keep
+        });
         let mut plan = compose_rollback(&subject, number, version.profile, &settings, &now);
-        plan.notes.extend(unread);
+        plan.notes.extend(notes);
         Ok(plan)
     }
 

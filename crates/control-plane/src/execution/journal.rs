@@ -10,6 +10,9 @@ use proteus_model::execution::{Event, Morph, State, Version};
 use proteus_model::id::MorphId;
 use std::time::Instant;
 
+/// What a VM's record becomes at the end of a morph.
+pub(super) type After<'a> = &'a (dyn Fn(&VmRecord, &Morph) -> VmRecord + Send + Sync);
+
 pub(crate) struct Journal<'a> {
     control: &'a Control,
     morph: Morph,
@@ -85,13 +88,13 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// The last move: the morph ends, the VM is free, and where it was committed the VM has a new version; all in
+    /// The last move: the morph ends, the VM is free, and where the VM is not as before it has a new version; all in
     /// one commit.
     pub(crate) async fn finish(
         &mut self,
         event: Event,
         change: impl FnOnce(&mut Morph),
-        committed: Option<fn(&VmRecord, &Morph) -> VmRecord>,
+        changed: Option<After<'_>>,
     ) -> Result<(), ControlError> {
         let ended_at = self.control.now();
         let next = self.after(event, |morph| {
@@ -99,7 +102,7 @@ impl<'a> Journal<'a> {
             morph.ended_at = Some(ended_at);
         })?;
         for _ in 0..TRIES {
-            match self.commit_end(&next, committed).await {
+            match self.commit_end(&next, changed).await {
                 // The table or the VM's record was changed by somebody else: read again. Not so the morph's own.
                 Err(ControlError::Record(RecordError::Conflict { key })) if key != key::morph(next.id) => {}
                 Err(error) => return Err(error),
@@ -112,22 +115,18 @@ impl<'a> Journal<'a> {
         Err(RecordError::Conflict { key: TABLE.into() }.into())
     }
 
-    async fn commit_end(
-        &self,
-        next: &Morph,
-        committed: Option<fn(&VmRecord, &Morph) -> VmRecord>,
-    ) -> Result<Rev, ControlError> {
+    async fn commit_end(&self, next: &Morph, changed: Option<After<'_>>) -> Result<Rev, ControlError> {
         let records = &self.control.records;
         let mut batch = records.batch().put(&key::morph(next.id), next, Some(self.rev))?;
         if let Some(found) = records.get::<VmRecord>(&key::vm(next.plan.vm)).await?
             && found.value.morph == Some(next.id)
         {
-            let record = match committed {
+            let record = match changed {
                 Some(after) => after(&found.value, next),
                 None => VmRecord { morph: None, ..found.value },
             };
             batch = batch.put(&key::vm(record.id), &record, Some(found.rev))?;
-            if committed.is_some() {
+            if changed.is_some() {
                 let version = Version {
                     number: record.version,
                     goal: Some(next.plan.goal.clone()),

@@ -150,6 +150,6 @@ impl Control {
 
     /// All is verified: the VM's record becomes what the VM is.
     pub(super) async fn settle(&self, journal: &mut Journal<'_>) -> Result<(), ControlError> {
-        journal.finish(Event::Recorded, |_| (), Some(record_after)).await
+        journal.finish(Event::Recorded, |_| (), Some(&record_after)).await
     }
 }

@@ -90,14 +90,19 @@ struct Cleaner {
 }
 
 impl Cleaner {
-    /// VMMs of this instance: their command lines name its folder.
-    fn vmms(&self) -> Vec<u32> {
-        let mine = self.dir.path().as_os_str().as_encoded_bytes();
+    fn dhcp(&self) -> String {
+        format!("/run/proteus-{}-dhcp", self.instance)
+    }
+
+    /// VMMs of this instance, and its DHCP server: their command lines name its folders.
+    fn processes(&self) -> Vec<u32> {
+        let marks = [self.dir.path().as_os_str().as_encoded_bytes().to_vec(), self.dhcp().into_bytes()];
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with(b"qemu-system-x86_64\0") && line.windows(mine.len()).any(|part| part == mine)
+            let tool = line.starts_with(b"qemu-system-x86_64\0") || line.starts_with(b"dnsmasq\0");
+            tool && marks.iter().any(|mark| line.windows(mark.len()).any(|part| part == mark))
         })
         .collect()
     }
@@ -105,7 +110,7 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
-        for pid in self.vmms() {
+        for pid in self.processes() {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
             let start = Instant::now();
             while lives(pid) && start.elapsed() < Duration::from_secs(20) {
@@ -122,6 +127,7 @@ impl Drop for Cleaner {
         }
         let _ = std::fs::remove_dir(group);
         let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(space));
+        let _ = std::fs::remove_dir_all(self.dhcp());
     }
 }
 
@@ -244,9 +250,10 @@ impl Guest {
     /// What is left of this instance on the host.
     pub fn leftovers(&self) -> Vec<String> {
         let name = format!("proteus-{}", self.instance);
-        let mut left: Vec<String> = self.clean.vmms().iter().map(|pid| format!("process {pid}")).collect();
+        let mut left: Vec<String> =
+            self.clean.processes().iter().map(|pid| format!("process {pid}")).collect();
         let places = [Path::new("/run/netns").join(&name), Path::new("/dev/shm").join(&name)];
-        let places = places.into_iter().chain([group_dir(&self.instance)]);
+        let places = places.into_iter().chain([group_dir(&self.instance), self.clean.dhcp().into()]);
         left.extend(places.filter(|path| path.exists()).map(|path| path.display().to_string()));
         left
     }

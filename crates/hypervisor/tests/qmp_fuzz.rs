@@ -1,0 +1,128 @@
+//! Fuzz target of the QMP decoder, for the stable toolchain: mutates real messages. No input may panic, a message
+//! that is taken must be what its text says, and a good one must always be read. A short run by default;
+//! `PROTEUS_FUZZ_ITERATIONS=1000000` for a long one, `PROTEUS_FUZZ_SEED=…` to repeat one.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use proteus_hypervisor::qemu::qmp::{MESSAGE_BYTES_MAX, Message, decode};
+use serde_json::Value;
+use std::panic::catch_unwind;
+
+const ITERATIONS: u64 = 20_000;
+
+/// Lines as QEMU 7.2 sends them, and their nearest strangers.
+const SEEDS: [&str; 12] = [
+    r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}"#,
+    r#"{"return": {}, "id": 1}"#,
+    r#"{"return": {"actual": 268435456}, "id": 42}"#,
+    r#"{"return": [{"thread-id": 4242, "cpu-index": 0, "target": "x86_64"}], "id": 18446744073709551615}"#,
+    r#"{"id": 7, "error": {"class": "GenericError", "desc": "Bus 'rp0' does not support hotplugging"}}"#,
+    r#"{"error": {"class": "GenericError", "desc": "JSON parse error, expecting value"}}"#,
+    r#"{"timestamp": {"seconds": 1795269785, "microseconds": 1}, "event": "DEVICE_DELETED", "data": {"device": "img-a-0", "path": "/machine/peripheral/img-a-0"}}"#,
+    r#"{"timestamp": {"seconds": -1, "microseconds": -1}, "event": "SHUTDOWN"}"#,
+    r#"{"event": "X", "return": {}, "error": {}, "QMP": {}, "id": 1}"#,
+    r#"{"event": 5, "id": "seven", "return": null}"#,
+    r#"{"return": "\ud83d\ude00 \u0000 \\", "id": 3}"#,
+    r#"[{"return": {}, "id": 1}]"#,
+];
+
+/// xorshift64*: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn mutate(random: &mut Random, data: &mut Vec<u8>) {
+    for _ in 0..random.below(5) {
+        let at = random.below(data.len());
+        match random.below(7) {
+            0 if !data.is_empty() => data[at] ^= 1 << random.below(8),
+            1 if !data.is_empty() => data[at] = random.next() as u8,
+            2 => data.truncate(at),
+            3 => {
+                let token: &[u8] =
+                    [&b"\"id\":"[..], b"{", b"}", b"\"return\":", b"[", b"1e999", b"\"\\ud800\""]
+                        [random.below(7)];
+                data.splice(at.min(data.len())..at.min(data.len()), token.iter().copied());
+            }
+            4 => drop(data.drain(at.min(data.len())..(at + random.below(40)).min(data.len()))),
+            5 => {
+                let other = SEEDS[random.below(SEEDS.len())].as_bytes();
+                data.extend(&other[random.below(other.len())..]);
+            }
+            _ => data.extend((0..random.below(64)).map(|_| random.next() as u8).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// What was taken must be in the text.
+fn check(data: &[u8], message: &Message) {
+    let text: Value = serde_json::from_slice(data).unwrap();
+    match message {
+        Message::Greeting => assert!(text.get("QMP").is_some()),
+        Message::Return { id, value } => {
+            assert_eq!((text["id"].as_u64(), &text["return"]), (Some(*id), value));
+            assert!(text.get("error").is_none() && text.get("event").is_none_or(|e| !e.is_string()));
+        }
+        Message::Error { id, .. } => {
+            assert!(text.get("error").is_some());
+            assert_eq!(text["id"].as_u64(), *id);
+        }
+        Message::Event(event) => assert_eq!(text["event"].as_str(), Some(event.name.as_str())),
+    }
+}
+
+#[test]
+fn what_a_vmm_says() {
+    let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
+    let iterations = number("PROTEUS_FUZZ_ITERATIONS", ITERATIONS);
+    println!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS={iterations}");
+    let (mut taken, mut refused) = (0u64, 0u64);
+    for round in 0..iterations {
+        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut data = SEEDS[random.below(SEEDS.len())].as_bytes().to_vec();
+        mutate(&mut random, &mut data);
+        let outcome = catch_unwind(|| match decode(&data) {
+            Ok(message) => {
+                check(&data, &message);
+                true
+            }
+            Err(error) => {
+                assert!(error.to_string().len() < 1000, "an error as long as its cause");
+                false
+            }
+        });
+        let repeat = format!("PROTEUS_FUZZ_SEED={} PROTEUS_FUZZ_ITERATIONS=1", seed.wrapping_add(round));
+        match outcome.unwrap_or_else(|_| panic!("{repeat}: {}", String::from_utf8_lossy(&data))) {
+            true => taken += 1,
+            false => refused += 1,
+        }
+    }
+    println!("{taken} taken, {refused} refused");
+    // Mutations that never or always destroy the message would prove little.
+    assert!(iterations < 1000 || (taken > iterations / 20 && refused > iterations / 20));
+}
+
+#[test]
+fn bombs_are_refused() {
+    let nested = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+    let deep = format!("{{\"return\":{}1{},\"id\":1}}", "[".repeat(100_000), "]".repeat(100_000));
+    let keys = "{\"a\":".repeat(100_000);
+    for bomb in [nested, deep, keys, "x".repeat(MESSAGE_BYTES_MAX + 1), "9".repeat(MESSAGE_BYTES_MAX)] {
+        assert!(decode(bomb.as_bytes()).is_err());
+    }
+}
