@@ -18,7 +18,7 @@ use proteus_protocol::api::v1::{
 };
 use serde::Serialize;
 use serde_json::json;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -233,8 +233,8 @@ impl Session {
         loop {
             let view: ConsoleView = self.client.get(&format!("{path}?from={from}")).await?;
             from = view.next;
-            print!("{}", view.text);
-            // A reader that went away is no failure.
+            // A reader that went away is no failure; `print!` would panic over it.
+            let _ = std::io::stdout().write_all(view.text.as_bytes());
             let _ = std::io::stdout().flush();
             if dump {
                 return Ok(0);
@@ -269,8 +269,9 @@ impl Session {
         if self.form == OutputForm::Json {
             self.print(&view, String::new);
         } else {
-            print!("{}", view.stdout);
-            eprint!("{}", view.stderr);
+            // A reader that went away is no failure; `print!` would panic over it.
+            let _ = std::io::stdout().write_all(view.stdout.as_bytes());
+            let _ = std::io::stderr().write_all(view.stderr.as_bytes());
         }
         if view.timed_out {
             let hint = "give it more with --timeout".to_owned();
@@ -297,11 +298,15 @@ impl Session {
                 Ok(0)
             }
             Profile::Push { file, dry_run } => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|source| CommandError::File { path: file.clone(), source })?;
                 if *dry_run {
                     return self.validate(std::slice::from_ref(file));
                 }
+                let failed = |source| CommandError::File { path: file.clone(), source };
+                let bytes = read_bounded(file).map_err(failed)?;
+                if bytes.len() as u64 == READ_MAX {
+                    return self.validate(std::slice::from_ref(file));
+                }
+                let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
                 let request = DocumentRequest { file: file.display().to_string(), text };
                 let view: ProfileView = self.client.post("/profiles", &request).await?;
                 self.print(&view, || {
@@ -316,12 +321,7 @@ impl Session {
     fn validate(&self, files: &[PathBuf]) -> Outcome {
         let mut problems = Vec::new();
         for path in files {
-            let size = std::fs::metadata(path).map(|meta| meta.len());
-            let read = size.and_then(|size| match size {
-                // The parser refuses by size; it need not all be read for that.
-                size if size > READ_MAX => Ok(vec![b' '; READ_MAX as usize]),
-                _ => std::fs::read(path),
-            });
+            let read = read_bounded(path);
             let text = read.map_err(|source| CommandError::File { path: path.clone(), source })?;
             if let Err(found) = document::parse(&path.display().to_string(), &text, None) {
                 problems.extend(found.iter().map(ToString::to_string));
@@ -457,8 +457,16 @@ impl Session {
     }
 }
 
-/// One byte more than a profile may have.
+/// One byte more than a profile may have: the parser refuses it by its size.
 const READ_MAX: u64 = (1 << 20) + 1;
+
+/// A document, or as much of it as is needed to refuse it: also where it has no end, as `/dev/zero`.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);
 

@@ -8,7 +8,7 @@ use proteus_protocol::guest::v1::{
 use proteus_protocol::guest::{GUEST_PAYLOAD_BYTES_MAX, HOST_PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,8 @@ use tokio::task::JoinHandle;
 
 /// Longest wait for an answer to a plain request: p99 of a busy emulated guest is 44 ms, an apply step of it 2 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for the answer to a greeting before it is said again.
+const KNOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes that a guest may send in a second before the link is cut: 30 MB/s is what the channel carries at most;
 /// an honest agent sends 60 KiB a second.
 const FLOOD_BYTES_PER_SECOND: u64 = 4 << 20;
@@ -45,6 +47,8 @@ pub(crate) enum GuestError {
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>>;
 
 struct Link {
+    /// Whether the agent answered on this link.
+    heard: AtomicBool,
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Waiting,
     reader: JoinHandle<()>,
@@ -90,9 +94,41 @@ impl Guest {
         let why_closed = Arc::new(Mutex::new(String::new()));
         let reader = tokio::spawn(read_messages(read, waiting.clone(), why_closed.clone()));
         let writer = tokio::sync::Mutex::new(write);
-        let link = Arc::new(Link { writer, waiting, reader, why_closed });
+        let heard = AtomicBool::new(false);
+        let link = Arc::new(Link { heard, writer, waiting, reader, why_closed });
         *slot = Some((path.to_owned(), link.clone()));
         Ok(link)
+    }
+
+    async fn exchange(&self, link: &Link, request: Request) -> Result<Reply, GuestError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let closed =
+            || GuestError::Closed(link.why_closed.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let (sender, receiver) = oneshot::channel();
+        match link.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(waiting) => waiting.insert(id, sender),
+            None => return Err(closed()),
+        };
+        let forget = Forget { waiting: &link.waiting, id };
+        let frame = encode(&HostMessage { id, request }, HOST_PAYLOAD_BYTES_MAX);
+        let frame = frame.map_err(|e| GuestError::Open(e.to_string()))?;
+        link.writer.lock().await.write_all(&frame).await.map_err(|_| closed())?;
+        let reply = receiver.await.map_err(|_| closed());
+        drop(forget);
+        link.heard.store(true, Ordering::Relaxed);
+        reply
+    }
+
+    /// Greets until the agent answers: what is asked before the guest's kernel has told the agent of the new host
+    /// (after a reconnect, a replaced VMM) is read by it and its answer dropped, so a greeting may be lost.
+    async fn knock(&self, link: &Link) -> Result<(), GuestError> {
+        while !link.heard.load(Ordering::Relaxed) {
+            let greeting = self.exchange(link, Request::Hello { hello: hello_request() });
+            if let Ok(answer) = tokio::time::timeout(KNOCK_LIMIT, greeting).await {
+                answer?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks the agent behind the socket `path`, waiting at most `limit`.
@@ -102,23 +138,10 @@ impl Guest {
         request: Request,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let asked = async {
             let link = self.link(path).await?;
-            let closed =
-                || GuestError::Closed(link.why_closed.lock().unwrap_or_else(PoisonError::into_inner).clone());
-            let (sender, receiver) = oneshot::channel();
-            match link.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                Some(waiting) => waiting.insert(id, sender),
-                None => return Err(closed()),
-            };
-            let forget = Forget { waiting: &link.waiting, id };
-            let frame = encode(&HostMessage { id, request }, HOST_PAYLOAD_BYTES_MAX);
-            let frame = frame.map_err(|e| GuestError::Open(e.to_string()))?;
-            link.writer.lock().await.write_all(&frame).await.map_err(|_| closed())?;
-            let reply = receiver.await.map_err(|_| closed());
-            drop(forget);
-            reply
+            self.knock(&link).await?;
+            self.exchange(&link, request).await
         };
         let answer = tokio::time::timeout(limit, asked).await;
         match answer.map_err(|_| GuestError::TimedOut(limit.as_secs()))?? {
@@ -134,9 +157,7 @@ impl Guest {
 
     /// Introduces the host and learns who answers.
     pub(crate) async fn greet(&self, path: &Path, limit: Duration) -> Result<HelloReply, GuestError> {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = HelloRequest { protocol: PROTOCOL_VERSION, version };
-        match self.ask_within(path, Request::Hello { hello }, limit).await? {
+        match self.ask_within(path, Request::Hello { hello: hello_request() }, limit).await? {
             Reply::Hello { hello } => {
                 *self.hello.lock().unwrap_or_else(PoisonError::into_inner) = Some(hello.clone());
                 Ok(hello)
@@ -144,6 +165,10 @@ impl Guest {
             _ => Err(GuestError::Confused),
         }
     }
+}
+
+fn hello_request() -> HelloRequest {
+    HelloRequest { protocol: PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
 /// Takes the request out of the waiting list, however the wait ends.

@@ -46,7 +46,10 @@ async fn run(cli: Cli) -> u8 {
         Command::Image(image) => image::build(image).await,
         Command::Store(store) => state::store(&cli, store).await,
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "proteus", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "proteus", &mut text);
+            // A reader that went away (`| head`) is no failure of the command; `generate` would panic over it.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), &text);
             Ok(0)
         }
         Command::Demo(args) => demo::run(args).await,

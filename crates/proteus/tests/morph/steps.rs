@@ -153,9 +153,8 @@ impl Bench {
 
 /// State of a morph in one word, with its step.
 fn place(morph: &Value) -> String {
-    let state = &morph["state"];
-    let word = state.as_str().or_else(|| state["state"].as_str()).unwrap().to_owned();
-    match state["step"].as_u64() {
+    let word = morph["state"].as_str().unwrap().to_owned();
+    match morph["step"].as_u64() {
         Some(step) => format!("{word} {step}"),
         None => word,
     }

@@ -1,0 +1,13 @@
+//! The service without a guest: who may come in and how, what is refused and in which words, events, metrics, TLS,
+//! one Proteus per state folder, and an end that leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
+
+mod access;
+
+mod refusal;
+
+#[allow(dead_code, reason = "the morph test uses the rest")]
+mod server;
+
+mod whole;

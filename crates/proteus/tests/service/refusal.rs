@@ -1,0 +1,203 @@
+//! What is refused, and in which words.
+
+use crate::server::{Server, open_dir, proteus};
+use expect_test::expect;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+
+#[test]
+fn bodies_and_paths_that_cannot_be() {
+    let server = Server::start();
+    let secret = server.cli(&["token", "create", "t", "--role", "admin"]).ok().stdout.trim().to_owned();
+    let ask = |method: &str, path: &str, body: &[u8]| server.tcp(method, path, Some(&secret), body);
+    for body in [&b"{"[..], b"[]", b"{\"a\":1}", b"\xff\xfe", b"null", &b"[".repeat(100_000)] {
+        let (status, text) = ask("POST", "/api/v1/vms", body);
+        assert_eq!(status, 422, "{text}");
+        assert!(text.contains("the body is not what was expected"), "{text}");
+    }
+    let (status, text) = ask("POST", "/api/v1/profiles", &vec![b' '; 64 << 20]);
+    assert_eq!(status, 413, "64 MiB: {text}");
+    for path in ["/", "/api/v1/nothing", "/api/v2/vms", "/api/v1/vms/%2e%2e%2f%2e%2e/x", "/../etc/passwd"] {
+        let (status, text) = ask("GET", path, b"");
+        assert_eq!(status, 404, "{path}: {text}");
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["code"], json!("not_found"), "{path}");
+    }
+    for name in ["nobody", "..%2F..%2Fetc", "%00", "a%0Ab", &"x".repeat(5000)] {
+        let (status, text) = ask("GET", &format!("/api/v1/vms/{name}"), b"");
+        assert_eq!(status, 404, "{name}: {text}");
+    }
+    assert_eq!(ask("PUT", "/api/v1/vms", b"{}").0, 405);
+    let unknown = ask("POST", "/api/v1/disarm", br#"{"vmm": "x"}"#);
+    assert!(unknown.0 == 422 && unknown.1.contains("unknown field `vmm`"), "{unknown:?}");
+    assert_eq!(server.tcp("GET", "/healthz", None, b""), (200, "ok\n".into()));
+    // Nothing of this stopped it or was taken.
+    assert_eq!(server.ask(&["vm", "list"]), json!([]));
+}
+
+#[test]
+fn vms_that_cannot_be() {
+    let server = Server::start();
+    let file = server.dir.path().join("disk.raw");
+    std::fs::write(&file, b"x").unwrap();
+    let disk = format!("data={}", file.display());
+    let mut text = String::new();
+    let words: [&[&str]; 10] = [
+        &["vm", "create", "../x", "--disk", &disk],
+        &["vm", "create", "x", "--guest", "/no/such"],
+        &["vm", "create", "x"],
+        &["vm", "create", "x", "--disk", &disk, "--memory", "8MiB"],
+        &["vm", "create", "x", "--disk", &disk, "--memory", "999999TiB"],
+        &["vm", "create", "x", "--disk", &disk, "--vcpus", "300"],
+        &["vm", "create", "x", "--disk", &disk, "--disk", &disk],
+        &["vm", "create", "x", "--disk", "../a=/etc/passwd"],
+        &["vm", "start", "nobody"],
+        &["morph", "plan", "nobody", "--profile", "batch"],
+    ];
+    for words in words {
+        text.push_str(&server.cli(words).seen(server.dir.path()));
+        text.push('\n');
+    }
+    expect![[r#"
+        error: invalid value '../x' for '<NAME>': VM name "../x" is not a name: expected 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit
+
+        For more information, try '--help'.
+        exit 2
+
+        error: read /no/such/vmlinuz
+          because: No such file or directory (os error 2)
+        exit 1
+
+        error: disks: expected a disk to boot from, found none
+          hint: see `proteus vm create --help`
+        exit 4
+
+        error: memory: expected 96 MiB to memory_max, at most 16 TiB, found 8 MiB of 8 MiB
+          hint: see `proteus vm create --help`
+        exit 4
+
+        error: memory: expected 96 MiB to memory_max, at most 16 TiB, found 999999 TiB of 999999 TiB
+          hint: see `proteus vm create --help`
+        exit 4
+
+        error: vcpus: expected 1 to vcpus_max, which is at most 255, found 300 of 300
+          hint: see `proteus vm create --help`
+        exit 4
+
+        error: disks, images: expected names that differ, found data twice
+          hint: see `proteus vm create --help`
+        exit 4
+
+        error: --disk "../a=/etc/passwd": expected NAME=FILE
+          hint: as in --disk root=/srv/web.qcow2
+        exit 2
+
+        error: there is no VM nobody
+          hint: `proteus vm list` shows what there is
+        exit 3
+
+        error: there is no VM nobody
+          hint: `proteus vm list` shows what there is
+        exit 3
+
+    "#]].assert_eq(&text);
+    assert_eq!(server.ask(&["vm", "list"]), json!([]));
+}
+
+fn validate(dir: &Path, name: &str, text: &[u8]) -> String {
+    let file = dir.join(name);
+    std::fs::write(&file, text).unwrap();
+    proteus(&["profile", "validate", file.to_str().unwrap()]).seen(dir)
+}
+
+#[test]
+fn profiles_that_cannot_be() {
+    let dir = open_dir();
+    let good = "name: a\nversion: 1.0.0\n";
+    let mut text = String::new();
+    let documents = [
+        ("good.yaml", good.to_owned()),
+        ("path.yaml", "name: ../../etc\nversion: 1.0.0\n".to_owned()),
+        ("field.yaml", format!("{good}commands: [reboot]\n")),
+        (
+            "weights.yaml",
+            format!("{good}resource_weights: {{ cpu: 0.9, memory: 0.9, network: 0, storage_io: 0 }}\n"),
+        ),
+        ("order.yaml", format!("{good}resources: {{ vcpus: {{ min: 4, preferred: 2 }} }}\n")),
+        ("sysctl.yaml", format!("{good}tuning: {{ sysctl: {{ kernel.core_pattern: \"|/bin/sh\" }} }}\n")),
+        ("alias.yaml", format!("{good}labels: {{ a: &a x, b: *a }}\n")),
+        ("bad.json", "{\"name\": \"a\",}".to_owned()),
+        ("ending.txt", good.to_owned()),
+        ("empty.yaml", String::new()),
+    ];
+    for (name, document) in documents {
+        text.push_str(&validate(dir.path(), name, document.as_bytes()));
+        text.push('\n');
+    }
+    let nested = format!("{good}labels: {}{}", "{a: ".repeat(10_000), "}".repeat(10_000));
+    text.push_str(&validate(dir.path(), "nested.yaml", nested.as_bytes()));
+    text.push_str(&validate(dir.path(), "big.yaml", &vec![b'#'; 64 << 20]));
+    text.push_str(&proteus(&["profile", "validate", "/dev/zero"]).seen(dir.path()));
+    text.push_str(&proteus(&["profile", "validate", "/no/such.yaml"]).seen(dir.path()));
+    expect![[r#"
+        the profile is valid
+        exit 0
+
+        DIR/path.yaml:1:7: name: expected a name: 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit, found "../../etc"
+        exit 1
+
+        DIR/field.yaml:3:1: commands: expected one of name, version, summary, labels, extends, traits, resources, resource_weights, application_priorities, behavioral_rules, network_policy, components, tuning, sla, security, verify, cost, found an unknown field
+        exit 1
+
+        DIR/weights.yaml:3:19: resource_weights: expected weights that sum to 1.0, found a sum of 1.8 (take away 0.8)
+        exit 1
+
+        DIR/order.yaml:3:42: resources.vcpus.preferred: expected at least min, which is 4, found 2
+        exit 1
+
+        DIR/sysctl.yaml:3:21: tuning.sysctl.kernel.core_pattern: expected a kernel parameter under vm., net., fs. or kernel.sched_, as in vm.swappiness, found "kernel.core_pattern"
+        exit 1
+
+        DIR/alias.yaml:3:14: document: expected a value, found an anchor (remove the &name; anchors are not read, and text that begins with & needs quotes)
+        exit 1
+
+        DIR/bad.json:1:14: document: expected an item after ',', found "}" (JSON allows no comma before the end)
+        exit 1
+
+        the profile is valid
+        exit 0
+
+        DIR/empty.yaml:1:1: document: expected a profile, found an empty text
+        exit 1
+
+        DIR/nested.yaml:3:133: document: expected at most 32 levels of nesting, found more
+        exit 1
+        DIR/big.yaml:1:1: document: expected at most 1 MiB, found 1048577 bytes
+        exit 1
+        /dev/zero:1:1: document: expected at most 1 MiB, found 1048577 bytes
+        exit 1
+        error: read /no/such.yaml
+          because: No such file or directory (os error 2)
+        exit 1
+    "#]].assert_eq(&text);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_proteus"))
+        .args(["completion", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    let whole = proteus(&["completion", "bash"]).ok();
+    let mut bash =
+        std::process::Command::new("bash").args(["-n"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(whole.stdout.as_bytes()).unwrap();
+    assert!(bash.wait().unwrap().success(), "bash does not read it");
+    assert!(whole.stdout.contains("rollback"));
+}

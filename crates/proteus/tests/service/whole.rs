@@ -1,0 +1,85 @@
+//! The service as a whole: what it tells, one per folder, its store, its end.
+
+use crate::server::{Server, proteus, wait_for};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+#[test]
+fn it_tells_how_it_is_and_what_happens() {
+    let server = Server::start();
+    assert_eq!(server.tcp("GET", "/healthz", None, b""), (200, "ok\n".into()));
+    assert_eq!(server.tcp("GET", "/readyz", None, b""), (200, "ready\n".into()));
+    let openapi: Value = serde_json::from_str(&server.tcp("GET", "/openapi.json", None, b"").1).unwrap();
+    assert!(openapi["paths"]["/api/v1/vms/{vm}/plan"].is_object(), "{openapi}");
+    let mut events = UnixStream::connect(server.state().join("proteus.sock")).unwrap();
+    events.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    events.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut heard = String::new();
+    let mut until = |word: &str| {
+        let mut buffer = [0; 4096];
+        while !heard.contains(word) {
+            let count = events.read(&mut buffer).unwrap();
+            assert!(count > 0, "the stream ended before {word:?}: {heard}");
+            heard.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    until("text/event-stream");
+    let disk = server.dir.path().join("disk.raw");
+    std::fs::write(&disk, b"x").unwrap();
+    server.cli(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]).ok();
+    until("created");
+    let taken = server.cli(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]);
+    assert_eq!(taken.code, 4, "{}", taken.stderr);
+    assert!(taken.stderr.contains("there is a VM one already"), "{}", taken.stderr);
+    let secret = server.cli(&["token", "create", "m"]).ok().stdout;
+    let metrics = server.tcp("GET", "/metrics", Some(secret.trim()), b"").1;
+    assert!(metrics.contains("proteus_vm_running{vm=\"one\"} 0"), "{metrics}");
+    server.cli(&["vm", "delete", "one"]).ok();
+    until("deleted");
+    assert_eq!(server.ask(&["vm", "list"]), json!([]));
+}
+
+#[test]
+fn two_on_one_folder_and_a_store_in_use_are_refused_by_name() {
+    let mut server = Server::start();
+    let state = server.state();
+    let state = state.to_str().unwrap();
+    let second = proteus(&["--state", state, "serve", "--no-http"]);
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains(&server.pid().to_string()), "{}", second.stderr);
+    let check = proteus(&["--state", state, "store", "check"]);
+    assert!(check.code == 1 && check.stderr.contains("stop Proteus first"), "{}", check.stderr);
+    // The first did not notice.
+    server.cli(&["token", "create", "kept"]).ok();
+    server.kill();
+    let check = proteus(&["--state", state, "--output", "json", "store", "check"]).ok();
+    assert_eq!(check.json()["whole"], json!(true), "after a SIGKILL");
+    let copy = server.dir.path().join("copy");
+    proteus(&["--state", state, "store", "backup", copy.to_str().unwrap()]).ok();
+    assert!(copy.exists());
+    server.start_again();
+    assert!(server.ask(&["token", "list"]).to_string().contains("kept"));
+}
+
+#[test]
+fn it_ends_in_good_order_and_leaves_nothing() {
+    let mut server = Server::start();
+    assert!(!server.instance.leftovers().is_empty(), "the look for leftovers sees nothing of a running one");
+    // An event stream and a silent connection must not hold up the end.
+    let mut stream = UnixStream::connect(server.state().join("proteus.sock")).unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    let silent = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    assert_eq!(server.terminate(Duration::from_secs(20)), Some(0), "{}", server.log());
+    drop(silent);
+    wait_for("nothing left", Duration::from_secs(10), || {
+        server.instance.leftovers().is_empty().then_some(())
+    });
+    assert!(!server.state().join("proteus.sock").exists());
+    assert!(!server.log().contains(" WARN ") && !server.log().contains(" ERROR "), "{}", server.log());
+    let away = server.cli(&["vm", "list"]);
+    assert_eq!(away.code, 7);
+    assert!(away.stderr.contains("`proteus serve` starts it"), "{}", away.stderr);
+}
