@@ -181,10 +181,12 @@ impl Driver for QemuDriver {
 
     async fn start(&self, seat: &Seat) -> Result<(), DriverError> {
         if let Ok(vm) = self.vm(seat.id) {
-            if process::lives(&vm.live.lock().await.run) {
+            let run = vm.live.lock().await.run.clone();
+            if process::lives(&run) {
                 return Ok(());
             }
-            // It died by itself: nothing of it may be taken for the new one.
+            // It died by itself: nothing of it may be taken for the new one, and its tap must be free.
+            process::wait_end(&run, process::KILL_LIMIT).await;
             self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
             self.sweep(seat).await?;
         }
@@ -218,6 +220,7 @@ impl Driver for QemuDriver {
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
         let Some(run) = process::load_run_state(seat)? else { return Ok(false) };
         if !process::lives(&run) {
+            process::wait_end(&run, process::KILL_LIMIT).await;
             self.sweep(seat).await?;
             return Ok(false);
         }

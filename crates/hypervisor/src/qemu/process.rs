@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Longest time until a started QEMU listens. It takes 0.1–0.5 s; a loaded host 10 times that.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longest time that a killed process may take to vanish: it has its memory to give back.
-const KILL_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What is remembered of a running VMM, on disk, so that a restarted Proteus finds it.
@@ -96,24 +96,38 @@ pub(crate) fn resident(ram_dir: &Path, seat: &Seat) -> Option<u64> {
     blocks("ram").ok().map(|ram| ram + blocks("hot").unwrap_or(0))
 }
 
-fn start_ticks(pid: u32) -> Option<u64> {
+/// Start time of the process and whether its first thread ended already.
+fn look_at(pid: u32) -> Option<(u64, bool)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; fields count from the last one.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let ticks = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(ticks)
+    Some((ticks, matches!(state, "Z" | "X")))
 }
 
 /// Whether this very process still runs.
 pub(crate) fn lives(run: &RunState) -> bool {
-    start_ticks(run.pid) == Some(run.start_ticks)
+    look_at(run.pid) == Some((run.start_ticks, false))
 }
 
-/// Waits until the process ended; `false`: it did not within `limit`.
+/// Whether nothing of the process is left that could hold its tap, its disks or its memory. A killed process is a
+/// zombie as soon as its first thread ended; the others, which share its open files, may still be on their way out.
+fn is_gone(run: &RunState) -> bool {
+    match look_at(run.pid) {
+        Some((ticks, ended)) if ticks == run.start_ticks => {
+            // What cannot be listed was reaped between the two looks.
+            let threads = fs::read_dir(format!("/proc/{}/task", run.pid)).map_or(0, Iterator::count);
+            ended && threads <= 1
+        }
+        _ => true,
+    }
+}
+
+/// Waits until the process is gone, its last thread too; `false`: it is not within `limit`.
 pub(crate) async fn wait_end(run: &RunState, limit: Duration) -> bool {
     let ended = async {
-        while lives(run) {
+        while !is_gone(run) {
             tokio::time::sleep(POLL).await;
         }
     };
@@ -184,7 +198,7 @@ pub(crate) async fn launch(
     let pid = child.id();
     let run = RunState {
         pid,
-        start_ticks: start_ticks(pid).unwrap_or(0),
+        start_ticks: look_at(pid).map_or(0, |(ticks, _)| ticks),
         incarnation: around.incarnation,
         accelerator: around.accelerator,
         machine: around.machine.clone(),
