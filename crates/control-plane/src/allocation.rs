@@ -159,11 +159,13 @@ impl Control {
         }
         let closed = match morph.state {
             State::Committed => table.settle(morph.id),
-            // A parked VM may have either; the table keeps what it had until an operator brings it somewhere.
+            State::Parked => table.hold(morph.id),
             _ => table.release(morph.id),
         };
-        // The reservation is there: it was looked at above.
-        drop(closed);
+        closed.map_err(|error| ControlError::Conflict {
+            what: format!("the reservation of {} could not be closed: {error}", morph.id),
+            hint: "this is a defect of Proteus; `proteus allocation show` shows the table".into(),
+        })?;
         Ok(batch.put(TABLE, &table, rev)?)
     }
 

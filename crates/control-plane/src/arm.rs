@@ -56,19 +56,18 @@ impl Control {
     }
 
     async fn set_armed(&self, scope: &ArmScope, armed: bool, actor: &str) -> Result<(), ControlError> {
+        let mut batch = self.records.batch();
         match scope {
             ArmScope::Vm { vm } => {
                 let Versioned { mut value, rev } = self.find_vm(vm).await?;
                 value.disarmed = !armed;
-                self.records.commit(self.records.batch().put(&key::vm(value.id), &value, Some(rev))?).await?;
+                batch = batch.put(&key::vm(value.id), &value, Some(rev))?;
             }
             ArmScope::Fleet => match (self.records.get::<Disarmed>(FLEET).await?, armed) {
-                (Some(found), true) => {
-                    self.records.commit(self.records.batch().delete(FLEET, found.rev)?).await?;
-                }
+                (Some(found), true) => batch = batch.delete(FLEET, found.rev)?,
                 (None, false) => {
                     let disarmed = Disarmed { actor: actor.to_owned(), at: self.now() };
-                    self.records.commit(self.records.batch().put(FLEET, &disarmed, None)?).await?;
+                    batch = batch.put(FLEET, &disarmed, None)?;
                 }
                 (Some(_), false) | (None, true) => {}
             },
@@ -78,7 +77,8 @@ impl Control {
             ArmScope::Fleet => "fleet".to_owned(),
             ArmScope::Vm { vm } => format!("vm/{vm}"),
         };
-        self.write_audit(actor, action, &subject, "asked for", json!({})).await
+        self.commit_audited(batch, self.entry(actor, action, &subject, "asked for", json!({}))).await?;
+        Ok(())
     }
 
     /// Disarms. Running morphs in the scope are undone (`hold`: parked where they are). How many were told.

@@ -250,6 +250,20 @@ fn failed(doing: &'static str) -> impl Fn(StoreError) -> AuditError {
     move |source| AuditError::Store { doing, source }
 }
 
+/// What became of an entry that goes with other changes.
+#[derive(Debug)]
+pub enum Appended {
+    /// Entry and changes are there.
+    Written {
+        /// The entry.
+        entry: Entry,
+        /// The revision of the commit.
+        rev: Rev,
+    },
+    /// Nothing was written: these guards did not hold, one of the changes' own among them.
+    Conflict(Vec<(Key, Option<Rev>)>),
+}
+
 /// Draws 128 bits: at random, or in the twin from a seed.
 pub type Entropy = Arc<dyn Fn() -> u128 + Send + Sync>;
 
@@ -312,19 +326,34 @@ impl Audit {
 
     /// Writes an entry; it is durable when this returns.
     pub async fn append(&self, record: AuditRecord) -> Result<Entry, AuditError> {
+        match self.append_with(record, Commit::new(OpId::from_bits(0))).await? {
+            Appended::Written { entry, .. } => Ok(entry),
+            // Nothing but the chain was guarded.
+            Appended::Conflict(_) => Err(AuditError::Contended),
+        }
+    }
+
+    /// Writes an entry and the changes of `with` in one commit: both are there afterwards, or neither. The
+    /// operation id of `with` is not used: each try is an operation of its own.
+    pub async fn append_with(&self, record: AuditRecord, with: Commit) -> Result<Appended, AuditError> {
         let _turn = self.turn.lock().await;
         for _ in 0..TRIES_MAX {
             let (head, rev) = self.read_head().await?;
             let body = Body { seq: head.seq + 1, prev: head.hash, record: record.clone() };
-            if let Some(entry) = self.try_append(body, rev).await? {
-                return Ok(entry);
+            if let Some(outcome) = self.try_append(body, rev, with.clone()).await? {
+                return Ok(outcome);
             }
         }
         Err(AuditError::Contended)
     }
 
-    /// `None` where another was faster.
-    async fn try_append(&self, body: Body, head_rev: Option<Rev>) -> Result<Option<Entry>, AuditError> {
+    /// `None` where another entry was faster.
+    async fn try_append(
+        &self,
+        body: Body,
+        head_rev: Option<Rev>,
+        with: Commit,
+    ) -> Result<Option<Appended>, AuditError> {
         let fail = failed("append an entry");
         let database = |error: serde_json::Error| StoreError::Database {
             doing: "encode a record",
@@ -343,16 +372,21 @@ impl Audit {
             None => Guard::Absent(head_key.clone()),
         };
         let key = entry_key(body.seq).map_err(&fail)?;
-        let commit = Commit::new(OpId::from_bits((self.entropy)()))
+        let commit = Commit { op_id: OpId::from_bits((self.entropy)()), ..with.clone() }
             .guard(guard)
             .guard(Guard::Absent(key.clone()))
             .put(head_key.clone(), head)
             .put(key, format!("{hash}\n{text}"));
         for _ in 0..RESUBMITS_MAX {
             match self.store.commit(commit.clone()).await.map_err(&fail)? {
-                Outcome::Committed(_) => return Ok(Some(body.sealed(hash))),
+                Outcome::Committed(rev) => {
+                    return Ok(Some(Appended::Written { entry: body.sealed(hash), rev }));
+                }
+                Outcome::Conflict(failed) if with.guards.iter().any(|guard| guard.is_among(&failed)) => {
+                    return Ok(Some(Appended::Conflict(failed)));
+                }
                 // An entry where the head says there is none yet would conflict for ever.
-                Outcome::Conflict(keys) if keys.iter().all(|(key, _)| *key != head_key) => {
+                Outcome::Conflict(now) if now.iter().all(|(key, _)| *key != head_key) => {
                     return Err(AuditError::Broken { seq: body.seq, how: Break::BeyondHead });
                 }
                 Outcome::Conflict(_) => return Ok(None),

@@ -1,10 +1,10 @@
 //! The control plane of one host or fleet: its parts, wired. Starting it recovers every morph that a crash cut
 //! short. Must never act on a VM but through a morph, except to start, stop, make and remove it.
 
-use crate::audit::{Audit, AuditError, AuditRecord};
+use crate::audit::{Appended, Audit, AuditError, AuditRecord};
 use crate::execution::Abort;
-use crate::record::{Entropy, RecordError, Records};
-use crate::store::Store;
+use crate::record::{Batch, Entropy, RecordError, Records};
+use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::AuditView;
@@ -166,6 +166,28 @@ impl Control {
         self.tasks.wait().await;
     }
 
+    /// An audit entry of now.
+    pub(crate) fn entry(
+        &self,
+        actor: &str,
+        action: &str,
+        subject: &str,
+        why: &str,
+        evidence: serde_json::Value,
+    ) -> AuditRecord {
+        let record = AuditRecord::new(self.now(), actor, action, subject, why);
+        AuditRecord { evidence, ..record }
+    }
+
+    /// Commits changes and the audit entry that tells of them: both are there afterwards, or neither.
+    pub(crate) async fn commit_audited(&self, batch: Batch, entry: AuditRecord) -> Result<Rev, ControlError> {
+        match self.audit.append_with(entry, batch.as_commit().clone()).await? {
+            Appended::Written { rev, .. } => Ok(rev),
+            Appended::Conflict(failed) => Err(batch.conflict(&failed).into()),
+        }
+    }
+
+    /// Writes an audit entry of an act that changes no record.
     pub(crate) async fn write_audit(
         &self,
         actor: &str,
@@ -174,9 +196,7 @@ impl Control {
         why: &str,
         evidence: serde_json::Value,
     ) -> Result<(), ControlError> {
-        let mut record = AuditRecord::new(self.now(), actor, action, subject, why);
-        record.evidence = evidence;
-        self.audit.append(record).await?;
+        self.audit.append(self.entry(actor, action, subject, why, evidence)).await?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod journal;
 
 mod step;
 
+use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::verification::{names, windows};
 use crate::vm::VmRecord;
@@ -106,10 +107,11 @@ impl Control {
         };
         record.morph = Some(morph.id);
         let batch = self.records.batch().put(&key::vm(record.id), &record, Some(found.rev))?;
-        self.records.commit(batch.put(&key::morph(morph.id), &morph, None)?).await?;
+        let batch = batch.put(&key::morph(morph.id), &morph, None)?;
         let subject = format!("vm/{}", record.intent.name);
         let evidence = json!({ "morph": morph.id, "goal": morph.plan.goal, "steps": morph.plan.steps.len() });
-        self.write_audit(actor, "morph.begin", &subject, "asked for", evidence).await?;
+        let entry = self.entry(actor, "morph.begin", &subject, "asked for", evidence);
+        self.commit_audited(batch, entry).await?;
         self.tell_morph(&morph, String::new());
         Ok(morph)
     }
@@ -136,9 +138,7 @@ impl Control {
                 Stop::Broken(error) => return Err(error),
             }
         }
-        let morph = journal.into_morph();
-        self.audit_end(&morph).await?;
-        Ok(morph)
+        Ok(journal.into_morph())
     }
 
     /// One move.
@@ -275,14 +275,15 @@ impl Control {
         }
     }
 
-    async fn audit_end(&self, morph: &Morph) -> Result<(), ControlError> {
+    /// What the audit log says of a morph that ended.
+    pub(crate) fn end_entry(&self, morph: &Morph) -> AuditRecord {
         let evidence = json!({
             "morph": morph.id, "goal": morph.plan.goal, "outcome": morph.state.word(), "steps": morph.steps,
             "verification": morph.verification, "left_alone": morph.left_alone, "undo_ms": morph.undo_ms,
         });
         let why = morph.reason.clone().unwrap_or_else(|| "verified".into());
         let subject = format!("vm/{}", morph.plan.vm_name);
-        self.write_audit(&morph.actor, "morph.end", &subject, &why, evidence).await
+        self.entry(&morph.actor, "morph.end", &subject, &why, evidence)
     }
 
     /// Takes up every morph that a crash cut short, and ends it. How many there were.

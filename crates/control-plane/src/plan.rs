@@ -105,7 +105,7 @@ impl Control {
         profile: &Profile,
         digest: &str,
     ) -> Result<Plan, ControlError> {
-        let record = self.vm(vm).await?;
+        let record = self.settled_vm(vm).await?;
         let subject = self.subject(&record).await?;
         let mut wishes = wishes(profile, &subject);
         let (now, unread) =
@@ -118,7 +118,7 @@ impl Control {
 
     /// The plan that leads back to an earlier version of a VM.
     pub async fn plan_rollback(&self, vm: &str, number: u64) -> Result<Plan, ControlError> {
-        let record = self.vm(vm).await?;
+        let record = self.settled_vm(vm).await?;
         let version = self.records.get::<Version>(&key::version(record.id, number)).await?;
         let missing = || ControlError::NotFound { kind: "version", name: format!("{number} of {vm}") };
         let version = version.ok_or_else(missing)?.value;
@@ -185,7 +185,7 @@ impl Control {
 
     /// The plan that puts a new VMM process under a VM.
     pub async fn plan_fresh_vmm(&self, vm: &str) -> Result<Plan, ControlError> {
-        let record = self.vm(vm).await?;
+        let record = self.settled_vm(vm).await?;
         Ok(compose_fresh_vmm(&self.subject(&record).await?))
     }
 }

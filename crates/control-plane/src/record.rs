@@ -63,6 +63,17 @@ impl Batch {
         Ok(self)
     }
 
+    /// The changes, for a commit that holds more.
+    pub(crate) fn as_commit(&self) -> &Commit {
+        &self.commit
+    }
+
+    /// The error that names the first of our keys whose guard did not hold.
+    pub(crate) fn conflict(&self, failed: &[(Key, Option<Rev>)]) -> RecordError {
+        let guard = self.commit.guards.iter().find(|guard| guard.is_among(failed));
+        RecordError::Conflict { key: guard.map(|guard| guard.key().to_string()).unwrap_or_default() }
+    }
+
     /// Removes a record that must still be at `expected`.
     pub(crate) fn delete(mut self, key: &str, expected: Rev) -> Result<Self, RecordError> {
         let key = Key::new(key)?;
@@ -133,18 +144,31 @@ impl Records {
         loop {
             match self.store.commit(batch.commit.clone()).await? {
                 Outcome::Committed(rev) => return Ok(rev),
-                Outcome::Conflict(now) => {
-                    let differs = |guard: &&Guard| {
-                        let current =
-                            now.iter().find(|(key, _)| key == guard.key()).and_then(|(_, rev)| *rev);
-                        !guard.holds(current)
-                    };
-                    let guard = batch.commit.guards.iter().find(differs);
-                    let key = guard.map(|guard| guard.key().to_string()).unwrap_or_default();
-                    return Err(RecordError::Conflict { key });
-                }
+                Outcome::Conflict(failed) => return Err(batch.conflict(&failed)),
                 Outcome::Unknown => tracing::warn!("outcome of a commit is not known, submitting it again"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::Embedded;
+
+    #[tokio::test]
+    async fn a_conflict_names_the_key_that_was_changed_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(dir.path(), None).unwrap());
+        let next = std::sync::atomic::AtomicU64::new(1);
+        let entropy: Entropy =
+            Arc::new(move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)));
+        let records = Records::new(store, entropy);
+        let put = |key: &str, expected| records.batch().put(key, &1, expected).unwrap();
+        let first = records.commit(put("a", None).put("b", &1, None).unwrap()).await.unwrap();
+        records.commit(put("b", Some(first))).await.unwrap();
+        let stale = put("a", Some(first)).put("b", &2, Some(first)).unwrap();
+        let error = records.commit(stale).await.unwrap_err();
+        assert!(matches!(&error, RecordError::Conflict { key } if key == "b"), "{error}");
     }
 }

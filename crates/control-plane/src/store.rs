@@ -113,6 +113,11 @@ impl Guard {
             Self::Absent(_) => current.is_none(),
         }
     }
+
+    /// Whether it is among the guards that [`Outcome::Conflict`] names.
+    pub fn is_among(&self, failed: &[(Key, Option<Rev>)]) -> bool {
+        failed.iter().any(|(key, _)| key == self.key())
+    }
 }
 
 /// A value to write.

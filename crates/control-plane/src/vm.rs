@@ -1,22 +1,18 @@
 //! The VMs: made, started, stopped, removed. A VM's record is its truth; the node's seat follows from it.
 
+mod restore;
+
+use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
-use crate::record::Versioned;
-use proteus_model::capability::Ability;
+use crate::record::{RecordError, Versioned};
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
-use proteus_model::setting::{KnobKind, Setting};
+use proteus_model::setting::Setting;
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Longest wait for the agent of a VM whose settings are to be restored.
-const AGENT_LIMIT: Duration = Duration::from_secs(300);
-/// How often it is looked for.
-const AGENT_POLL: Duration = Duration::from_millis(200);
 
 /// What is kept of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +38,9 @@ pub struct VmRecord {
     /// Whether it was taken out of Proteus's hands.
     #[serde(default)]
     pub disarmed: bool,
+    /// Whether it was started and its managed knobs are still to be turned to where they were.
+    #[serde(default)]
+    pub restoring: bool,
 }
 
 impl Control {
@@ -99,6 +98,7 @@ impl Control {
             managed: Vec::new(),
             morph: None,
             disarmed: false,
+            restoring: false,
         };
         let first = Version {
             number: 0,
@@ -114,8 +114,9 @@ impl Control {
             .put(&key::vm(record.id), &record, None)?
             .put(&key::vm_name(&record.intent.name), &record.id, None)?
             .put(&key::version(record.id, 0), &first, None)?;
-        match self.records.commit(batch).await {
-            Err(crate::record::RecordError::Conflict { .. }) => {
+        let entry = self.vm_entry(actor, "vm.create", &record, json!({ "intent": record.intent }));
+        match self.commit_audited(batch, entry).await {
+            Err(ControlError::Record(RecordError::Conflict { .. })) => {
                 return Err(ControlError::Conflict {
                     what: format!("there is a VM {} already", record.intent.name),
                     hint: "choose another name, or delete that VM first".into(),
@@ -124,37 +125,47 @@ impl Control {
             other => other?,
         };
         self.node.create(record.id, &record.intent).await?;
-        self.note(actor, "vm.create", &record, json!({ "intent": record.intent })).await?;
         self.tell_vm(&record, "created");
         Ok(record)
     }
 
-    async fn note(
+    /// What the audit log says of an act on a VM.
+    fn vm_entry(
         &self,
         actor: &str,
         action: &str,
         record: &VmRecord,
         evidence: serde_json::Value,
-    ) -> Result<(), ControlError> {
-        let subject = format!("vm/{}", record.intent.name);
-        self.write_audit(actor, action, &subject, "asked for", evidence).await
+    ) -> AuditRecord {
+        self.entry(actor, action, &format!("vm/{}", record.intent.name), "asked for", evidence)
     }
 
-    async fn set_wanted(&self, name: &str, wanted: bool) -> Result<VmRecord, ControlError> {
+    /// Writes down that the VM shall run or not. `restoring`: that its settings are to follow.
+    async fn set_wanted(
+        &self,
+        name: &str,
+        wanted: bool,
+        restoring: bool,
+        actor: &str,
+    ) -> Result<VmRecord, ControlError> {
         let Versioned { mut value, rev } = self.find_vm(name).await?;
-        if value.wanted != wanted {
-            value.wanted = wanted;
-            self.records.commit(self.records.batch().put(&key::vm(value.id), &value, Some(rev))?).await?;
+        let mut batch = self.records.batch();
+        if (value.wanted, value.restoring) != (wanted, restoring) {
+            (value.wanted, value.restoring) = (wanted, restoring);
+            batch = batch.put(&key::vm(value.id), &value, Some(rev))?;
         }
+        let action = if wanted { "vm.start" } else { "vm.stop" };
+        self.commit_audited(batch, self.vm_entry(actor, action, &value, json!({}))).await?;
         Ok(value)
     }
 
     /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
     /// know nothing of them.
     pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
-        let ran =
-            self.observe_vm(&self.vm(name).await?).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
-        let record = self.set_wanted(name, true).await?;
+        let known = self.vm(name).await?;
+        let ran = self.observe_vm(&known).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
+        let restoring = if ran { known.restoring } else { !known.managed.is_empty() };
+        let record = self.set_wanted(name, true, restoring, actor).await?;
         self.admit(&record).await?;
         self.node.create(record.id, &record.intent).await?;
         let started = self.node.start(record.id).await;
@@ -162,58 +173,20 @@ impl Control {
             self.withdraw(record.id).await?;
         }
         started?;
-        self.note(actor, "vm.start", &record, json!({})).await?;
         self.tell_vm(&record, "started");
-        if !ran && !record.managed.is_empty() {
-            let (control, restored) = (self.clone(), record.clone());
-            self.spawn(async move {
-                if let Err(error) = control.restore_settings(&restored).await {
-                    tracing::warn!(vm = %restored.intent.name, %error, "settings not restored");
-                }
-            });
+        if record.restoring && !ran {
+            self.restore_in_background(record.clone());
         }
         Ok(record)
     }
 
-    /// Turns every managed knob of a VM that has just started to where it was. Ends early when Proteus ends, when
-    /// the VM is taken out of its hands, and when a morph takes over.
-    async fn restore_settings(&self, record: &VmRecord) -> Result<(), ControlError> {
-        let stopped = self.stopped();
-        let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
-        let start = Instant::now();
-        while start.elapsed() < AGENT_LIMIT {
-            let report = self.node.capabilities(record.id).await?;
-            if kinds.iter().all(|kind| !kind.in_guest() || report.look_up(Ability::Knob(*kind)).is_ok()) {
-                break;
-            }
-            // Cancel-safe: both only wait.
-            tokio::select! {
-                () = tokio::time::sleep(AGENT_POLL) => {}
-                () = stopped.cancelled() => return Ok(()),
-            }
-        }
-        let mut failed = Vec::new();
-        for setting in &record.managed {
-            self.check_armed(record.id).await?;
-            let now = self.node.read(record.id, &setting.knob()).await;
-            if now.is_ok_and(|now| setting.holds_in(&now)) {
-                continue;
-            }
-            if let Err(error) = self.node.apply(record.id, setting, record.generation).await {
-                failed.push(format!("{}: {error}", setting.knob()));
-            }
-        }
-        self.tell_vm(record, "restored");
-        let evidence = json!({ "settings": record.managed.len(), "failed": failed });
-        self.note("proteus", "vm.restore", record, evidence).await
-    }
-
     /// Stops a VM. `true`: the guest went by itself.
     pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
-        let record = self.set_wanted(name, false).await?;
+        let record = self.set_wanted(name, false, false, actor).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
         self.withdraw(record.id).await?;
-        self.note(actor, "vm.stop", &record, json!({ "by_itself": by_itself })).await?;
+        let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
+        self.audit.append(entry).await?;
         self.tell_vm(&record, "stopped");
         Ok(by_itself)
     }
@@ -239,14 +212,14 @@ impl Control {
         if let Some(named) = self.records.get::<VmId>(&name_key).await? {
             batch = batch.delete(&name_key, named.rev)?;
         }
-        self.records.commit(batch).await?;
+        self.commit_audited(batch, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         self.withdraw(value.id).await?;
-        self.note(actor, "vm.delete", &value, json!({})).await?;
         self.tell_vm(&value, "deleted");
         Ok(())
     }
 
-    /// Starts what shall run and does not: after the host or Proteus started. What failed, by name.
+    /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
+    /// or Proteus started. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
         let mut failed = Vec::new();
         for record in self.vms().await? {
@@ -259,6 +232,9 @@ impl Control {
                 && let Err(error) = self.start_vm(name.as_str(), "autostart").await
             {
                 failed.push((name, error));
+            }
+            if runs && record.restoring {
+                self.restore_in_background(record);
             }
         }
         Ok(failed)

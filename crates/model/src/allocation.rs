@@ -371,6 +371,18 @@ impl AllocationTable {
         self.reservations.remove(&morph).map(|_| ()).ok_or(AllocationError::NoReservation { morph })
     }
 
+    /// The morph was left where it is: its VM may have what it had or what was asked for, and holds the larger of
+    /// both at each place that it had. A place that it was to move to is given back.
+    pub fn hold(&mut self, morph: MorphId) -> Result<(), AllocationError> {
+        let reservation = self.reservations.remove(&morph).ok_or(AllocationError::NoReservation { morph })?;
+        if let Some(allocation) = self.vms.get_mut(&reservation.vm) {
+            for (host, slice) in &mut allocation.slices {
+                *slice = slice.max(reservation.after.get(host).copied().unwrap_or(Amount::ZERO));
+            }
+        }
+        Ok(())
+    }
+
     /// What a VM may use now: its slices, less what it lent, with what it borrowed.
     pub fn usable(&self, vm: VmId) -> Result<Amount, AllocationError> {
         Ok(self.vm(vm)?.total().minus(self.lent(vm)).plus(self.borrowed(vm)))

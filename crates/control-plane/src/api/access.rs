@@ -63,8 +63,10 @@ impl Control {
         let record =
             TokenRecord { name: name.to_owned(), role, created_at: self.now(), digest: hex_digest(&secret) };
         let put = self.records.batch().put(&key_of(name), &record, None)?;
-        match self.records.commit(put).await {
-            Err(crate::record::RecordError::Conflict { .. }) => {
+        let subject = format!("token/{name}");
+        let entry = self.entry(actor, "token.create", &subject, "asked for", json!({ "role": role }));
+        match self.commit_audited(put, entry).await {
+            Err(ControlError::Record(crate::record::RecordError::Conflict { .. })) => {
                 return Err(ControlError::Conflict {
                     what: format!("there is a token {name} already"),
                     hint: format!("`proteus token revoke {name}` first, or choose another name"),
@@ -72,14 +74,6 @@ impl Control {
             }
             other => other?,
         };
-        self.write_audit(
-            actor,
-            "token.create",
-            &format!("token/{name}"),
-            "asked for",
-            json!({ "role": role }),
-        )
-        .await?;
         Ok((record, secret))
     }
 
@@ -94,8 +88,9 @@ impl Control {
         let key = key_of(name);
         let found =
             self.records.get::<TokenRecord>(&key).await.map_err(|_| missing())?.ok_or_else(missing)?;
-        self.records.commit(self.records.batch().delete(&key, found.rev)?).await?;
-        self.write_audit(actor, "token.revoke", &format!("token/{name}"), "asked for", json!({})).await
+        let entry = self.entry(actor, "token.revoke", &format!("token/{name}"), "asked for", json!({}));
+        self.commit_audited(self.records.batch().delete(&key, found.rev)?, entry).await?;
+        Ok(())
     }
 
     async fn caller_of(&self, secret: &str) -> Result<Option<Caller>, ControlError> {

@@ -88,8 +88,8 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// The last move: the morph ends, the VM is free, and where the VM is not as before it has a new version; all in
-    /// one commit.
+    /// The last move: the morph ends, the VM is free, where it is not as before it has a new version, and the audit
+    /// log tells of it; all in one commit.
     pub(crate) async fn finish(
         &mut self,
         event: Event,
@@ -139,6 +139,6 @@ impl<'a> Journal<'a> {
             }
         }
         batch = self.control.close_reservation(batch, next).await?;
-        Ok(records.commit(batch).await?)
+        self.control.commit_audited(batch, self.control.end_entry(next)).await
     }
 }

@@ -65,6 +65,14 @@ fn a_reservation_holds_the_larger_until_it_ends() {
     assert_eq!(table.held(&host(1)), amount(2500, 384));
     assert_eq!(table.free(&host(1)).unwrap(), amount(1500, 640));
     assert_eq!(table.check(), []);
+    table.reserve(morph(3), after(vm(1), 3, &[(1, amount(1000, 256))])).unwrap();
+    table.hold(morph(3)).unwrap();
+    assert_eq!(
+        table.vm(vm(1)).unwrap().total(),
+        amount(1500, 256),
+        "what was left half done holds the larger"
+    );
+    assert_eq!(table.check(), []);
 }
 
 #[test]
@@ -215,6 +223,7 @@ enum Act {
     Reserve(u64, u8, u64, Vec<(u8, Amount)>),
     Settle(u64),
     Release(u64),
+    Hold(u64),
     Lend(u8, u8, u8, Amount, u64, u64),
     Demand(u64, u64),
     GiveBack(u64),
@@ -236,7 +245,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (vms.clone(), any_amount(900, 200), any_amount(4000, 900)).prop_map(|(v, f, c)| Act::Bounds(v, f, c)),
         4 => (morphs.clone(), vms.clone(), 0u64..30, slices).prop_map(|(m, v, g, s)| Act::Reserve(m, v, g, s)),
         3 => morphs.clone().prop_map(Act::Settle),
-        2 => morphs.prop_map(Act::Release),
+        2 => morphs.clone().prop_map(Act::Release),
+        1 => morphs.prop_map(Act::Hold),
         4 => (vms.clone(), vms, hosts, any_amount(900, 200), 0u64..100, 0u64..70_000)
             .prop_map(|(l, b, h, a, e, r)| Act::Lend(l, b, h, a, e, r)),
         1 => (1u64..8, 0u64..100).prop_map(|(l, n)| Act::Demand(l, n)),
@@ -257,6 +267,7 @@ fn perform(table: &mut AllocationTable, act: &Act) -> Result<(), AllocationError
         Act::Reserve(m, v, generation, slices) => table.reserve(morph(m), after(vm(v), generation, &slices)),
         Act::Settle(m) => table.settle(morph(m)),
         Act::Release(m) => table.release(morph(m)),
+        Act::Hold(m) => table.hold(morph(m)),
         Act::Lend(lender, borrower, h, amount, ends_at, way_back) => {
             let (ends_at, return_within) = (UnixMillis(ends_at), Millis(way_back));
             let (lender, borrower) = (vm(lender), vm(borrower));

@@ -192,28 +192,44 @@ async fn a_restarted_vm_gets_its_settings_back() {
     bench.control.stop_vm("web", proteus_model::unit::Millis(0), "test").await.unwrap();
     let mut events = bench.control.events();
     bench.control.start_vm("web", "test").await.unwrap();
+    // A plan that is asked for at once waits for it: what is not restored yet is nobody else's change.
+    let again = plan(&bench, "web").await;
+    assert!(again.steps.is_empty() && again.notes.iter().all(|n| !n.contains("somebody")), "{again:?}");
+    restored(&mut events).await;
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+}
+
+async fn restored(events: &mut tokio::sync::broadcast::Receiver<ControlEvent>) {
     loop {
         let event =
             tokio::time::timeout(std::time::Duration::from_secs(60), events.recv()).await.unwrap().unwrap();
         if matches!(event, ControlEvent::Vm { what: "restored", .. }) {
-            break;
+            return;
         }
     }
-    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
 }
 
 /// Names the folder of a crash test to the process that is to be killed.
 const CRASH_DIR: &str = "PROTEUS_TEST_CRASH_DIR";
 /// The store call at which it dies.
 const CRASH_AT: &str = "PROTEUS_TEST_CRASH_AT";
-/// Whether the morph it runs ends in an undo.
-const CRASH_UNDO: &str = "PROTEUS_TEST_CRASH_UNDO";
+/// What it does.
+const CRASH_ACT: &str = "PROTEUS_TEST_CRASH_ACT";
 
-/// The process that dies: runs one morph, and kills itself at the named store call. Does nothing in a usual run.
+/// What a process does when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Commit,
+    Undo,
+    Restart,
+}
+
+/// The process that dies: acts once, and kills itself at the named store call. Does nothing in a usual run.
 #[tokio::test]
 async fn crash_child() {
     let Ok(dir) = std::env::var(CRASH_DIR) else { return };
     let at: usize = std::env::var(CRASH_AT).unwrap().parse().unwrap();
+    let act = std::env::var(CRASH_ACT).unwrap();
     let calls = AtomicUsize::new(0);
     let probe = move |_: &str| {
         if calls.fetch_add(1, Ordering::SeqCst) == at {
@@ -221,7 +237,12 @@ async fn crash_child() {
         }
     };
     let bench = bench(Path::new(&dir), Some(Arc::new(probe))).await;
-    if std::env::var(CRASH_UNDO).is_ok() {
+    if act == "Restart" {
+        let mut events = bench.control.events();
+        bench.control.start_vm("web", "test").await.unwrap();
+        return restored(&mut events).await;
+    }
+    if act == "Undo" {
         let fail = |_, setting: &Setting| {
             matches!(setting, Setting::NetworkPolicy { policy: Some(_) }).then(|| "made to fail".to_owned())
         };
@@ -230,38 +251,71 @@ async fn crash_child() {
     morph(&bench, "web").await;
 }
 
-/// Kills the child at store call `at`; whether it was killed before its morph was over.
-fn run_child(dir: &Path, at: usize, undo: bool) -> bool {
+/// Kills the child at store call `at`; whether it was killed before it was done.
+fn run_child(dir: &Path, at: usize, act: Act) -> bool {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "crash_child", "--nocapture"]).env(CRASH_DIR, dir).env(CRASH_AT, at.to_string());
-    if undo {
-        child.env(CRASH_UNDO, "1");
-    }
+    child.args(["--exact", "crash_child", "--nocapture"]).env(CRASH_DIR, dir);
+    child.env(CRASH_AT, at.to_string()).env(CRASH_ACT, format!("{act:?}"));
     let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     !status.success()
 }
 
-async fn kill_at_every_point(undo: bool) -> (usize, usize) {
+/// Brings everything to its end as a start of Proteus does.
+async fn recover(bench: &Bench, act: Act) {
+    let recovered = bench.control.recover().await.unwrap();
+    let states: Vec<State> = recovered.iter().map(|morph| morph.state).collect();
+    assert!(states.iter().all(|s| matches!(s, State::Committed | State::RolledBack)), "{states:?}");
+    if act == Act::Restart {
+        assert!(bench.control.start_wanted().await.unwrap().is_empty());
+        // Killed before it was told to run, or while it started: its owner starts it again.
+        bench.control.start_vm("web", "test").await.unwrap();
+        assert!(plan(bench, "web").await.steps.is_empty());
+    }
+}
+
+/// What the audit log does not tell, or tells twice.
+async fn untold(bench: &Bench) -> Vec<String> {
+    let view = bench.control.audit_view().await.unwrap();
+    assert!(view.intact, "{:?}", view.broken);
+    let told = |action: &str, id: &str| {
+        let fits = |entry: &&serde_json::Value| entry["action"] == action && entry["evidence"]["morph"] == id;
+        view.entries.iter().filter(fits).count()
+    };
+    let morphs = bench.control.morphs().await.unwrap();
+    let counts = morphs.iter().flat_map(|morph| {
+        let id = morph.id.to_string();
+        ["morph.begin", "morph.end"].map(|action| (format!("{action} of {id}"), told(action, &id)))
+    });
+    counts
+        .filter(|(_, count)| *count != 1)
+        .map(|(what, count)| format!("{what}: told {count} times"))
+        .collect()
+}
+
+async fn kill_at_every_point(act: Act) -> (usize, usize) {
     let (mut points, mut differing) = (0, 0);
     for at in 0.. {
         let dir = tempfile::tempdir().unwrap();
         {
             let bench = bench(dir.path(), None).await;
             start_vm(&bench, dir.path(), "web").await;
+            if act == Act::Restart {
+                assert_eq!(morph(&bench, "web").await.state, State::Committed);
+                bench.control.stop_vm("web", proteus_model::unit::Millis(0), "test").await.unwrap();
+            }
             bench.store.close().await;
         }
-        if !run_child(dir.path(), at, undo) {
+        if !run_child(dir.path(), at, act) {
             break;
         }
         points += 1;
         let bench = bench(dir.path(), None).await;
-        let recovered = bench.control.recover().await.unwrap();
-        let states: Vec<State> = recovered.iter().map(|morph| morph.state).collect();
-        assert!(states.iter().all(|s| matches!(s, State::Committed | State::RolledBack)), "{states:?}");
-        let wrong = differences(&bench, dir.path(), "web").await;
+        recover(&bench, act).await;
+        let mut wrong = differences(&bench, dir.path(), "web").await;
+        wrong.extend(untold(&bench).await);
         if !wrong.is_empty() {
             differing += 1;
-            eprintln!("killed at store call {at} (undo: {undo}): {wrong:?}");
+            eprintln!("killed at store call {at} ({act:?}): {wrong:?}");
         }
         bench.store.close().await;
     }
@@ -270,8 +324,13 @@ async fn kill_at_every_point(undo: bool) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_before_and_after_every_journal_write_vm_and_record_agree() {
-    let (forward, undo) = tokio::join!(kill_at_every_point(false), kill_at_every_point(true));
-    println!("killed at {} + {} points, {} differ", forward.0, undo.0, forward.1 + undo.1);
-    assert!(forward.0 >= 20 && undo.0 >= 20, "only {} and {} points", forward.0, undo.0);
-    assert_eq!(forward.1 + undo.1, 0);
+    let acts = tokio::join!(
+        kill_at_every_point(Act::Commit),
+        kill_at_every_point(Act::Undo),
+        kill_at_every_point(Act::Restart)
+    );
+    let ((commit, a), (undo, b), (restart, c)) = acts;
+    println!("killed at {commit} + {undo} + {restart} points, {} differ", a + b + c);
+    assert!(commit >= 20 && undo >= 20 && restart >= 6, "only {commit}, {undo} and {restart} points");
+    assert_eq!(a + b + c, 0);
 }

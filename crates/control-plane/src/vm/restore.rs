@@ -1,0 +1,120 @@
+//! Gives a VM that was started the settings that its last morph left it with: a fresh VMM and a fresh guest know
+//! nothing of them. Until that is done, its record says so, and no plan is made: what is not restored yet would look
+//! like somebody else's change.
+
+use super::VmRecord;
+use crate::control::{Control, ControlError, key};
+use crate::record::RecordError;
+use proteus_model::capability::Ability;
+use proteus_model::id::VmId;
+use proteus_model::setting::KnobKind;
+use proteus_model::vm::PowerState;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest wait for the agent of a VM whose settings are to be restored.
+const AGENT_LIMIT: Duration = Duration::from_secs(300);
+/// How often it is looked for.
+const AGENT_POLL: Duration = Duration::from_millis(200);
+/// Longest time that a plan waits for it.
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
+
+impl Control {
+    /// Restores the settings of a VM that was started, in a task of its own.
+    pub(super) fn restore_in_background(self: &Arc<Self>, record: VmRecord) {
+        let control = self.clone();
+        self.spawn(async move {
+            if let Err(error) = control.restore_settings(&record).await {
+                tracing::warn!(vm = %record.intent.name, %error, "settings not restored");
+            }
+        });
+    }
+
+    /// Turns every managed knob of the VM to where it was. Ends early when Proteus ends, when the VM is taken out of
+    /// its hands, and when it stops.
+    async fn restore_settings(&self, record: &VmRecord) -> Result<(), ControlError> {
+        if !self.agent_came(record).await? {
+            return Ok(());
+        }
+        let mut failed = Vec::new();
+        for setting in &record.managed {
+            self.check_armed(record.id).await?;
+            let now = self.node.read(record.id, &setting.knob()).await;
+            if now.is_ok_and(|now| setting.holds_in(&now)) {
+                continue;
+            }
+            if let Err(error) = self.node.apply(record.id, setting, record.generation).await {
+                failed.push(format!("{}: {error}", setting.knob()));
+            }
+        }
+        self.note_restored(record, &failed).await?;
+        self.tell_vm(record, "restored");
+        Ok(())
+    }
+
+    /// Waits until what turns the knobs inside is there. `false`: there is nothing to restore any more, or Proteus
+    /// ends; after its next start this goes on.
+    async fn agent_came(&self, record: &VmRecord) -> Result<bool, ControlError> {
+        let stopped = self.stopped();
+        let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
+        let start = Instant::now();
+        while start.elapsed() < AGENT_LIMIT {
+            if !self.vm(&record.id.to_string()).await?.restoring {
+                return Ok(false);
+            }
+            let report = self.node.capabilities(record.id).await?;
+            if kinds.iter().all(|kind| !kind.in_guest() || report.look_up(Ability::Knob(*kind)).is_ok()) {
+                break;
+            }
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                () = tokio::time::sleep(AGENT_POLL) => {}
+                () = stopped.cancelled() => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes down that the settings are restored, and what could not be.
+    async fn note_restored(&self, record: &VmRecord, failed: &[String]) -> Result<(), ControlError> {
+        let evidence = json!({ "settings": record.managed.len(), "failed": failed });
+        loop {
+            let mut found = self.find_vm(&record.id.to_string()).await?;
+            found.value.restoring = false;
+            let batch = self.records.batch().put(&key::vm(record.id), &found.value, Some(found.rev))?;
+            let entry = self.vm_entry("proteus", "vm.restore", record, evidence.clone());
+            match self.commit_audited(batch, entry).await {
+                // The record was changed in between: read again.
+                Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+                other => return other.map(|_| ()),
+            }
+        }
+    }
+
+    /// Waits until a VM that was started has its settings again.
+    pub(crate) async fn settled_vm(&self, name: &str) -> Result<VmRecord, ControlError> {
+        let start = Instant::now();
+        loop {
+            let record = self.vm(name).await?;
+            if !record.restoring || !self.runs(record.id).await {
+                return Ok(record);
+            }
+            if start.elapsed() >= PLAN_LIMIT {
+                return Err(ControlError::Conflict {
+                    what: format!(
+                        "{} was started, and its settings are still being restored",
+                        record.intent.name
+                    ),
+                    hint: "its agent must come up first: `proteus vm console` shows how far the guest is"
+                        .into(),
+                });
+            }
+            tokio::time::sleep(AGENT_POLL).await;
+        }
+    }
+
+    async fn runs(&self, vm: VmId) -> bool {
+        self.node.observe(vm).await.is_ok_and(|seen| seen.power != PowerState::Stopped)
+    }
+}
