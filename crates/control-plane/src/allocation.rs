@@ -1,15 +1,11 @@
-//! The allocation table as a record: who has what where. Reserved before a morph acts, settled or given back in
-//! the commit that ends it. A VM is in the table while it is meant to run.
+//! The allocation table as a record: who has what where. A VM is in the table while it is meant to run; what morphs
+//! reserve in it is theirs to say.
 
 use crate::control::{Control, ControlError};
-use crate::execution::Stop;
-use crate::execution::journal::Journal;
-use crate::record::{Batch, RecordError, Versioned};
+use crate::record::{RecordError, Versioned};
 use crate::vm::VmRecord;
-use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity, Reservation};
-use proteus_model::execution::{Event, Morph, State};
+use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity};
 use proteus_model::id::{HostName, VmId};
-use proteus_model::plan::Change;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, MilliCpu, Permille};
 use std::collections::BTreeMap;
@@ -35,7 +31,7 @@ fn host_name(name: &str) -> Option<HostName> {
 }
 
 /// What a VM has, by the settings it is under; what they do not say is as its owner asked.
-fn amount(record: &VmRecord, settings: &[&Setting]) -> Amount {
+pub(crate) fn amount(record: &VmRecord, settings: &[&Setting]) -> Amount {
     let mut online = record.intent.vcpus;
     let (mut cap, mut memory, mut hot) = (None, record.intent.memory, Bytes::ZERO);
     for setting in settings {
@@ -51,18 +47,8 @@ fn amount(record: &VmRecord, settings: &[&Setting]) -> Amount {
     Amount { cpu: cap.map_or(all, |cap| cap.min(all)), memory: memory.saturating_add(hot) }
 }
 
-/// What the VM will have when the morph is done.
-fn amount_after(record: &VmRecord, morph: &Morph) -> Amount {
-    let steps = morph.plan.steps.iter().filter_map(|step| match &step.change {
-        Change::Set { to, .. } => Some(to),
-        Change::ReplaceVmm => None,
-    });
-    // Later ones win: first what is managed, then what the plan found as asked, then what it changes.
-    amount(record, &record.managed.iter().chain(&morph.plan.already).chain(steps).collect::<Vec<_>>())
-}
-
 impl Control {
-    async fn host(&self) -> Result<(HostName, Capacity), ControlError> {
+    pub(crate) async fn host(&self) -> Result<(HostName, Capacity), ControlError> {
         let host = self.node.host().await?;
         let name = host_name(&host.name).or_else(|| host_name("host"));
         let invalid =
@@ -75,7 +61,7 @@ impl Control {
         Ok((name.ok_or_else(invalid)?, capacity))
     }
 
-    async fn table(&self) -> Result<(AllocationTable, Option<crate::store::Rev>), ControlError> {
+    pub(crate) async fn table(&self) -> Result<(AllocationTable, Option<crate::store::Rev>), ControlError> {
         Ok(match self.records.get::<AllocationTable>(TABLE).await? {
             Some(Versioned { value, rev }) => (value, Some(rev)),
             None => (AllocationTable::new(), None),
@@ -128,45 +114,6 @@ impl Control {
             Ok(())
         })
         .await
-    }
-
-    /// Reserves what the morph needs, in the commit that moves it on.
-    pub(crate) async fn reserve(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
-        let record = self.vm(&journal.morph().plan.vm.to_string()).await?;
-        self.admit(&record).await.map_err(|error| Stop::GiveUp(error.to_string()))?;
-        let (host, _) = self.host().await?;
-        for _ in 0..TRIES {
-            let (mut table, rev) = self.table().await?;
-            let morph = journal.morph();
-            let after = BTreeMap::from([(host.clone(), amount_after(&record, morph))]);
-            let reservation = Reservation { vm: record.id, generation: morph.generation, after };
-            table.reserve(morph.id, reservation).map_err(|error| Stop::GiveUp(error.to_string()))?;
-            let moved =
-                journal.move_on_with(Event::Reserved, |_| (), |batch| batch.put(TABLE, &table, rev)).await;
-            match moved {
-                Err(ControlError::Record(RecordError::Conflict { key })) if key == TABLE => {}
-                other => return Ok(other?),
-            }
-        }
-        Err(Stop::Broken(RecordError::Conflict { key: TABLE.into() }.into()))
-    }
-
-    /// Adds the end of a morph's reservation to the commit that ends the morph.
-    pub(crate) async fn close_reservation(&self, batch: Batch, morph: &Morph) -> Result<Batch, ControlError> {
-        let (mut table, rev) = self.table().await?;
-        if !table.reservations().contains_key(&morph.id) {
-            return Ok(batch);
-        }
-        let closed = match morph.state {
-            State::Committed => table.settle(morph.id),
-            State::Parked => table.hold(morph.id),
-            _ => table.release(morph.id),
-        };
-        closed.map_err(|error| ControlError::Conflict {
-            what: format!("the reservation of {} could not be closed: {error}", morph.id),
-            hint: "this is a defect of Proteus; `proteus allocation show` shows the table".into(),
-        })?;
-        Ok(batch.put(TABLE, &table, rev)?)
     }
 
     /// The table, for people and programs.

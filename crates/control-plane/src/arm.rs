@@ -1,8 +1,8 @@
 //! Disarm: takes a VM, a host or the fleet out of Proteus's hands. No forward step begins after it; a running morph
 //! is undone, or held where it is. Guests keep running.
 
+use crate::abort::AbortHow;
 use crate::control::{Control, ControlError, key};
-use crate::execution::AbortHow;
 use crate::record::Versioned;
 use crate::vm::VmRecord;
 use proteus_model::id::{MorphId, VmId};

@@ -1,8 +1,8 @@
 //! The control plane of one host or fleet: its parts, wired. Starting it recovers every morph that a crash cut
 //! short. Must never act on a VM but through a morph, except to start, stop, make and remove it.
 
+use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
-use crate::execution::Abort;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};

@@ -3,10 +3,13 @@
 //!
 //! validate → reserve → steps → verify → commit; from anywhere before the commit: undo in reverse → release.
 
-pub(crate) mod journal;
+mod journal;
+
+mod reservation;
 
 mod step;
 
+use crate::abort::{Abort, AbortHow};
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::verification::{names, windows};
@@ -18,44 +21,11 @@ use proteus_model::plan::{Goal, Plan};
 use proteus_model::unit::Millis;
 use proteus_model::verification::{Baseline, VerificationReport};
 use serde_json::json;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
-/// How a morph is told to stop: it looks between steps and between looks.
-#[derive(Debug, Clone, Default)]
-pub struct Abort(Arc<AtomicU8>);
-
-/// What to do with a morph that is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AbortHow {
-    /// Undo it.
-    Undo,
-    /// Leave it where it is, for an operator.
-    Hold,
-}
-
-impl Abort {
-    /// Tells it to stop.
-    pub fn ask(&self, how: AbortHow) {
-        let word = match how {
-            AbortHow::Undo => 1,
-            AbortHow::Hold => 2,
-        };
-        self.0.store(word, Ordering::SeqCst);
-    }
-
-    fn asked(&self) -> Option<AbortHow> {
-        match self.0.load(Ordering::SeqCst) {
-            1 => Some(AbortHow::Undo),
-            2 => Some(AbortHow::Hold),
-            _ => None,
-        }
-    }
-}
-
 /// Why a saga leaves the forward path.
-pub(crate) enum Stop {
+enum Stop {
     /// Undo, for this reason.
     GiveUp(String),
     /// Park, for this reason.
@@ -390,7 +360,7 @@ fn record_parked(record: &VmRecord, morph: &Morph, steps: usize) -> VmRecord {
 }
 
 /// What the VM's record becomes when a morph is committed.
-pub(crate) fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
+fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
     let mut next = record.clone();
     next.version += 1;
     next.morph = None;
@@ -418,6 +388,6 @@ pub(crate) fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
 }
 
 /// Milliseconds since `start`.
-pub(crate) fn since(start: Instant) -> Millis {
+fn since(start: Instant) -> Millis {
     Millis(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
 }

@@ -15,6 +15,8 @@ pub mod profile;
 
 pub mod allocation;
 
+pub mod abort;
+
 pub mod arm;
 
 pub mod plan;

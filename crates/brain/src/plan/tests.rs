@@ -127,3 +127,35 @@ fn a_rollback_leads_to_the_settings_of_the_version() {
     assert_eq!(plan.goal, Goal::Version { number: 2, profile: Some("p@1.0.0".into()) });
     assert_eq!(plan.steps.len(), 1);
 }
+
+/// What was decided from, written down and read again.
+fn recorded(subject: &Subject) -> Subject {
+    let again = |text: String| serde_json::from_str(&text).unwrap();
+    let intent = serde_json::to_string(&subject.intent).unwrap();
+    let capabilities = serde_json::to_string(&subject.capabilities).unwrap();
+    Subject {
+        intent: serde_json::from_str(&intent).unwrap(),
+        capabilities: again(capabilities),
+        ..subject.clone()
+    }
+}
+
+#[test]
+fn a_decision_repeated_on_its_recorded_snapshot_is_the_same() {
+    let body = "resources: { vcpus: { preferred: 1500m }, memory: { preferred: 384MiB } }\n\
+        resource_weights: { cpu: 0.5, memory: 0.25, network: 0.25, storage_io: 0.0 }\n\
+        tuning: { thp: never, sysctl: { vm.swappiness: 10 } }";
+    let (profile, subject) = (profile(body), subject(Some(300)));
+    let now = [Setting::Thp { mode: ThpMode::Always }, Setting::Vcpus { online: 1 }];
+    let decide = |profile: &Profile, subject: &Subject| {
+        let plan = compose(profile, "digest", subject, wishes(profile, subject), &now);
+        serde_json::to_string(&plan).unwrap()
+    };
+    let first = decide(&profile, &subject);
+    let text = profile.canonical_json();
+    let read = document::parse("p.json", text.as_bytes(), None).unwrap();
+    assert!(first.contains("swappiness"), "{first}");
+    for _ in 0..10 {
+        assert_eq!(decide(&read, &recorded(&subject)), first);
+    }
+}

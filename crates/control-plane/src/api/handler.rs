@@ -2,9 +2,9 @@
 
 use super::access::{Caller, TokenRecord};
 use super::refusal::Refusal;
+use crate::abort::AbortHow;
 use crate::arm::ArmScope;
 use crate::control::{Control, ControlError};
-use crate::execution::AbortHow;
 use crate::plan::Difference;
 use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;

@@ -5,8 +5,8 @@
 
 mod support;
 
+use proteus_control_plane::abort::AbortHow;
 use proteus_control_plane::control::{ControlError, ControlEvent};
-use proteus_control_plane::execution::AbortHow;
 use proteus_control_plane::profile::digest;
 use proteus_model::execution::{Morph, State};
 use proteus_model::plan::Plan;
