@@ -81,11 +81,6 @@ impl Process {
     }
 }
 
-/// Waits for a child that is about to exit.
-pub fn reap_now(spawned: &Spawned) {
-    let _ = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
-}
-
 /// Reaps ended children that nobody here started: as the first process the agent inherits every orphan.
 /// `is_ours` says whose ends are waited for elsewhere; it stops at the first of these, and must be called again
 /// when that one was waited for.

@@ -120,8 +120,8 @@ pub fn spawn(spec: &SpawnSpec<'_>) -> Result<Spawned, SpawnError> {
     let mut report = Vec::new();
     std::fs::File::from(reader).read_to_end(&mut report).map_err(prepare("read the child's report"))?;
     let [step, errno @ ..] = report.as_slice() else { return Ok(spawned) };
-    // Reaped here: nobody else knows of it.
-    super::super::process::reap_now(&spawned);
+    // It is about to exit, and is reaped here: nobody else knows of it.
+    let _ = waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
     let errno = errno.try_into().map_or(0, i32::from_ne_bytes);
     Err(SpawnError::Child {
         program: program.to_string_lossy().into_owned(),
