@@ -5,16 +5,21 @@ use crate::record::Versioned;
 use proteus_model::capability::Ability;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
+use proteus_model::seed::SeedIntent;
 use proteus_model::setting::{KnobKind, Setting};
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest wait for the agent of a VM whose settings are to be restored.
 const AGENT_LIMIT: Duration = Duration::from_secs(300);
+/// What helps with a seed that cannot be.
+const SEED_HINT: &str = "`cloud-init schema --config-file FILE` checks more than Proteus does";
 /// How often it is looked for.
 const AGENT_POLL: Duration = Duration::from_millis(200);
 
@@ -87,6 +92,9 @@ impl Control {
             hint: "see `proteus vm create --help`".into(),
         };
         intent.validate().map_err(invalid)?;
+        if let Some(Err(problem)) = intent.seed.as_ref().map(SeedIntent::check) {
+            return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
+        }
         check_files(&intent)?;
         let record = VmRecord {
             id: VmId::from_bits(self.records.fresh()),
@@ -123,10 +131,28 @@ impl Control {
             }
             other => other?,
         };
-        self.node.create(record.id, &record.intent).await?;
-        self.note(actor, "vm.create", &record, json!({ "intent": record.intent })).await?;
+        if let Err(error) = self.node.create(record.id, &record.intent).await {
+            self.forget(&record).await?;
+            return Err(error.into());
+        }
+        let evidence = json!({ "intent": record.intent.without_secrets() });
+        self.note(actor, "vm.create", &record, evidence).await?;
         self.tell_vm(&record, "created");
         Ok(record)
+    }
+
+    /// Removes a VM's record and frees its name.
+    async fn forget(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let mut batch = self.records.batch();
+        let (id_key, name_key) = (key::vm(record.id), key::vm_name(&record.intent.name));
+        if let Some(kept) = self.records.get::<VmRecord>(&id_key).await? {
+            batch = batch.delete(&id_key, kept.rev)?;
+        }
+        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
+            batch = batch.delete(&name_key, named.rev)?;
+        }
+        self.records.commit(batch).await?;
+        Ok(())
     }
 
     async fn note(
@@ -220,7 +246,7 @@ impl Control {
 
     /// Removes a stopped VM with everything that Proteus made for it.
     pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<(), ControlError> {
-        let Versioned { value, rev } = self.find_vm(name).await?;
+        let value = self.vm(name).await?;
         if let Some(morph) = value.morph {
             return Err(ControlError::Conflict {
                 what: format!("the morph {morph} holds the VM"),
@@ -234,12 +260,7 @@ impl Control {
             });
         }
         self.node.delete(value.id).await?;
-        let name_key = key::vm_name(&value.intent.name);
-        let mut batch = self.records.batch().delete(&key::vm(value.id), rev)?;
-        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
-            batch = batch.delete(&name_key, named.rev)?;
-        }
-        self.records.commit(batch).await?;
+        self.forget(&value).await?;
         self.withdraw(value.id).await?;
         self.note(actor, "vm.delete", &value, json!({})).await?;
         self.tell_vm(&value, "deleted");
@@ -265,7 +286,8 @@ impl Control {
     }
 }
 
-/// The files of a VM must be there: better said now than by QEMU later.
+/// The files of a VM must be there, and its user must reach what is not handed to it: better said now than by QEMU
+/// later.
 fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
     let boot = match &intent.boot {
         proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => {
@@ -284,5 +306,23 @@ fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
             });
         }
     }
+    for disk in intent.disks.iter().filter(|disk| disk.overlay) {
+        if let Some((path, right)) = unreachable(&disk.path) {
+            return Err(ControlError::Invalid {
+                what: format!("disks: each VM has a user of its own, who may not reach {}", path.display()),
+                hint: format!("chmod o+{right} {}", path.display()),
+            });
+        }
+    }
     Ok(())
+}
+
+/// The file or folder on the way to it that only some users may enter or read, and the right that is missing.
+fn unreachable(path: &Path) -> Option<(&Path, char)> {
+    let mode = |path: &Path| std::fs::metadata(path).map(|about| about.permissions().mode());
+    let lacks = |path: &Path, bit: u32| mode(path).is_ok_and(|mode| mode & bit == 0);
+    if lacks(path, 0o004) {
+        return Some((path, 'r'));
+    }
+    path.ancestors().skip(1).find(|dir| lacks(dir, 0o001)).map(|dir| (dir, 'x'))
 }
