@@ -205,7 +205,8 @@ pub struct VmCreate {
     /// Memory that there may be in all.
     #[arg(long, value_name = "SIZE")]
     pub memory_max: Option<Bytes>,
-    /// Folder of a guest made by `proteus image build small`: its kernel and initramfs.
+    /// Folder of a guest made by `proteus image build small` or `debian`: its kernel, its initramfs, and where it
+    /// has one, its disk, of which the VM gets an overlay.
     #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
     pub guest: Option<PathBuf>,
     /// Kernel to start directly.
@@ -217,12 +218,22 @@ pub struct VmCreate {
     /// Words for the kernel's command line.
     #[arg(long, default_value = "", value_name = "WORDS")]
     pub append: String,
-    /// A disk, NAME=FILE; qcow2 by its ending, else raw. May be given again.
-    #[arg(long = "disk", value_name = "NAME=FILE")]
+    /// A disk; qcow2 by its ending, else raw. With `,overlay` the VM writes into a disk of its own over FILE, which
+    /// stays as it is; with `,ro` it only reads. The first is booted from. May be given again.
+    #[arg(long = "disk", value_name = "NAME=FILE[,overlay|,ro]")]
     pub disks: Vec<String>,
     /// A read-only image of software with its service, made by `proteus image build`. May be given again.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
+    /// What cloud-init in the guest shall do: a document that begins with `#cloud-config`, or a script.
+    #[arg(long, value_name = "FILE")]
+    pub user_data: Option<PathBuf>,
+    /// Its meta-data; without it the VM's id is the instance and its name the host name.
+    #[arg(long, requires = "user_data", value_name = "FILE")]
+    pub meta_data: Option<PathBuf>,
+    /// Its network configuration; without it the address comes by DHCP.
+    #[arg(long, requires = "user_data", value_name = "FILE")]
+    pub network_config: Option<PathBuf>,
     /// Start it whenever the host starts.
     #[arg(long)]
     pub autostart: bool,

@@ -5,12 +5,12 @@ use crate::argument::{
 };
 use crate::client::{Client, ClientError, segment};
 use crate::follow::follow;
+use crate::intent::intent_of;
 use crate::output;
-use proteus_model::id::{DiskName, ServiceName};
+use proteus_model::id::ServiceName;
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
-use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
 use proteus_protocol::api::v1::{
     AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
     DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
@@ -204,7 +204,7 @@ impl Session {
         if create.dry_run {
             let checked = intent.validate();
             checked.map_err(|e| usage(e.to_string(), "see `proteus vm create --help`"))?;
-            self.print(&intent, || format!("would create {}\n", intent.name));
+            self.print(&intent.without_secrets(), || format!("would create {}\n", intent.name));
             return Ok(0);
         }
         let view: VmView = self.client.post("/vms", &intent).await?;
@@ -470,7 +470,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);
 
-fn usage(what: String, hint: &str) -> CommandError {
+pub(crate) fn usage(what: String, hint: &str) -> CommandError {
     CommandError::Usage { what, hint: hint.to_owned() }
 }
 
@@ -502,66 +502,4 @@ pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<
 
 fn plan_request(goal: &Goal) -> PlanRequest {
     PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm }
-}
-
-/// An absolute path: the server has another working folder.
-fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
-    std::fs::canonicalize(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
-}
-
-/// What an image says of itself: `NAME.json` beside `NAME.erofs`, as `proteus image build` wrote it.
-fn image_of(path: &Path) -> Result<(ImageIntent, Option<ServiceName>), CommandError> {
-    let sidecar = path.with_extension("json");
-    let text =
-        std::fs::read(&sidecar).map_err(|source| CommandError::File { path: sidecar.clone(), source })?;
-    let bad = |why: String| usage(format!("{}: {why}", sidecar.display()), "build the image again");
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-    let name = value["name"].as_str().ok_or_else(|| bad("field name: expected a text".into()))?;
-    let digest = value["files"]["image"]["sha256"].as_str();
-    let digest = digest.ok_or_else(|| bad("field files.image.sha256: expected a digest".into()))?.to_owned();
-    let service = name.parse().ok();
-    let name = name.parse().map_err(|e: proteus_model::id::NameError| bad(e.to_string()))?;
-    Ok((ImageIntent { name, path: absolute(path)?, digest }, service))
-}
-
-fn disk_of(text: &str) -> Result<DiskIntent, CommandError> {
-    let bad = || usage(format!("--disk {text:?}: expected NAME=FILE"), "as in --disk root=/srv/web.qcow2");
-    let (name, path) = text.split_once('=').ok_or_else(bad)?;
-    let name: DiskName = name.parse().map_err(|_| bad())?;
-    let path = absolute(Path::new(path))?;
-    let qcow2 = path.extension().is_some_and(|ending| ending == "qcow2");
-    let format = if qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
-    Ok(DiskIntent { name, path, format, read_only: false })
-}
-
-fn intent_of(create: &VmCreate) -> Result<VmIntent, CommandError> {
-    let boot = match (&create.guest, &create.kernel, &create.initrd) {
-        (Some(dir), _, _) => Boot::Kernel {
-            kernel: absolute(&dir.join("vmlinuz"))?,
-            initrd: absolute(&dir.join("initramfs.cpio"))?,
-            append: create.append.clone(),
-        },
-        (None, Some(kernel), Some(initrd)) => Boot::Kernel {
-            kernel: absolute(kernel)?,
-            initrd: absolute(initrd)?,
-            append: create.append.clone(),
-        },
-        (None, _, _) => Boot::Firmware,
-    };
-    let disks = create.disks.iter().map(|text| disk_of(text)).collect::<Result<Vec<_>, _>>()?;
-    let found = create.images.iter().map(|path| image_of(path)).collect::<Result<Vec<_>, _>>()?;
-    let (images, services): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    Ok(VmIntent {
-        name: create.name.clone(),
-        vcpus: create.vcpus,
-        vcpus_max: create.vcpus_max.unwrap_or(create.vcpus),
-        memory: create.memory,
-        memory_max: create.memory_max.unwrap_or(create.memory),
-        boot,
-        disks,
-        images,
-        services: services.into_iter().flatten().collect(),
-        autostart: create.autostart,
-        labels: Default::default(),
-    })
 }

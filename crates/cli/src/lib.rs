@@ -9,4 +9,6 @@ pub mod command;
 
 mod follow;
 
+mod intent;
+
 pub mod output;

@@ -5,14 +5,21 @@ mod restore;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, Versioned};
+use crate::store::Rev;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
+use proteus_model::seed::SeedIntent;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
+
+/// What helps with a seed that cannot be.
+const SEED_HINT: &str = "`cloud-init schema --config-file FILE` checks more than Proteus does";
 
 /// What is kept of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +93,9 @@ impl Control {
             hint: "see `proteus vm create --help`".into(),
         };
         intent.validate().map_err(invalid)?;
+        if let Some(Err(problem)) = intent.seed.as_ref().map(SeedIntent::check) {
+            return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
+        }
         check_files(&intent)?;
         let record = VmRecord {
             id: VmId::from_bits(self.records.fresh()),
@@ -114,8 +124,9 @@ impl Control {
             .put(&key::vm(record.id), &record, None)?
             .put(&key::vm_name(&record.intent.name), &record.id, None)?
             .put(&key::version(record.id, 0), &first, None)?;
-        let entry = self.vm_entry(actor, "vm.create", &record, json!({ "intent": record.intent }));
-        match self.commit_audited(batch, entry).await {
+        let entry =
+            self.vm_entry(actor, "vm.create", &record, json!({ "intent": record.intent.without_secrets() }));
+        let rev = match self.commit_audited(batch, entry).await {
             Err(ControlError::Record(RecordError::Conflict { .. })) => {
                 return Err(ControlError::Conflict {
                     what: format!("there is a VM {} already", record.intent.name),
@@ -124,9 +135,25 @@ impl Control {
             }
             other => other?,
         };
-        self.node.create(record.id, &record.intent).await?;
+        if let Err(error) = self.node.create(record.id, &record.intent).await {
+            let mut entry = self.vm_entry(actor, "vm.delete", &record, json!({}));
+            entry.why = format!("it could not be made: {error}");
+            self.forget(&record, rev, entry).await?;
+            return Err(error.into());
+        }
         self.tell_vm(&record, "created");
         Ok(record)
+    }
+
+    /// Removes a VM's record, which must still be at `rev`, and frees its name.
+    async fn forget(&self, record: &VmRecord, rev: Rev, entry: AuditRecord) -> Result<(), ControlError> {
+        let name_key = key::vm_name(&record.intent.name);
+        let mut batch = self.records.batch().delete(&key::vm(record.id), rev)?;
+        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
+            batch = batch.delete(&name_key, named.rev)?;
+        }
+        self.commit_audited(batch, entry).await?;
+        Ok(())
     }
 
     /// What the audit log says of an act on a VM.
@@ -207,12 +234,7 @@ impl Control {
             });
         }
         self.node.delete(value.id).await?;
-        let name_key = key::vm_name(&value.intent.name);
-        let mut batch = self.records.batch().delete(&key::vm(value.id), rev)?;
-        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
-            batch = batch.delete(&name_key, named.rev)?;
-        }
-        self.commit_audited(batch, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
+        self.forget(&value, rev, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         self.withdraw(value.id).await?;
         self.tell_vm(&value, "deleted");
         Ok(())
@@ -241,7 +263,8 @@ impl Control {
     }
 }
 
-/// The files of a VM must be there: better said now than by QEMU later.
+/// The files of a VM must be there, and its user must reach what is not handed to it: better said now than by QEMU
+/// later.
 fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
     let boot = match &intent.boot {
         proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => {
@@ -260,5 +283,23 @@ fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
             });
         }
     }
+    for disk in intent.disks.iter().filter(|disk| disk.overlay) {
+        if let Some((path, right)) = unreachable(&disk.path) {
+            return Err(ControlError::Invalid {
+                what: format!("disks: each VM has a user of its own, who may not reach {}", path.display()),
+                hint: format!("chmod o+{right} {}", path.display()),
+            });
+        }
+    }
     Ok(())
+}
+
+/// The file or folder on the way to it that only some users may enter or read, and the right that is missing.
+fn unreachable(path: &Path) -> Option<(&Path, char)> {
+    let mode = |path: &Path| std::fs::metadata(path).map(|about| about.permissions().mode());
+    let lacks = |path: &Path, bit: u32| mode(path).is_ok_and(|mode| mode & bit == 0);
+    if lacks(path, 0o004) {
+        return Some((path, 'r'));
+    }
+    path.ancestors().skip(1).find(|dir| lacks(dir, 0o001)).map(|dir| (dir, 'x'))
 }

@@ -22,7 +22,7 @@ pub mod recipe;
 
 pub mod small;
 
-mod tool;
+pub(crate) mod tool;
 
 mod tree;
 

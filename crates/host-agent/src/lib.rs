@@ -5,6 +5,8 @@ pub mod node;
 
 mod seat;
 
+mod disk;
+
 mod guest;
 
 mod convert;

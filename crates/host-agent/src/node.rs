@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::guest::{Guest, GuestError};
 use crate::seat::{SeatError, Seats};
-use crate::{bring_up, convert, health};
+use crate::{bring_up, convert, disk, health};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
@@ -345,7 +345,15 @@ impl Node for HostAgent {
     }
 
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
-        self.seats().ensure(vm, intent).map_err(seat_error).map(|_| ())
+        let seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        if seat.furnished {
+            return Ok(());
+        }
+        if let Err(error) = disk::furnish(&seat).await {
+            self.seats().remove(vm).map_err(seat_error)?;
+            return Err(NodeError::new(NodeErrorCode::Failed, chain(&error)));
+        }
+        self.seats().save(Seat { furnished: true, ..seat }).map_err(seat_error)
     }
 
     async fn delete(&self, vm: VmId) -> Result<(), NodeError> {

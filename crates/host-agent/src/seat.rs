@@ -89,7 +89,8 @@ impl Seats {
             let used: std::collections::BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
             let slot = (0..SLOT_MAX).find(|slot| !used.contains(slot)).ok_or(SeatError::Full)?;
             let dir = self.dir.join(vm.to_string());
-            let seat = Seat { id: vm, slot, dir, intent: intent.clone(), attached: Vec::new() };
+            let seat =
+                Seat { id: vm, slot, dir, intent: intent.clone(), attached: Vec::new(), furnished: false };
             self.save(seat)?;
         }
         self.taken.get(&vm).ok_or(SeatError::Full)
@@ -105,7 +106,8 @@ impl Seats {
         Ok(())
     }
 
-    /// Takes the place away, with all files in it.
+    /// Takes the place away, with all files in it: overlays and seed too. A file that the owner brought is never
+    /// in it.
     pub(crate) fn remove(&mut self, vm: VmId) -> Result<(), SeatError> {
         let Some(seat) = self.taken.remove(&vm) else { return Ok(()) };
         self.fences.remove(&vm);

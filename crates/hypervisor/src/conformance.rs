@@ -182,6 +182,7 @@ mod tests {
             services: Vec::new(),
             autostart: false,
             labels: Default::default(),
+            seed: None,
         };
         let seat = Seat {
             id: VmId::from_bits(7),
@@ -189,6 +190,7 @@ mod tests {
             dir: dir.path().into(),
             intent: intent.clone(),
             attached: vec![],
+            furnished: true,
         };
         driver.start(&seat).await.unwrap();
         let turned = check(&driver, seat.id, &intent).await.unwrap();

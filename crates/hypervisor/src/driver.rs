@@ -3,10 +3,11 @@
 
 use async_trait::async_trait;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{ImageName, VmId};
+use proteus_model::id::{DiskName, ImageName, VmId};
+use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::unit::Millis;
-use proteus_model::vm::{PowerState, VmCounters, VmIntent};
+use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ pub struct Seat {
     /// Services' and images' paths that were attached later.
     #[serde(default)]
     pub attached: Vec<proteus_model::vm::ImageIntent>,
+    /// Whether the disks that Proteus makes for it were made.
+    #[serde(default)]
+    pub furnished: bool,
 }
 
 /// Most VMs on a host: what a /20 holds beside the bridge's own address and the ends.
@@ -45,6 +49,35 @@ impl Seat {
     pub fn mac(&self) -> String {
         let [high, low] = self.slot.to_be_bytes();
         format!("52:50:52:00:{high:02x}:{low:02x}")
+    }
+
+    /// Where an overlay of this VM is.
+    pub fn overlay_path(&self, disk: &DiskName) -> PathBuf {
+        self.dir.join(format!("{disk}.qcow2"))
+    }
+
+    /// Where the disk for cloud-init is.
+    pub fn seed_path(&self) -> PathBuf {
+        self.dir.join("seed.iso")
+    }
+
+    /// The disks as the VMM opens them, overlays and the seed in the VM's own folder.
+    pub fn disks(&self) -> Vec<DiskIntent> {
+        let opened = |disk: &DiskIntent| match disk.overlay {
+            false => disk.clone(),
+            true => DiskIntent {
+                path: self.overlay_path(&disk.name),
+                format: DiskFormat::Qcow2,
+                overlay: false,
+                ..disk.clone()
+            },
+        };
+        let mut disks: Vec<DiskIntent> = self.intent.disks.iter().map(opened).collect();
+        if let (Some(_), Ok(name)) = (&self.intent.seed, SEED_DISK.parse()) {
+            let (path, format) = (self.seed_path(), DiskFormat::Raw);
+            disks.push(DiskIntent { name, path, format, read_only: true, overlay: false });
+        }
+        disks
     }
 
     /// Folder for sockets: only the VMM's user and root may enter.

@@ -4,6 +4,8 @@ pub mod id;
 
 pub mod unit;
 
+pub mod seed;
+
 pub mod vm;
 
 pub mod setting;

@@ -1,6 +1,7 @@
 //! A virtual machine: what its owner asked for, and how it is seen to be. Must never hold a live handle.
 
 use crate::id::{DiskName, ImageName, ServiceName, VmId, VmName};
+use crate::seed::{SEED_DISK, SeedIntent};
 use crate::unit::{Bytes, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,6 +47,9 @@ pub struct DiskIntent {
     /// Whether the guest may not write.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether the VM writes into a disk of its own over this file, which stays as it is.
+    #[serde(default)]
+    pub overlay: bool,
 }
 
 /// A read-only image of software given to a VM.
@@ -89,6 +93,9 @@ pub struct VmIntent {
     /// Free words of the owner.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What cloud-init in the guest shall find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<SeedIntent>,
 }
 
 /// Largest VM that Proteus makes; also what keeps arithmetic on sizes far from its ends.
@@ -111,6 +118,11 @@ pub struct IntentError {
 }
 
 impl VmIntent {
+    /// The same without what only its guest may read: for views and records of what was done.
+    pub fn without_secrets(&self) -> Self {
+        Self { seed: self.seed.as_ref().map(SeedIntent::hidden), ..self.clone() }
+    }
+
     /// Checks what can be checked without looking at a file.
     pub fn validate(&self) -> Result<(), IntentError> {
         let error = |field, expected: String, found: String| Err(IntentError { field, expected, found });
@@ -129,6 +141,7 @@ impl VmIntent {
         }
         let mut names: Vec<&str> = self.disks.iter().map(|d| d.name.as_str()).collect();
         names.extend(self.images.iter().map(|i| i.name.as_str()));
+        names.extend(self.seed.iter().map(|_| SEED_DISK));
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return error("disks, images", "names that differ".into(), format!("{} twice", pair[0]));
@@ -136,6 +149,9 @@ impl VmIntent {
         // A virtio-blk serial number holds 20 bytes (virtio 1.2, section 5.2.6.1).
         if let Some(long) = names.iter().find(|name| name.len() > 20) {
             return error("disks, images", "names of at most 20 bytes".into(), (*long).to_owned());
+        }
+        if let Some(disk) = self.disks.iter().find(|disk| disk.overlay && disk.read_only) {
+            return error("disks", "an overlay or a read-only disk".into(), format!("{} as both", disk.name));
         }
         if matches!(self.boot, Boot::Firmware) && self.disks.is_empty() {
             return error("disks", "a disk to boot from".into(), "none".into());

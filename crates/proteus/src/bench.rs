@@ -89,6 +89,7 @@ fn bench_intent() -> Result<VmIntent> {
         services: Vec::new(),
         autostart: false,
         labels: Default::default(),
+        seed: None,
     })
 }
 

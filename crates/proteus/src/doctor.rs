@@ -53,6 +53,7 @@ async fn findings() -> Vec<Finding> {
         program("network", "ip", "apt-get install iproute2", true),
         program("packet filter", "nft", "apt-get install nftables", true),
         program("image building", "mkfs.erofs", "apt-get install erofs-utils", false),
+        program("cloud-init seeds", "xorriso", "apt-get install xorriso", false),
         file("taps", "/dev/net/tun", "modprobe tun", true),
         file("guest memory", "/dev/shm", "mount -t tmpfs tmpfs /dev/shm", true),
         file("pressure", "/proc/pressure/cpu", "boot the host with psi=1", false),

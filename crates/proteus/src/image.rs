@@ -40,7 +40,10 @@ fn build_one(name: &str, out: &Path, agent: &Path) -> Result<()> {
             link(&dir, "vmlinuz", &guest.kernel)?;
             link(&dir, "initrd.img", &guest.initrd)?;
             link(&dir, "disk.qcow2", &guest.disk)?;
-            eprintln!("each VM takes a disk of its own: qemu-img create -f qcow2 -F qcow2 -b DISK VM.qcow2");
+            eprintln!(
+                "proteus vm create NAME --guest {} gives a VM a disk of its own over it",
+                dir.display()
+            );
             guest.reused
         }
         package => {

@@ -31,6 +31,7 @@ fn subject(available: Option<u64>) -> Subject {
             services: Vec::new(),
             autostart: false,
             labels: Default::default(),
+            seed: None,
         },
         version: 3,
         generation: Generation(7),

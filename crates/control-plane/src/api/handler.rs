@@ -65,7 +65,7 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
-        intent: record.intent.clone(),
+        intent: record.intent.without_secrets(),
         managed: record.managed.clone(),
         resident,
     })

@@ -44,6 +44,9 @@ pub const MKFS_EXT4: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs", h
 /// Converts disks.
 pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils", hint: "" };
 
+/// Makes the disk for cloud-init.
+pub const XORRISO: Tool = Tool { program: "xorriso", package: "xorriso", hint: "" };
+
 /// Folders for administrators' programs, which an ordinary user's search path lacks.
 const EXTRA_PATHS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 

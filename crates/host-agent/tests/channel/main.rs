@@ -174,6 +174,7 @@ fn intent(name: &str) -> VmIntent {
         services: Vec::new(),
         autostart: false,
         labels: Default::default(),
+        seed: None,
     }
 }
 

@@ -101,7 +101,7 @@ pub(crate) fn arguments(seat: &Seat, around: &Surroundings<'_>) -> Vec<String> {
     }
     add_memory(&mut add, seat, around);
     add_devices(&mut add, seat, around);
-    for (index, disk) in intent.disks.iter().enumerate() {
+    for (index, disk) in seat.disks().iter().enumerate() {
         add_disk(&mut add, disk, index);
     }
     for plugged in &around.plugged.images {

@@ -6,6 +6,7 @@ use super::probe::Accelerator;
 use super::qmp::{Qmp, QmpError};
 use crate::driver::{DriverError, Seat};
 use command_fds::{CommandFdExt, FdMapping};
+use proteus_model::vm::DiskIntent;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
@@ -160,7 +161,8 @@ fn prepare(seat: &Seat, around: &Launch) -> io::Result<fs::File> {
         chown(&path, Some(uid), Some(uid))?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     }
-    for disk in seat.intent.disks.iter().filter(|disk| !disk.read_only) {
+    let own = |disk: &DiskIntent| !disk.read_only || disk.path.starts_with(&seat.dir);
+    for disk in seat.disks().iter().filter(|disk| own(disk)) {
         chown(&disk.path, Some(uid), Some(uid))?;
     }
     fs::File::create(seat.dir.join("qemu.log"))

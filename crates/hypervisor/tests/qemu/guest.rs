@@ -161,11 +161,13 @@ impl Guest {
                 path: disk,
                 format: DiskFormat::Raw,
                 read_only: false,
+                overlay: false,
             }],
             images: vec![image("nginx")],
             services: Vec::new(),
             autostart: false,
             labels: Default::default(),
+            seed: None,
         };
         let seat = Seat {
             id: VmId::from_bits(u128::from(hasher.finish()) << 64),
@@ -173,6 +175,7 @@ impl Guest {
             dir: dir.join("vm"),
             intent,
             attached: Vec::new(),
+            furnished: false,
         };
         std::fs::create_dir(&seat.dir).unwrap();
         let driver = QemuDriver::open(&instance, dir).await.unwrap();

@@ -104,6 +104,7 @@ impl Host {
             services: vec![image.parse()?],
             autostart: false,
             labels: Default::default(),
+            seed: None,
         };
         let _: VmView = self.client.post("/vms", &intent).await?;
         let _: VmView =

@@ -88,11 +88,13 @@ pub fn intent(name: &str) -> VmIntent {
             path: "/dev/null".into(),
             format: DiskFormat::Raw,
             read_only: false,
+            overlay: false,
         }],
         images: Vec::new(),
         services: Vec::new(),
         autostart: false,
         labels: Default::default(),
+        seed: None,
     }
 }
 

@@ -4,6 +4,7 @@ use crate::server::{Server, open_dir, proteus};
 use expect_test::expect;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
@@ -103,6 +104,89 @@ fn vms_that_cannot_be() {
 
     "#]].assert_eq(&text);
     assert_eq!(server.ask(&["vm", "list"]), json!([]));
+}
+
+#[test]
+fn overlays_and_seeds_that_cannot_be() {
+    let server = Server::start();
+    let dir = server.dir.path();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).unwrap();
+        dir.join(name).display().to_string()
+    };
+    let closed = write("closed.raw", "x");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let open = write("open.raw", "x");
+    let (closed, open, no_image) = (
+        format!("root={closed},overlay"),
+        format!("root={open}"),
+        format!("root={},overlay", write("a.qcow2", "x")),
+    );
+    let (plain, bad) =
+        (write("plain.yaml", "hostname: a\n"), write("bad.yaml", "#cloud-config\na: [1\nb: 2\n"));
+    let (good, list) = (write("good.yaml", "#cloud-config\n"), write("list.yaml", "- a\n"));
+    let words: [&[&str]; 8] = [
+        &["--disk", &closed],
+        &["--disk", &no_image],
+        &["--disk", &open, "--user-data", &plain],
+        &["--disk", &open, "--user-data", &bad],
+        &["--disk", &open, "--user-data", &good, "--meta-data", &list],
+        &["--disk", &open, "--meta-data", &good],
+        &["--disk", &open, "--user-data", "/no/such.yaml"],
+        &["--disk", &open, "--user-data", "/dev/zero"],
+    ];
+    let mut text = String::new();
+    for words in words {
+        let all: Vec<&str> = ["vm", "create", "x"].into_iter().chain(words.iter().copied()).collect();
+        text.push_str(&server.cli(&all).seen(dir));
+        text.push('\n');
+    }
+    what_is_said_of_them().assert_eq(&text);
+    // Refused for its disk, so that nothing of it is left: the name is free, and so is its place.
+    assert_eq!(server.ask(&["vm", "list"]), json!([]));
+    let places = std::fs::read_dir(server.state().join("vms")).unwrap().count();
+    assert_eq!(places, 0);
+}
+
+fn what_is_said_of_them() -> expect_test::Expect {
+    expect![[r#"
+        error: disks: each VM has a user of its own, who may not reach DIR/closed.raw
+          hint: chmod o+r DIR/closed.raw
+        exit 4
+
+        error: make an overlay: qemu-img ended with exit status: 1: qemu-img: root.next: Image is not in qcow2 format
+        Could not open backing image.
+        exit 1
+
+        error: DIR/plain.yaml:1:1: user-data: expected `#cloud-config` or `#!` at its beginning, found "hostname: a" (put `#cloud-config` alone on the first line; cloud-init ignores the file else)
+          hint: see https://cloudinit.readthedocs.io
+        exit 2
+
+        error: DIR/bad.yaml:3:2: user-data: expected YAML, found illegal placement of ':' indicator
+          hint: see https://cloudinit.readthedocs.io
+        exit 2
+
+        error: DIR/list.yaml:1:1: meta-data: expected a map of YAML, as in `key: value`, found a list
+          hint: see https://cloudinit.readthedocs.io
+        exit 2
+
+        error: the following required arguments were not provided:
+          --user-data <FILE>
+
+        Usage: proteus vm create --user-data <FILE> --disk <NAME=FILE[,overlay|,ro]> --meta-data <FILE> <NAME>
+
+        For more information, try '--help'.
+        exit 2
+
+        error: read /no/such.yaml
+          because: No such file or directory (os error 2)
+        exit 1
+
+        error: /dev/zero:1:1: user-data: expected at most 512 KiB, found 524289 bytes
+          hint: see https://cloudinit.readthedocs.io
+        exit 2
+
+    "#]]
 }
 
 fn validate(dir: &Path, name: &str, text: &[u8]) -> String {

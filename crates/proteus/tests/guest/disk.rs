@@ -1,0 +1,83 @@
+//! Overlays and seeds: seen in the guest, private on the host, gone with the VM, and never at the owner's cost.
+
+use crate::server::Server;
+use crate::{image_dir, inside};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const USER_DATA: &str = "#cloud-config\nhostname: seeded\nchpasswd: { list: 'root:not-to-be-shown' }\n";
+
+fn kernel_name(server: &Server, serial: &str) -> String {
+    let found = ["vda", "vdb"]
+        .into_iter()
+        .find(|disk| inside(server, "web", &["/bin/cat", &format!("/sys/block/{disk}/serial")]) == serial);
+    format!("/dev/{}", found.unwrap_or_else(|| panic!("no disk {serial}")))
+}
+
+fn first_word(server: &Server, disk: &str) -> String {
+    inside(server, "web", &["/bin/busybox", "head", "-c", "4", disk])
+}
+
+fn check_seed(server: &Server, id: &str) {
+    let seed = kernel_name(server, "cidata");
+    let at = |skip: &str, count: &str| {
+        let from = format!("if={seed}");
+        let (skip, count) = (format!("skip={skip}"), format!("count={count}"));
+        inside(server, "web", &["/bin/busybox", "dd", &from, "bs=1", &skip, &count])
+    };
+    // ECMA-119, 8.4: in sector 16, the identifier at byte 1, the volume's name, padded, at byte 40.
+    assert_eq!((at("32769", "5"), at("32808", "32")), ("CD001".to_owned(), "CIDATA".to_owned()));
+    let whole = inside(server, "web", &["/bin/busybox", "strings", &seed]);
+    for line in USER_DATA.lines().chain([&*format!("instance-id: {id}"), "local-hostname: web"]) {
+        assert!(whole.lines().any(|found| found == line), "{line} is not on the seed:\n{whole}");
+    }
+    let to = format!("of={seed}");
+    let write = ["vm", "exec", "web", "--", "/bin/busybox", "dd", "if=/proc/version", &to];
+    assert_ne!(server.cli(&write).code, 0, "the guest wrote to its seed");
+}
+
+fn check_private(place: &Path) {
+    for name in ["data.qcow2", "seed.iso"] {
+        let about = std::fs::metadata(place.join(name)).unwrap();
+        assert_eq!(about.mode() & 0o777, 0o600, "{name}");
+        assert!(about.uid() >= 70_000, "{name} belongs to {}", about.uid());
+    }
+}
+
+#[test]
+#[ignore = "boots a guest"]
+fn an_overlay_and_a_seed_are_the_vms_own() {
+    let server = Server::start();
+    let (base, seed) = (server.dir.path().join("base.raw"), server.dir.path().join("user.yaml"));
+    let mut content = vec![0u8; 8 << 20];
+    content[..4].copy_from_slice(b"base");
+    std::fs::write(&base, &content).unwrap();
+    std::fs::write(&seed, USER_DATA).unwrap();
+    let (guest, disk) = (image_dir().join("small"), format!("data={},overlay", base.display()));
+    let words = ["vm", "create", "web", "--guest", guest.to_str().unwrap(), "--memory", "256MiB"];
+    let more = ["--disk", &disk, "--user-data", seed.to_str().unwrap()];
+    let view = server.ask(&words.into_iter().chain(more).collect::<Vec<_>>());
+    let id = view["id"].as_str().unwrap().to_owned();
+    let place = server.state().join("vms").join(&id);
+    server.cli(&["vm", "start", "web", "--wait"]).ok();
+    check_private(&place);
+    check_seed(&server, &id);
+
+    let data = kernel_name(&server, "data");
+    assert_eq!(first_word(&server, &data), "base");
+    let write = format!("of={data}");
+    inside(&server, "web", &["/bin/busybox", "dd", "if=/proc/version", &write, "bs=512", "conv=fsync"]);
+    assert_eq!(first_word(&server, &data), "Linu");
+    server.cli(&["vm", "stop", "web"]).ok();
+    server.cli(&["vm", "start", "web", "--wait"]).ok();
+    assert_eq!(first_word(&server, &data), "Linu", "a stop lost what the guest wrote");
+    assert!(std::fs::read(&base).unwrap() == content, "the guest wrote to the base");
+
+    // Whoever may look sees neither passwords nor keys, nor does the audit log.
+    let shown = [&["vm", "show", "web"][..], &["vm", "list"], &["audit"]].map(|words| server.ask(words));
+    assert!(shown.iter().all(|view| !view.to_string().contains("not-to-be-shown")), "{shown:?}");
+    server.cli(&["vm", "stop", "web"]).ok();
+    server.cli(&["vm", "delete", "web"]).ok();
+    assert!(!place.exists(), "files of the VM stay");
+    assert!(base.exists() && seed.exists(), "the owner's files are gone");
+}
