@@ -10,6 +10,9 @@ use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// What a qcow2 file begins with (QEMU, docs/interop/qcow2.rst).
+const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
+
 /// An absolute path: the server has another working folder.
 fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::fs::canonicalize(path).map_err(|source| CommandError::File { path: path.to_owned(), source })
@@ -30,27 +33,68 @@ fn image_of(path: &Path) -> Result<(ImageIntent, Option<ServiceName>), CommandEr
     Ok((ImageIntent { name, path: absolute(path)?, digest }, service))
 }
 
+/// `NAME=FILE` and what follows it: `,overlay`, `,ro`, `,raw`, `,qcow2`.
 fn disk_of(text: &str) -> Result<DiskIntent, CommandError> {
-    let bad = || usage(format!("--disk {text:?}: expected NAME=FILE"), "as in --disk root=/srv/web.qcow2");
-    let (name, file) = text.split_once('=').ok_or_else(bad)?;
+    let hint = "as in --disk root=/srv/web.qcow2, or with ,overlay ,ro ,raw or ,qcow2 after it";
+    let bad = || usage(format!("--disk {text:?}: expected NAME=FILE"), hint);
+    let (name, mut file) = text.split_once('=').ok_or_else(bad)?;
     let name: DiskName = name.parse().map_err(|_| bad())?;
-    let (file, overlay, read_only) = match file.rsplit_once(',') {
-        Some((file, "overlay")) => (file, true, false),
-        Some((file, "ro")) => (file, false, true),
-        _ => (file, false, false),
-    };
+    let (mut overlay, mut read_only, mut format) = (false, false, None);
+    while let Some((rest, word)) = file.rsplit_once(',') {
+        match word {
+            "overlay" => overlay = true,
+            "ro" => read_only = true,
+            "raw" => format = Some(DiskFormat::Raw),
+            "qcow2" => format = Some(DiskFormat::Qcow2),
+            // A name may hold a comma.
+            _ if Path::new(file).exists() => break,
+            _ => {
+                return Err(usage(
+                    format!("--disk {text:?}: {word:?} is nothing that can be said of a disk"),
+                    hint,
+                ));
+            }
+        }
+        file = rest;
+    }
     let path = absolute(Path::new(file))?;
-    Ok(DiskIntent { name, format: format_of(&path), path, read_only, overlay })
+    let format = match format {
+        Some(format) => format,
+        None => format_of(&path)?,
+    };
+    Ok(DiskIntent { name, format, path, read_only, overlay })
 }
 
-fn format_of(path: &Path) -> DiskFormat {
-    let qcow2 = path.extension().is_some_and(|ending| ending == "qcow2");
-    if qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw }
+/// What a file is by its name, where its content does not speak against it. The content alone never decides: the
+/// guest of a raw disk can write whatever it likes to its beginning.
+fn format_of(path: &Path) -> Result<DiskFormat, CommandError> {
+    let failed = |source| CommandError::File { path: path.to_owned(), source };
+    let mut magic = Vec::new();
+    let limit = QCOW2_MAGIC.len() as u64;
+    std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut magic)).map_err(failed)?;
+    let named = path.extension().is_some_and(|ending| ending == "qcow2");
+    match (named, magic == QCOW2_MAGIC) {
+        (true, true) => Ok(DiskFormat::Qcow2),
+        (false, false) => Ok(DiskFormat::Raw),
+        (true, false) => Err(usage(
+            format!("{}: its name says qcow2, its content does not", path.display()),
+            "if it is a raw disk, say so: --disk NAME=FILE,raw",
+        )),
+        (false, true) => Err(usage(
+            format!("{}: holds a qcow2 image, and its name does not say so", path.display()),
+            "say what it is: --disk NAME=FILE,qcow2 (or ,raw if a guest wrote that)",
+        )),
+    }
 }
 
 /// What a folder of `proteus image build` boots: a small guest, or a full one with its disk.
 fn guest_of(dir: &Path, append: &str) -> Result<(Boot, Option<DiskIntent>), CommandError> {
-    let kernel = absolute(&dir.join("vmlinuz"))?;
+    let kernel = absolute(&dir.join("vmlinuz")).map_err(|_| {
+        usage(
+            format!("--guest {}: there is no vmlinuz in it", dir.display()),
+            "give a folder that `proteus image build small` or `debian` made",
+        )
+    })?;
     let disk = dir.join("disk.qcow2");
     if !disk.exists() {
         let initrd = absolute(&dir.join("initramfs.cpio"))?;
@@ -58,7 +102,7 @@ fn guest_of(dir: &Path, append: &str) -> Result<(Boot, Option<DiskIntent>), Comm
     }
     let path = absolute(&disk)?;
     let name = "root".parse().map_err(|e: proteus_model::id::NameError| usage(e.to_string(), ""))?;
-    let disk = DiskIntent { name, format: format_of(&path), path, read_only: false, overlay: true };
+    let disk = DiskIntent { name, format: format_of(&path)?, path, read_only: false, overlay: true };
     let append = format!("root=/dev/vda rw {append}").trim_end().to_owned();
     let initrd = absolute(&dir.join("initrd.img"))?;
     Ok((Boot::Kernel { kernel, initrd, append }, Some(disk)))
@@ -122,4 +166,36 @@ pub(crate) fn intent_of(create: &VmCreate) -> Result<VmIntent, CommandError> {
         labels: Default::default(),
         seed: seed_of(create)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_what_its_name_and_its_content_say_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = dir.path().canonicalize().unwrap().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.display().to_string()
+        };
+        let (raw, qcow2) = (file("a.img", b"MBR"), file("b.qcow2", b"QFI\xfb\0\0\0\x03"));
+        let (hidden, fake, comma) =
+            (file("c.img", b"QFI\xfb"), file("d.qcow2", b"MBR"), file("e,1.img", b""));
+        let told = |text: String| disk_of(&text).map(|d| (d.format, d.overlay, d.read_only));
+        assert_eq!(told(format!("root={raw}")).unwrap(), (DiskFormat::Raw, false, false));
+        assert_eq!(told(format!("root={qcow2},overlay")).unwrap(), (DiskFormat::Qcow2, true, false));
+        assert_eq!(told(format!("root={hidden},qcow2,ro")).unwrap(), (DiskFormat::Qcow2, false, true));
+        assert_eq!(told(format!("root={hidden},raw")).unwrap(), (DiskFormat::Raw, false, false));
+        assert_eq!(told(format!("root={comma}")).unwrap(), (DiskFormat::Raw, false, false));
+        let refused = |text: String, says: &str| {
+            let error = disk_of(&text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        };
+        refused(format!("root={hidden}"), "holds a qcow2 image");
+        refused(format!("root={fake}"), "its content does not");
+        refused(format!("root={raw},format=raw"), "\"format=raw\" is nothing");
+        refused("root".into(), "expected NAME=FILE");
+    }
 }

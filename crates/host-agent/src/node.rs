@@ -107,11 +107,11 @@ fn guest_error(error: GuestError) -> NodeError {
         GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => {
             NodeErrorCode::Stalled
         }
-        GuestError::NoChannel
-        | GuestError::Open(_)
-        | GuestError::Closed(_)
-        | GuestError::Refused { .. }
-        | GuestError::Confused => NodeErrorCode::Guest,
+        GuestError::NoChannel | GuestError::Open(_) | GuestError::Closed(_) | GuestError::Confused => {
+            NodeErrorCode::Guest
+        }
+        // It answers: nothing is wrong with the agent.
+        GuestError::Refused { .. } => NodeErrorCode::Failed,
     };
     NodeError::new(code, chain(&error))
 }
