@@ -8,7 +8,7 @@ use proteus_model::id::{Generation, MorphId, VmId, VmName};
 use proteus_model::seed::SeedIntent;
 use proteus_model::setting::{KnobKind, Setting};
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_model::vm::{PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -47,6 +47,32 @@ pub struct VmRecord {
     /// Whether it was taken out of Proteus's hands.
     #[serde(default)]
     pub disarmed: bool,
+    /// It is a template: what its clones' disks are. It never runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Vec<DiskIntent>>,
+    /// The template that it began from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned_from: Option<VmId>,
+}
+
+impl VmRecord {
+    /// A VM that does not run yet and is as its owner asked.
+    pub(crate) fn new(id: VmId, intent: VmIntent, created_at: UnixMillis) -> Self {
+        Self {
+            id,
+            intent,
+            created_at,
+            wanted: false,
+            version: 0,
+            generation: Generation::default(),
+            profile: None,
+            managed: Vec::new(),
+            morph: None,
+            disarmed: false,
+            template: None,
+            cloned_from: None,
+        }
+    }
 }
 
 impl Control {
@@ -81,7 +107,7 @@ impl Control {
         Ok(self.node.observe(record.id).await?)
     }
 
-    fn tell_vm(&self, record: &VmRecord, what: &'static str) {
+    pub(crate) fn tell_vm(&self, record: &VmRecord, what: &'static str) {
         self.tell(ControlEvent::Vm { at: self.now(), vm: record.intent.name.clone(), what });
     }
 
@@ -96,41 +122,8 @@ impl Control {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
         check_files(&intent)?;
-        let record = VmRecord {
-            id: VmId::from_bits(self.records.fresh()),
-            intent,
-            created_at: self.now(),
-            wanted: false,
-            version: 0,
-            generation: Generation::default(),
-            profile: None,
-            managed: Vec::new(),
-            morph: None,
-            disarmed: false,
-        };
-        let first = Version {
-            number: 0,
-            goal: None,
-            morph: None,
-            at: self.now(),
-            profile: None,
-            settings: Vec::new(),
-        };
-        let batch = self
-            .records
-            .batch()
-            .put(&key::vm(record.id), &record, None)?
-            .put(&key::vm_name(&record.intent.name), &record.id, None)?
-            .put(&key::version(record.id, 0), &first, None)?;
-        match self.records.commit(batch).await {
-            Err(crate::record::RecordError::Conflict { .. }) => {
-                return Err(ControlError::Conflict {
-                    what: format!("there is a VM {} already", record.intent.name),
-                    hint: "choose another name, or delete that VM first".into(),
-                });
-            }
-            other => other?,
-        };
+        let record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        self.keep_new(&record).await?;
         if let Err(error) = self.node.create(record.id, &record.intent).await {
             self.forget(&record).await?;
             return Err(error.into());
@@ -141,8 +134,33 @@ impl Control {
         Ok(record)
     }
 
+    /// Writes the first record of a VM; refused where its name is taken.
+    pub(crate) async fn keep_new(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let first = Version {
+            number: 0,
+            goal: None,
+            morph: None,
+            at: self.now(),
+            profile: record.profile.clone(),
+            settings: record.managed.clone(),
+        };
+        let batch = self
+            .records
+            .batch()
+            .put(&key::vm(record.id), record, None)?
+            .put(&key::vm_name(&record.intent.name), &record.id, None)?
+            .put(&key::version(record.id, 0), &first, None)?;
+        match self.records.commit(batch).await {
+            Err(crate::record::RecordError::Conflict { .. }) => Err(ControlError::Conflict {
+                what: format!("there is a VM {} already", record.intent.name),
+                hint: "choose another name, or delete that VM first".into(),
+            }),
+            other => Ok(other.map(|_| ())?),
+        }
+    }
+
     /// Removes a VM's record and frees its name.
-    async fn forget(&self, record: &VmRecord) -> Result<(), ControlError> {
+    pub(crate) async fn forget(&self, record: &VmRecord) -> Result<(), ControlError> {
         let mut batch = self.records.batch();
         let (id_key, name_key) = (key::vm(record.id), key::vm_name(&record.intent.name));
         if let Some(kept) = self.records.get::<VmRecord>(&id_key).await? {
@@ -155,7 +173,7 @@ impl Control {
         Ok(())
     }
 
-    async fn note(
+    pub(crate) async fn note(
         &self,
         actor: &str,
         action: &str,
@@ -166,7 +184,7 @@ impl Control {
         self.write_audit(actor, action, &subject, "asked for", evidence).await
     }
 
-    async fn set_wanted(&self, name: &str, wanted: bool) -> Result<VmRecord, ControlError> {
+    pub(crate) async fn set_wanted(&self, name: &str, wanted: bool) -> Result<VmRecord, ControlError> {
         let Versioned { mut value, rev } = self.find_vm(name).await?;
         if value.wanted != wanted {
             value.wanted = wanted;
@@ -178,8 +196,14 @@ impl Control {
     /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
     /// know nothing of them.
     pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
-        let ran =
-            self.observe_vm(&self.vm(name).await?).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
+        let known = self.vm(name).await?;
+        if known.template.is_some() {
+            return Err(ControlError::Conflict {
+                what: format!("{} is a template and never runs again", known.intent.name),
+                hint: format!("`proteus vm clone {} NAME` starts a VM from it", known.intent.name),
+            });
+        }
+        let ran = self.observe_vm(&known).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
         let record = self.set_wanted(name, true).await?;
         self.admit(&record).await?;
         self.node.create(record.id, &record.intent).await?;
@@ -190,15 +214,23 @@ impl Control {
         started?;
         self.note(actor, "vm.start", &record, json!({})).await?;
         self.tell_vm(&record, "started");
-        if !ran && !record.managed.is_empty() {
-            let (control, restored) = (self.clone(), record.clone());
-            self.spawn(async move {
-                if let Err(error) = control.restore_settings(&restored).await {
-                    tracing::warn!(vm = %restored.intent.name, %error, "settings not restored");
-                }
-            });
+        if !ran {
+            self.restore_in_background(&record);
         }
         Ok(record)
+    }
+
+    /// Turns the managed knobs of a VM that has just started to where they were.
+    pub(crate) fn restore_in_background(self: &Arc<Self>, record: &VmRecord) {
+        if record.managed.is_empty() {
+            return;
+        }
+        let (control, restored) = (self.clone(), record.clone());
+        self.spawn(async move {
+            if let Err(error) = control.restore_settings(&restored).await {
+                tracing::warn!(vm = %restored.intent.name, %error, "settings not restored");
+            }
+        });
     }
 
     /// Turns every managed knob of a VM that has just started to where it was. Ends early when Proteus ends, when
@@ -259,6 +291,7 @@ impl Control {
                 hint: format!("`proteus vm stop {}` first", value.intent.name),
             });
         }
+        self.check_no_clones(&value).await?;
         self.node.delete(value.id).await?;
         self.forget(&value).await?;
         self.withdraw(value.id).await?;
