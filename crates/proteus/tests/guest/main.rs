@@ -1,14 +1,18 @@
 //! Real guests behind a real `proteus serve`, by its command line alone: what a VM is made of, and what is left when
 //! it is gone. Must never believe Proteus where the guest or the host can be asked.
 //!
-//! Needs root, QEMU and the folder of `proteus image build small nginx` (`PROTEUS_TEST_IMAGES`, else
+//! Needs root, QEMU and the folder of `proteus image build small nginx debian` (`PROTEUS_TEST_IMAGES`, else
 //! `build/images`); so it is `ignored` unless asked for.
 
 #![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
 
+mod cgroup;
+
 mod clone;
 
 mod disk;
+
+mod full;
 
 #[path = "../service/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
