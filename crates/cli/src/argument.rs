@@ -149,6 +149,27 @@ pub enum Vm {
         #[arg(long, default_value = "30s", value_name = "TIME")]
         grace: Millis,
     },
+    /// Make a running VM a template: it ends for good, and clones begin from it in a moment.
+    Template {
+        /// Which.
+        vm: String,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Start a new VM from a template: running at once, with an identity of its own.
+    Clone {
+        /// The template.
+        template: String,
+        /// Name of the new VM.
+        name: VmName,
+        /// Wait until its services serve.
+        #[arg(long)]
+        wait: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Remove a stopped VM.
     Delete {
         /// Which.

@@ -7,12 +7,12 @@ use crate::client::{Client, ClientError, segment};
 use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
-use proteus_model::id::ServiceName;
+use proteus_model::id::{ServiceName, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
     DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
     Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
@@ -159,6 +159,10 @@ impl Session {
                 });
                 Ok(0)
             }
+            Vm::Template { vm, dry_run } => self.template(vm, *dry_run).await,
+            Vm::Clone { template, name, wait, dry_run } => {
+                self.clone_vm(template, name, *wait, *dry_run).await
+            }
             Vm::Delete { vm, dry_run } => {
                 let path = format!("/vms/{}", segment(vm));
                 let view: VmView = self.client.get(&path).await?;
@@ -218,6 +222,44 @@ impl Session {
         if wait {
             wait_serving(&self.client, vm, START_LIMIT).await?;
             view = self.client.get(&path).await?;
+        }
+        self.print(&view, || output::vms(std::slice::from_ref(&view)));
+        Ok(0)
+    }
+
+    async fn template(&self, vm: &str, dry_run: bool) -> Outcome {
+        let path = format!("/vms/{}", segment(vm));
+        let mut view: VmView = self.client.get(&path).await?;
+        if !dry_run {
+            view = self.client.post(&format!("{path}/template"), &json!({})).await?;
+        }
+        let done = if dry_run { "would end and become" } else { "ended and is" };
+        self.print(&view, || {
+            format!("{0} {done} a template; `proteus vm clone {0} NAME` starts a VM from it\n", view.name)
+        });
+        Ok(0)
+    }
+
+    async fn clone_vm(&self, template: &str, name: &VmName, wait: bool, dry_run: bool) -> Outcome {
+        let path = format!("/vms/{}", segment(template));
+        if dry_run {
+            let view: VmView = self.client.get(&path).await?;
+            if !view.template {
+                return Err(usage(
+                    format!("{} is no template", view.name),
+                    "`proteus vm template VM` makes one",
+                ));
+            }
+            self.print(&view, || {
+                format!("would start {name} from {}, with {}\n", view.name, view.intent.memory)
+            });
+            return Ok(0);
+        }
+        let request = CloneRequest { name: name.clone() };
+        let mut view: VmView = self.client.post(&format!("{path}/clone"), &request).await?;
+        if wait {
+            wait_serving(&self.client, name.as_str(), START_LIMIT).await?;
+            view = self.client.get(&format!("/vms/{name}")).await?;
         }
         self.print(&view, || output::vms(std::slice::from_ref(&view)));
         Ok(0)

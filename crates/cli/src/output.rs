@@ -70,7 +70,7 @@ pub fn vms(all: &[VmView]) -> String {
     let row = |vm: &VmView| {
         vec![
             vm.name.to_string(),
-            power_word(vm.power).to_owned(),
+            if vm.template { "template" } else { power_word(vm.power) }.to_owned(),
             format!("{}/{}", vm.intent.vcpus, vm.intent.vcpus_max),
             format!("{}", vm.intent.memory),
             or_dash(vm.resident),

@@ -72,6 +72,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm),
     route!(post "/vms/{vm}/start", Operator, "Start a VM", handler::start_vm => wire::VmView),
     route!(post "/vms/{vm}/stop", Operator, "Stop a VM", handler::stop_vm, wire::StopRequest => wire::StopView),
+    route!(post "/vms/{vm}/template", Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),
+    route!(post "/vms/{vm}/clone", Operator, "Start a VM from a template", handler::clone_vm, wire::CloneRequest => wire::VmView),
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
     route!(get "/vms/{vm}/services", Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),

@@ -11,6 +11,8 @@ pub mod control;
 
 pub mod vm;
 
+mod template;
+
 pub mod profile;
 
 pub mod allocation;

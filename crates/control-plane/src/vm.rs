@@ -11,7 +11,7 @@ use proteus_model::id::{Generation, MorphId, VmId, VmName};
 use proteus_model::seed::SeedIntent;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_model::vm::{PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -48,6 +48,33 @@ pub struct VmRecord {
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
+    /// It is a template: what its clones' disks are. It never runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Vec<DiskIntent>>,
+    /// The template that it began from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloned_from: Option<VmId>,
+}
+
+impl VmRecord {
+    /// A VM that does not run yet and is as its owner asked.
+    pub(crate) fn new(id: VmId, intent: VmIntent, created_at: UnixMillis) -> Self {
+        Self {
+            id,
+            intent,
+            created_at,
+            wanted: false,
+            version: 0,
+            generation: Generation::default(),
+            profile: None,
+            managed: Vec::new(),
+            morph: None,
+            disarmed: false,
+            restoring: false,
+            template: None,
+            cloned_from: None,
+        }
+    }
 }
 
 impl Control {
@@ -82,7 +109,7 @@ impl Control {
         Ok(self.node.observe(record.id).await?)
     }
 
-    fn tell_vm(&self, record: &VmRecord, what: &'static str) {
+    pub(crate) fn tell_vm(&self, record: &VmRecord, what: &'static str) {
         self.tell(ControlEvent::Vm { at: self.now(), vm: record.intent.name.clone(), what });
     }
 
@@ -97,44 +124,9 @@ impl Control {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
         check_files(&intent)?;
-        let record = VmRecord {
-            id: VmId::from_bits(self.records.fresh()),
-            intent,
-            created_at: self.now(),
-            wanted: false,
-            version: 0,
-            generation: Generation::default(),
-            profile: None,
-            managed: Vec::new(),
-            morph: None,
-            disarmed: false,
-            restoring: false,
-        };
-        let first = Version {
-            number: 0,
-            goal: None,
-            morph: None,
-            at: self.now(),
-            profile: None,
-            settings: Vec::new(),
-        };
-        let batch = self
-            .records
-            .batch()
-            .put(&key::vm(record.id), &record, None)?
-            .put(&key::vm_name(&record.intent.name), &record.id, None)?
-            .put(&key::version(record.id, 0), &first, None)?;
-        let entry =
-            self.vm_entry(actor, "vm.create", &record, json!({ "intent": record.intent.without_secrets() }));
-        let rev = match self.commit_audited(batch, entry).await {
-            Err(ControlError::Record(RecordError::Conflict { .. })) => {
-                return Err(ControlError::Conflict {
-                    what: format!("there is a VM {} already", record.intent.name),
-                    hint: "choose another name, or delete that VM first".into(),
-                });
-            }
-            other => other?,
-        };
+        let record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        let evidence = json!({ "intent": record.intent.without_secrets() });
+        let rev = self.keep_new(&record, self.vm_entry(actor, "vm.create", &record, evidence)).await?;
         if let Err(error) = self.node.create(record.id, &record.intent).await {
             let mut entry = self.vm_entry(actor, "vm.delete", &record, json!({}));
             entry.why = format!("it could not be made: {error}");
@@ -145,8 +137,38 @@ impl Control {
         Ok(record)
     }
 
+    /// Writes the first record of a VM; refused where its name is taken.
+    pub(crate) async fn keep_new(&self, record: &VmRecord, entry: AuditRecord) -> Result<Rev, ControlError> {
+        let first = Version {
+            number: 0,
+            goal: None,
+            morph: None,
+            at: self.now(),
+            profile: record.profile.clone(),
+            settings: record.managed.clone(),
+        };
+        let batch = self
+            .records
+            .batch()
+            .put(&key::vm(record.id), record, None)?
+            .put(&key::vm_name(&record.intent.name), &record.id, None)?
+            .put(&key::version(record.id, 0), &first, None)?;
+        match self.commit_audited(batch, entry).await {
+            Err(ControlError::Record(RecordError::Conflict { .. })) => Err(ControlError::Conflict {
+                what: format!("there is a VM {} already", record.intent.name),
+                hint: "choose another name, or delete that VM first".into(),
+            }),
+            other => other,
+        }
+    }
+
     /// Removes a VM's record, which must still be at `rev`, and frees its name.
-    async fn forget(&self, record: &VmRecord, rev: Rev, entry: AuditRecord) -> Result<(), ControlError> {
+    pub(crate) async fn forget(
+        &self,
+        record: &VmRecord,
+        rev: Rev,
+        entry: AuditRecord,
+    ) -> Result<(), ControlError> {
         let name_key = key::vm_name(&record.intent.name);
         let mut batch = self.records.batch().delete(&key::vm(record.id), rev)?;
         if let Some(named) = self.records.get::<VmId>(&name_key).await? {
@@ -157,7 +179,7 @@ impl Control {
     }
 
     /// What the audit log says of an act on a VM.
-    fn vm_entry(
+    pub(crate) fn vm_entry(
         &self,
         actor: &str,
         action: &str,
@@ -190,6 +212,12 @@ impl Control {
     /// know nothing of them.
     pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
         let known = self.vm(name).await?;
+        if known.template.is_some() {
+            return Err(ControlError::Conflict {
+                what: format!("{} is a template and never runs again", known.intent.name),
+                hint: format!("`proteus vm clone {} NAME` starts a VM from it", known.intent.name),
+            });
+        }
         let ran = self.observe_vm(&known).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
         let restoring = if ran { known.restoring } else { !known.managed.is_empty() };
         let record = self.set_wanted(name, true, restoring, actor).await?;
@@ -233,6 +261,7 @@ impl Control {
                 hint: format!("`proteus vm stop {}` first", value.intent.name),
             });
         }
+        self.check_no_clones(&value).await?;
         self.node.delete(value.id).await?;
         self.forget(&value, rev, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         self.withdraw(value.id).await?;

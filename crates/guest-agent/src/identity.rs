@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::procfs::{read_text, write_text};
 use crate::sys;
 use proteus_protocol::guest::v1::request::GuestKind;
-use proteus_protocol::guest::v1::{Blob, ErrorCode, NetworkSettings};
+use proteus_protocol::guest::v1::{Blob, ErrorCode, LinkIdentity, NetworkSettings};
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
@@ -126,6 +126,68 @@ pub fn set_machine_id(id: &str) -> Result<(), Failure> {
     write_text(file, &format!("{id}\n")).map_err(|e| Failure::system("write /etc/machine-id", &e))
 }
 
+/// Writes the guest's name where it keeps one over a restart.
+pub fn keep_hostname(name: &str) -> Result<(), Failure> {
+    let file = Path::new("/etc/hostname");
+    if !file.exists() {
+        return Ok(());
+    }
+    write_text(file, &format!("{name}\n")).map_err(|e| Failure::system("write /etc/hostname", &e))
+}
+
+/// Removes what a template would share with its clones: the keys by which ssh knows a host, and the randomness that
+/// systemd kept for the next start.
+pub fn forget_secrets() -> Result<(), Failure> {
+    let mut secrets = vec![Path::new("/var/lib/systemd/random-seed").to_owned()];
+    let entries = std::fs::read_dir("/etc/ssh").into_iter().flatten().flatten();
+    secrets.extend(
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with("ssh_host_")).map(|e| e.path()),
+    );
+    for path in secrets {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::system(format!("remove {}", path.display()), &e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|part| u8::from_str_radix(part, 16)).collect();
+    let mac: [u8; 6] = bytes.ok()?.try_into().ok()?;
+    // A group address (bit 0 of the first octet) is nobody's own.
+    (mac[0] & 1 == 0 && text.len() == 17).then_some(mac)
+}
+
+/// Makes the link somebody else's: another link address, and where the agent is the guest's own system
+/// (`addressed`) another address. The link goes off and on: what others knew it by is forgotten.
+pub fn set_link(link: &LinkIdentity, addressed: bool) -> Result<(), Failure> {
+    let mac = parse_mac(&link.mac)
+        .ok_or_else(|| invalid(format!("link address {:?} is refused: expected six bytes", link.mac)))?;
+    let interface = first_interface()?;
+    let failure = |what: &str| {
+        let operation = format!("{what} of {interface}");
+        move |e: std::io::Error| Failure::system(operation, &e)
+    };
+    sys::network::set_down(&interface).map_err(failure("switch off the link"))?;
+    sys::network::set_mac(&interface, mac).map_err(failure("set the link address"))?;
+    if addressed {
+        let interface = Some(interface.clone());
+        let (address, prefix, gateway) = (link.address, link.prefix, link.gateway);
+        set_network(&NetworkSettings { interface, address, prefix, gateway, hostname: None })?;
+    } else {
+        sys::network::set_up(&interface).map_err(failure("switch on the link"))?;
+    }
+    let file = Path::new("/sys/class/net").join(&interface).join("address");
+    let found = read_text(&file).unwrap_or_default().trim().to_owned();
+    if found == link.mac.to_ascii_lowercase() {
+        return Ok(());
+    }
+    Err(Failure::not_effective(format!("link address of {interface}"), &link.mac, found))
+}
+
 /// Sets the clock when it is more than a second off: a clone wakes with its template's time.
 pub fn set_clock(now_ms: u64) -> Result<(), Failure> {
     let now = clock_gettime(ClockId::Realtime);
@@ -137,4 +199,19 @@ pub fn set_clock(now_ms: u64) -> Result<(), Failure> {
     // Below 1000 × 10^6: fits any integer here.
     let time = Timespec { tv_sec: seconds, tv_nsec: (now_ms % 1000) as i64 * 1_000_000 };
     clock_settime(ClockId::Realtime, time).map_err(|e| Failure::system("set the clock", &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_mac;
+
+    #[test]
+    fn link_addresses_are_read() {
+        assert_eq!(parse_mac("52:50:52:00:0a:ff"), Some([0x52, 0x50, 0x52, 0, 10, 255]));
+        for bad in
+            ["", "52:50:52:00:0a", "52:50:52:00:0a:ff:00", "53:50:52:00:0a:ff", "+2:50:52:00:0a:0ff", "x:y"]
+        {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
 }

@@ -19,7 +19,10 @@ use tokio::task::JoinHandle;
 
 /// Longest wait for an answer to a plain request: p99 of a busy emulated guest is 44 ms, an apply step of it 2 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// Longest wait for the answer to a greeting before it is said again.
+/// Wait for the answer to the first greeting before it is said again: an idle agent answers in a few ms. Each next
+/// wait is twice as long, for guests that are slow.
+const KNOCK_FIRST: Duration = Duration::from_millis(50);
+/// The longest of these waits.
 const KNOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes that a guest may send in a second before the link is cut: 30 MB/s is what the channel carries at most;
 /// an honest agent sends 60 KiB a second.
@@ -122,11 +125,13 @@ impl Guest {
     /// Greets until the agent answers: what is asked before the guest's kernel has told the agent of the new host
     /// (after a reconnect, a replaced VMM) is read by it and its answer dropped, so a greeting may be lost.
     async fn knock(&self, link: &Link) -> Result<(), GuestError> {
+        let mut patience = KNOCK_FIRST;
         while !link.heard.load(Ordering::Relaxed) {
             let greeting = self.exchange(link, Request::Hello { hello: hello_request() });
-            if let Ok(answer) = tokio::time::timeout(KNOCK_LIMIT, greeting).await {
+            if let Ok(answer) = tokio::time::timeout(patience, greeting).await {
                 answer?;
             }
+            patience = KNOCK_LIMIT.min(patience * 2);
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ mod seat;
 
 mod disk;
 
+mod clone;
+
 mod guest;
 
 mod convert;

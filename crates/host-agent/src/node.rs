@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::guest::{Guest, GuestError};
 use crate::seat::{SeatError, Seats};
-use crate::{bring_up, convert, disk, health};
+use crate::{bring_up, clone, convert, disk, health};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
@@ -12,7 +12,7 @@ use proteus_model::id::{Generation, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
-use proteus_model::vm::{ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, ErrorCode, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
@@ -62,7 +62,7 @@ pub enum Reach {
 
 /// The node role of one host.
 pub struct HostAgent {
-    driver: Arc<dyn Driver>,
+    pub(crate) driver: Arc<dyn Driver>,
     reach: Reach,
     facts: HostFacts,
     seats: Mutex<Seats>,
@@ -74,7 +74,7 @@ pub struct HostAgent {
 }
 
 /// The whole chain of causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -85,10 +85,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn driver_error(error: DriverError) -> NodeError {
+pub(crate) fn driver_error(error: DriverError) -> NodeError {
     let code = match &error {
         DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
-        DriverError::Unsupported { .. } => NodeErrorCode::Unsupported,
+        DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
         DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
         DriverError::Stalled { .. } => NodeErrorCode::Stalled,
         DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
@@ -96,11 +96,11 @@ fn driver_error(error: DriverError) -> NodeError {
     NodeError::new(code, chain(&error))
 }
 
-fn seat_error(error: SeatError) -> NodeError {
+pub(crate) fn seat_error(error: SeatError) -> NodeError {
     NodeError::new(NodeErrorCode::Failed, chain(&error))
 }
 
-fn guest_error(error: GuestError) -> NodeError {
+pub(crate) fn guest_error(error: GuestError) -> NodeError {
     let code = match &error {
         GuestError::Refused { code: ErrorCode::Unsupported, .. } => NodeErrorCode::Unsupported,
         GuestError::Refused { code: ErrorCode::Invalid, .. } => NodeErrorCode::OutOfRange,
@@ -150,6 +150,7 @@ impl HostAgent {
         };
         for seat in all {
             match agent.driver.adopt(&seat).await {
+                Ok(_) if seat.newborn => agent.end_left_newborn(&seat).await?,
                 Ok(true) => {
                     tracing::info!(vm = %seat.intent.name, "found running");
                     agent.settle_in(&seat).await;
@@ -164,7 +165,7 @@ impl HostAgent {
     }
 
     /// Drains the console and brings the services up, in the background.
-    async fn settle_in(&self, seat: &Seat) {
+    pub(crate) async fn settle_in(&self, seat: &Seat) {
         if self.console(seat.id).await.is_err() {
             tracing::debug!(vm = %seat.intent.name, "no console to drain");
         }
@@ -179,28 +180,28 @@ impl HostAgent {
         }
     }
 
-    fn stop_bringing_up(&self, vm: VmId) {
+    pub(crate) fn stop_bringing_up(&self, vm: VmId) {
         let stop = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
         if let Some(stop) = stop {
             stop.cancel();
         }
     }
 
-    fn seats(&self) -> std::sync::MutexGuard<'_, Seats> {
+    pub(crate) fn seats(&self) -> std::sync::MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(&self, vm: VmId) -> Result<Seat, NodeError> {
+    pub(crate) fn seat(&self, vm: VmId) -> Result<Seat, NodeError> {
         let unknown = || NodeError::new(NodeErrorCode::NotFound, format!("this host has no VM {vm}"));
         self.seats().get(vm).cloned().ok_or_else(unknown)
     }
 
-    fn guest(&self, vm: VmId) -> Arc<Guest> {
+    pub(crate) fn guest(&self, vm: VmId) -> Arc<Guest> {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.entry(vm).or_insert_with(|| Arc::new(Guest::new())).clone()
     }
 
-    async fn agent_path(&self, vm: VmId) -> Result<PathBuf, NodeError> {
+    pub(crate) async fn agent_path(&self, vm: VmId) -> Result<PathBuf, NodeError> {
         let doors = self.driver.doors(vm).await.map_err(driver_error)?;
         doors.agent.ok_or_else(|| guest_error(GuestError::NoChannel))
     }
@@ -227,6 +228,12 @@ impl HostAgent {
         }
     }
 
+    /// Hangs up on a VM that ends.
+    pub(crate) async fn let_go(&self, vm: VmId) {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        self.consoles.lock().await.remove(&vm);
+    }
+
     fn check_fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
         let seen = self.seats().fence(vm);
         if fence < seen {
@@ -237,7 +244,7 @@ impl HostAgent {
         self.seats().raise_fence(vm, fence).map_err(seat_error)
     }
 
-    async fn hello(&self, vm: VmId) -> Option<HelloReply> {
+    pub(crate) async fn hello(&self, vm: VmId) -> Option<HelloReply> {
         let path = self.agent_path(vm).await.ok()?;
         self.guest(vm).greet(&path, GLANCE_LIMIT).await.ok()
     }
@@ -360,11 +367,27 @@ impl Node for HostAgent {
         if self.driver.power(vm).await != PowerState::Stopped {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
+        if let Ok(seat) = self.seat(vm) {
+            clone::thaw(&seat)?;
+        }
         self.seats().remove(vm).map_err(seat_error)
+    }
+
+    async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {
+        self.make_template(vm).await
+    }
+
+    async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
+        self.begin_clone(template, vm, intent).await
     }
 
     async fn start(&self, vm: VmId) -> Result<(), NodeError> {
         let seat = self.seat(vm)?;
+        if clone::is_template(&seat) {
+            let message =
+                format!("{} is a template: its clones need its disks as they are", seat.intent.name);
+            return Err(NodeError::new(NodeErrorCode::Conflict, message));
+        }
         self.driver.start(&seat).await.map_err(driver_error)?;
         self.settle_in(&seat).await;
         Ok(())
@@ -377,8 +400,7 @@ impl Node for HostAgent {
             Err(DriverError::NotRunning { .. }) => Ok(true),
             other => other.map_err(driver_error),
         };
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-        self.consoles.lock().await.remove(&vm);
+        self.let_go(vm).await;
         stopped
     }
 

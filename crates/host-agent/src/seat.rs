@@ -89,8 +89,15 @@ impl Seats {
             let used: std::collections::BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
             let slot = (0..SLOT_MAX).find(|slot| !used.contains(slot)).ok_or(SeatError::Full)?;
             let dir = self.dir.join(vm.to_string());
-            let seat =
-                Seat { id: vm, slot, dir, intent: intent.clone(), attached: Vec::new(), furnished: false };
+            let seat = Seat {
+                id: vm,
+                slot,
+                dir,
+                intent: intent.clone(),
+                attached: Vec::new(),
+                furnished: false,
+                newborn: false,
+            };
             self.save(seat)?;
         }
         self.taken.get(&vm).ok_or(SeatError::Full)

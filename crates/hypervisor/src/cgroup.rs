@@ -14,19 +14,22 @@ use std::path::{Path, PathBuf};
 /// time (with 100 ms, ping would see 100 ms).
 const PERIOD_US: u64 = 20_000;
 /// Least CPU that can be granted: the kernel takes no quota under 1 ms, and 1 ms of 20 ms is 50 thousandths.
-pub(crate) const CAP_MIN: MilliCpu = MilliCpu(50);
+pub const CAP_MIN: MilliCpu = MilliCpu(50);
 
 /// Which hierarchy holds the `cpu` controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
+    /// A hierarchy per controller.
     V1,
+    /// One for all.
     V2,
 }
 
 /// Where this host's `cpu` controller is.
 #[derive(Debug, Clone)]
-pub(crate) struct Hierarchy {
-    pub(crate) version: Version,
+pub struct Hierarchy {
+    /// Which.
+    pub version: Version,
     base: PathBuf,
 }
 
@@ -55,7 +58,7 @@ fn own_group(root: &Path) -> io::Result<PathBuf> {
 
 impl Hierarchy {
     /// Looks where the controller is, and makes the group of this instance in it.
-    pub(crate) fn find(instance: &str) -> io::Result<Self> {
+    pub fn find(instance: &str) -> io::Result<Self> {
         let mounts = read(Path::new("/proc/self/mounts"))?;
         let mut v2 = None;
         for line in mounts.lines() {
@@ -88,7 +91,7 @@ impl Hierarchy {
     }
 
     /// How it is called in a capability report.
-    pub(crate) fn mechanism(&self, v1: &str, v2: &str) -> String {
+    pub fn mechanism(&self, v1: &str, v2: &str) -> String {
         match self.version {
             Version::V1 => format!("cgroup v1 {v1}"),
             Version::V2 => format!("cgroup v2 {v2}"),
@@ -96,13 +99,13 @@ impl Hierarchy {
     }
 
     /// Removes the group of this instance if nothing is left in it.
-    pub(crate) fn remove_if_empty(&self) {
+    pub fn remove_if_empty(&self) {
         // Busy means that VMs still run: theirs to keep.
         let _ = fs::remove_dir(&self.base);
     }
 
     /// The group of a VM, made where it is not there.
-    pub(crate) fn ensure_group(&self, name: &str) -> io::Result<Group> {
+    pub fn ensure_group(&self, name: &str) -> io::Result<Group> {
         let domain = self.base.join(name);
         fs::create_dir_all(&domain)?;
         let threads = match self.version {
@@ -123,7 +126,7 @@ impl Hierarchy {
 
 /// The group of one VM.
 #[derive(Debug, Clone)]
-pub(crate) struct Group {
+pub struct Group {
     version: Version,
     domain: PathBuf,
     threads: PathBuf,
@@ -131,7 +134,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// Takes the threads in; on v2 the process first.
-    pub(crate) fn take_in(&self, pid: u32, threads: &[u32]) -> io::Result<()> {
+    pub fn take_in(&self, pid: u32, threads: &[u32]) -> io::Result<()> {
         let list = match self.version {
             Version::V1 => self.threads.join("tasks"),
             Version::V2 => {
@@ -142,7 +145,8 @@ impl Group {
         threads.iter().try_for_each(|tid| write(&list, &tid.to_string()))
     }
 
-    pub(crate) fn set_cap(&self, limit: Option<MilliCpu>) -> io::Result<()> {
+    /// Holds the threads, all together, to so much CPU; `None`: to nothing.
+    pub fn set_cap(&self, limit: Option<MilliCpu>) -> io::Result<()> {
         let quota = limit.map(|l| u64::from(l.0) * PERIOD_US / 1000);
         match self.version {
             Version::V1 => {
@@ -157,7 +161,8 @@ impl Group {
         }
     }
 
-    pub(crate) fn cap(&self) -> io::Result<Option<MilliCpu>> {
+    /// What they are held to.
+    pub fn cap(&self) -> io::Result<Option<MilliCpu>> {
         let (quota, period) = match self.version {
             Version::V1 => (
                 read(&self.threads.join("cpu.cfs_quota_us"))?,
@@ -175,14 +180,16 @@ impl Group {
         Ok(Some(MilliCpu(u32::try_from(quota.saturating_mul(1000) / period).unwrap_or(u32::MAX))))
     }
 
-    pub(crate) fn set_weight(&self, weight: Weight) -> io::Result<()> {
+    /// Their share where others want the CPU too.
+    pub fn set_weight(&self, weight: Weight) -> io::Result<()> {
         match self.version {
             Version::V1 => write(&self.domain.join("cpu.shares"), &weight.shares().to_string()),
             Version::V2 => write(&self.domain.join("cpu.weight"), &weight.clamped().0.to_string()),
         }
     }
 
-    pub(crate) fn weight(&self) -> io::Result<Weight> {
+    /// That share.
+    pub fn weight(&self) -> io::Result<Weight> {
         let number = |text: String| text.trim().parse::<u64>().map_err(io::Error::other);
         match self.version {
             Version::V1 => number(read(&self.domain.join("cpu.shares"))?).map(Weight::from_shares),
@@ -192,7 +199,7 @@ impl Group {
     }
 
     /// Time that the cap held the threads back, ns since the group was made.
-    pub(crate) fn throttled_ns(&self) -> Option<u64> {
+    pub fn throttled_ns(&self) -> Option<u64> {
         let (field, factor) = match self.version {
             Version::V1 => ("throttled_time ", 1),
             Version::V2 => ("throttled_usec ", 1000),
@@ -203,7 +210,7 @@ impl Group {
     }
 
     /// Removes the group; its process must be gone.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    pub fn remove(&self) -> io::Result<()> {
         for dir in [&self.threads, &self.domain] {
             match fs::remove_dir(dir) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

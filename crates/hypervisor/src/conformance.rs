@@ -191,6 +191,7 @@ mod tests {
             intent: intent.clone(),
             attached: vec![],
             furnished: true,
+            newborn: false,
         };
         driver.start(&seat).await.unwrap();
         let turned = check(&driver, seat.id, &intent).await.unwrap();

@@ -10,7 +10,7 @@ use proteus_model::unit::Millis;
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The place of a VM on its host. Names, addresses and the user id of its VMM follow from `slot`, a small number
 /// that no two VMs of a host share.
@@ -30,6 +30,9 @@ pub struct Seat {
     /// Whether the disks that Proteus makes for it were made.
     #[serde(default)]
     pub furnished: bool,
+    /// A clone that is not known to have an identity of its own yet: it must not meet the network.
+    #[serde(default)]
+    pub newborn: bool,
 }
 
 /// Most VMs on a host: what a /20 holds beside the bridge's own address and the ends.
@@ -127,6 +130,14 @@ pub enum DriverError {
         /// How long the driver waited.
         waited: Millis,
     },
+    /// This driver, VM or host has no such ability.
+    #[error("{what}: {why}")]
+    NoAbility {
+        /// What was to be done.
+        what: &'static str,
+        /// Why it cannot be.
+        why: String,
+    },
     /// The VMM refused, died or did not answer.
     #[error("{doing} of {vm}")]
     Vmm {
@@ -159,6 +170,9 @@ impl DriverError {
         move |source| Self::Host { doing, source }
     }
 }
+
+/// What is refused where templates are not supported.
+const TEMPLATE: &str = "make or clone a template";
 
 /// What turning a knob cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,4 +247,20 @@ pub trait Driver: Send + Sync {
 
     /// Puts a new VMM process under the running guest, its RAM kept.
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError>;
+
+    /// Saves a running VM, memory and devices, into the new folder `to`, and ends its VMM. On error it runs on.
+    async fn save_template(&self, _vm: VmId, _to: &Path) -> Result<(), DriverError> {
+        Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
+    }
+
+    /// Starts a VM that does not run from what `save_template` wrote, which stays as it is. It runs, with its link
+    /// dark: it still has the template's identity. On error nothing of it is left running.
+    async fn start_clone(&self, _seat: &Seat, _template: &Path) -> Result<(), DriverError> {
+        Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
+    }
+
+    /// Lets a clone onto the network. Refused while its link does not have the address of its seat.
+    async fn light_link(&self, _vm: VmId) -> Result<(), DriverError> {
+        Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
+    }
 }

@@ -11,6 +11,6 @@ pub mod sim;
 
 pub mod conformance;
 
-mod cgroup;
+pub mod cgroup;
 
 mod tool;

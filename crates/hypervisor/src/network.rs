@@ -133,16 +133,25 @@ impl Network {
     /// Makes (or takes again) the tap of `slot`, plugs it into the bridge and opens it. The tap vanishes when the
     /// last descriptor to it is closed: it belongs to the VMM that gets it.
     pub async fn open_tap(&self, slot: u16) -> Result<OwnedFd, DriverError> {
-        let name = tap_name(slot);
+        let tap = self.open_dark_tap(slot).await?;
+        self.light_tap(slot).await?;
+        Ok(tap)
+    }
+
+    /// The same, but off and in no bridge: nothing gets through until [`Network::light_tap`].
+    pub async fn open_dark_tap(&self, slot: u16) -> Result<OwnedFd, DriverError> {
         let network = self.clone();
         let open = move || network.inside(move || link::open_tap(&tap_name(slot)));
-        let tap = tokio::task::spawn_blocking(open)
+        tokio::task::spawn_blocking(open)
             .await
             .map_err(io::Error::other)
             .and_then(|tap| tap)
-            .map_err(DriverError::host(format!("open tap {name}")))?;
-        self.ip(&["link", "set", &name, "master", BRIDGE, "up"]).await?;
-        Ok(tap)
+            .map_err(DriverError::host(format!("open tap {}", tap_name(slot))))
+    }
+
+    /// Plugs the tap of `slot` into the bridge.
+    pub async fn light_tap(&self, slot: u16) -> Result<(), ToolError> {
+        self.ip(&["link", "set", &tap_name(slot), "master", BRIDGE, "up"]).await.map(|_| ())
     }
 }
 

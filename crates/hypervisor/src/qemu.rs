@@ -13,6 +13,8 @@ pub mod qmp;
 
 mod replace;
 
+mod template;
+
 use crate::cgroup::{Group, Hierarchy};
 use crate::driver::{Applied, Doors, Driver, DriverError, Seat};
 use crate::network::Network;
@@ -29,7 +31,7 @@ use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -218,7 +220,12 @@ impl Driver for QemuDriver {
     }
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
-        let Some(run) = process::load_run_state(seat)? else { return Ok(false) };
+        let Some(run) = process::load_run_state(seat)? else {
+            if process::end_unknown(seat).await {
+                self.sweep(seat).await?;
+            }
+            return Ok(false);
+        };
         if !process::lives(&run) {
             process::wait_end(&run, process::KILL_LIMIT).await;
             self.sweep(seat).await?;
@@ -338,6 +345,36 @@ impl Driver for QemuDriver {
         let mut live = vm.live.lock().await;
         must_live(id, &live)?;
         replace::replace(self, &vm, &mut live).await
+    }
+
+    async fn save_template(&self, id: VmId, to: &Path) -> Result<(), DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        must_live(id, &live)?;
+        template::save(self, &vm, &live, to).await?;
+        process::kill(&live.run).await;
+        drop(live);
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.sweep(&vm.seat).await
+    }
+
+    async fn start_clone(&self, seat: &Seat, from: &Path) -> Result<(), DriverError> {
+        let outcome = template::start(self, seat, from).await;
+        if outcome.is_err() {
+            if let Some(run) = process::load_run_state(seat)? {
+                process::kill(&run).await;
+            }
+            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+            self.sweep(seat).await?;
+        }
+        outcome
+    }
+
+    async fn light_link(&self, id: VmId) -> Result<(), DriverError> {
+        let vm = self.vm(id)?;
+        let live = vm.live.lock().await;
+        must_live(id, &live)?;
+        template::light(self, &vm, &live).await
     }
 }
 

@@ -17,7 +17,9 @@ use proteus_model::profile::promise::Risk;
 use proteus_model::setting::{Setting, Weight};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, VmIntent};
-use proteus_protocol::api::v1::{MorphRequest, MorphView, PlanRequest};
+use proteus_protocol::api::v1::{
+    CloneRequest, MorphRequest, MorphView, PlanRequest, StopRequest, StopView, VmView,
+};
 use proteus_protocol::node::v1::HealthObserved;
 use serde_json::json;
 use std::io::Write;
@@ -29,6 +31,9 @@ use std::time::{Duration, Instant};
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How often the real guest's VMM is replaced.
 const REPLACEMENTS: usize = 5;
+
+/// How many clones are started, one after the other.
+const CLONES: usize = 5;
 
 /// One line of the result.
 struct Row {
@@ -231,8 +236,10 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     eprintln!("a real guest boots");
+    let start = Instant::now();
     host.create_vm("web", "nginx", images).await?;
     wait_serving(&host.client, "web", BOOT_LIMIT).await?;
+    let booted = start.elapsed();
     let request = PlanRequest { profile: Some("web-frontend".into()), ..PlanRequest::default() };
     let mut rows = Vec::new();
     let done = morph(host, &request).await?;
@@ -258,5 +265,33 @@ async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     let mut blackouts = row("", blackouts, "");
     blackouts.baseline = format!("blackout p50 {:.0}, max {:.0} ms", blackouts.p50_ms, blackouts.p99_ms);
     rows.push(row("step on a real guest: replace the VMM", took, blackouts.baseline));
+    rows.extend(clones(host, booted).await?);
     Ok(rows)
+}
+
+/// A start by clone beside a start by boot, both until nginx serves.
+async fn clones(host: &Host, booted: Duration) -> Result<Vec<Row>> {
+    eprintln!("the guest becomes a template");
+    // What the morph plugged in does not go into a template.
+    let request = PlanRequest { version: Some(0), ..PlanRequest::default() };
+    let done = morph(host, &request).await?;
+    ensure!(done.state == State::Committed, "the guest was not rolled back: {:?}", done.reason);
+    let start = Instant::now();
+    let _: VmView = host.client.post("/vms/web/template", &json!({})).await?;
+    let saved = start.elapsed();
+    let mut times = Vec::new();
+    for number in 0..CLONES {
+        let name = format!("clone-{number}");
+        let start = Instant::now();
+        let _: VmView = host.client.post("/vms/web/clone", &CloneRequest { name: name.parse()? }).await?;
+        wait_serving(&host.client, &name, BOOT_LIMIT).await?;
+        times.push(start.elapsed());
+        let request = StopRequest { grace_ms: Millis(0) };
+        let _: StopView = host.client.post(&format!("/vms/{name}/stop"), &request).await?;
+    }
+    let boot =
+        row("start of a VM by booting it", vec![booted], "until nginx serves: baseline of the one below");
+    let mut clone = row("start of a VM by cloning a template", times, "");
+    clone.baseline = format!("until nginx serves: 1/{:.0} of the boot", boot.p50_ms / clone.p50_ms.max(1e-6));
+    Ok(vec![row("save of the template", vec![saved], "its memory is copied to disk"), boot, clone])
 }

@@ -19,7 +19,7 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, ConsoleRequest, ConsoleView,
+    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
     DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
     ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
@@ -68,6 +68,8 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         intent: record.intent.without_secrets(),
         managed: record.managed.clone(),
         resident,
+        template: record.template.is_some(),
+        cloned_from: record.cloned_from,
     })
 }
 
@@ -123,6 +125,26 @@ pub(super) async fn start_vm(
     Path(vm): Path<String>,
 ) -> Answer<VmView> {
     let record = control.start_vm(&vm, &caller.name).await?;
+    Ok(Json(view(&control, &record).await?))
+}
+
+pub(super) async fn make_template(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+) -> Answer<VmView> {
+    let record = control.make_template(&vm, &caller.name).await?;
+    Ok(Json(view(&control, &record).await?))
+}
+
+pub(super) async fn clone_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Answer<VmView> {
+    let request: CloneRequest = parse(&body)?;
+    let record = control.clone_vm(&vm, request.name, &caller.name).await?;
     Ok(Json(view(&control, &record).await?))
 }
 

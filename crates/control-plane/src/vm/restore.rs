@@ -22,7 +22,7 @@ const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
 impl Control {
     /// Restores the settings of a VM that was started, in a task of its own.
-    pub(super) fn restore_in_background(self: &Arc<Self>, record: VmRecord) {
+    pub(crate) fn restore_in_background(self: &Arc<Self>, record: VmRecord) {
         let control = self.clone();
         self.spawn(async move {
             if let Err(error) = control.restore_settings(&record).await {

@@ -8,7 +8,8 @@ use proteus_protocol::guest::v1::request::{
     Capability, CapabilityName, GuestKind, SAMPLE_INTERVAL_MS_MAX, SAMPLE_INTERVAL_MS_MIN,
 };
 use proteus_protocol::guest::v1::{
-    Blob, ErrorCode, HelloReply, HelloRequest, HostMessage, Knob, PROTOCOL_VERSION, Reply, Request, Setting,
+    Blob, ErrorCode, HelloReply, HelloRequest, HostMessage, Knob, LinkIdentity, PROTOCOL_VERSION, Reply,
+    Request, Setting,
 };
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,8 +72,9 @@ impl Agent {
                 self.end(shutdown, now);
                 Ok(Some(Reply::Done))
             }
-            Request::SetIdentity { entropy, hostname, machine_id, now_ms } => {
-                self.set_identity(&entropy, hostname.as_deref(), machine_id.as_deref(), now_ms)
+            Request::SetIdentity { entropy, hostname, machine_id, now_ms, link } => {
+                let names = (hostname.as_deref(), machine_id.as_deref());
+                self.set_identity(&entropy, names, now_ms, link.as_ref())
             }
             Request::Unknown => Err(Failure::unsupported("this agent does not know that request")),
         }
@@ -179,9 +181,9 @@ impl Agent {
     fn set_identity(
         &mut self,
         entropy: &Blob,
-        hostname: Option<&str>,
-        machine_id: Option<&str>,
+        (hostname, machine_id): (Option<&str>, Option<&str>),
         now_ms: Option<u64>,
+        link: Option<&LinkIdentity>,
     ) -> Answer {
         identity::add_entropy(entropy)?;
         self.instance = identity::new_instance();
@@ -190,9 +192,14 @@ impl Agent {
         }
         if let Some(name) = hostname {
             identity::set_hostname(name)?;
+            identity::keep_hostname(name)?;
         }
         if let Some(id) = machine_id {
             identity::set_machine_id(id)?;
+        }
+        identity::forget_secrets()?;
+        if let Some(link) = link {
+            identity::set_link(link, self.kind == GuestKind::Pid1)?;
         }
         Ok(Some(Reply::Hello { hello: self.hello(None) }))
     }

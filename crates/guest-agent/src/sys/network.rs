@@ -36,15 +36,39 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 
 /// Switches an interface on.
 pub fn set_up(interface: &str) -> std::io::Result<()> {
+    switch(interface, true)
+}
+
+/// Switches an interface off.
+pub fn set_down(interface: &str) -> std::io::Result<()> {
+    switch(interface, false)
+}
+
+fn switch(interface: &str, on: bool) -> std::io::Result<()> {
     let socket = control_socket()?;
     let mut request = request(interface)?;
     // SAFETY: the request is live and initialised; SIOCGIFFLAGS fills its flags, which is the union's member that
     // SIOCSIFFLAGS reads.
     unsafe {
         check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request).into())?;
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        let up = libc::IFF_UP as libc::c_short;
+        let flags = request.ifr_ifru.ifru_flags;
+        request.ifr_ifru.ifru_flags = if on { flags | up } else { flags & !up };
         check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request).into()).map(drop)
     }
+}
+
+/// Gives an interface another link address. It must be off.
+pub fn set_mac(interface: &str, mac: [u8; 6]) -> std::io::Result<()> {
+    let socket = control_socket()?;
+    let mut request = request(interface)?;
+    let mut data: [libc::c_char; 14] = [0; 14];
+    for (slot, byte) in data.iter_mut().zip(mac) {
+        *slot = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+    // SAFETY: the request is live, and holds a hardware address where the call reads one.
+    unsafe { check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &request).into()).map(drop) }
 }
 
 /// Gives an interface its first address and the mask of its network.

@@ -4,7 +4,9 @@ use crate::vm::{Options, Vm, wait_for};
 use proteus_model::telemetry::GuestSample;
 use proteus_protocol::guest::frame::encode;
 use proteus_protocol::guest::v1::request::GuestKind;
-use proteus_protocol::guest::v1::{Blob, ErrorCode, Event, NetworkSettings, Reply, Request, Shutdown};
+use proteus_protocol::guest::v1::{
+    Blob, ErrorCode, Event, LinkIdentity, NetworkSettings, Reply, Request, Shutdown,
+};
 use std::time::Duration;
 
 #[test]
@@ -102,6 +104,12 @@ fn a_clone_becomes_somebody_else_and_powers_off() {
         hostname: Some("clone-7".into()),
         machine_id: Some("0".repeat(32)),
         now_ms: Some(1_900_000_000_000),
+        link: Some(LinkIdentity {
+            mac: "52:50:52:00:00:77".into(),
+            address: "10.9.8.6".parse().unwrap(),
+            prefix: 20,
+            gateway: Some("10.9.0.1".parse().unwrap()),
+        }),
     };
     let Reply::Hello { hello } = vm.ask(identity) else { panic!("no hello") };
     assert_eq!(hello.hostname, "clone-7");
@@ -109,6 +117,9 @@ fn a_clone_becomes_somebody_else_and_powers_off() {
     assert_eq!(hello.boot_id, before.boot_id);
     let date = vm.exec(&["/bin/date", "+%Y"], None);
     assert_eq!(date.stdout.to_text_lossy().trim(), "2030");
+    let link = vm.exec(&["/bin/ip", "address", "show", "dev", "eth0"], None).stdout.to_text_lossy();
+    assert!(link.contains("52:50:52:00:00:77") && link.contains("10.9.8.6/20"), "{link}");
+    assert!(!link.contains("10.0.2.15"), "the old address stays: {link}");
     let network = NetworkSettings {
         interface: None,
         address: "10.9.8.7".parse().unwrap(),

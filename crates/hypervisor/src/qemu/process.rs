@@ -284,6 +284,22 @@ fn get_descriptor(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Ends a VMM of this seat that nobody wrote down: Proteus was killed while it started. `true`: there was one.
+pub(crate) async fn end_unknown(seat: &Seat) -> bool {
+    let socket = format!("path={}/qmp.", seat.run_dir().display());
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ours = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"qemu-system-x86_64\0")
+            && line.windows(socket.len()).any(|part| part == socket.as_bytes())
+    });
+    let Some((pid, (start_ticks, _))) = ours.and_then(|pid| Some((pid, look_at(pid)?))) else { return false };
+    let (machine, plugged) = (String::new(), Plugged::default());
+    let accelerator = Accelerator::Tcg;
+    kill(&RunState { pid, start_ticks, incarnation: 0, accelerator, machine, plugged, filter: None }).await;
+    true
+}
+
 /// Removes what a VM that ended left behind.
 pub(crate) fn sweep(seat: &Seat, ram_dir: &Path) -> Result<(), DriverError> {
     let gone = |outcome: io::Result<()>| match outcome {

@@ -11,6 +11,7 @@ use super::process::{self, Launch};
 use super::qmp::Qmp;
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{Applied, DriverError};
+use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, Millis};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -104,7 +105,7 @@ async fn move_state(vm: &QemuVm, live: &Live, new: &Qmp) -> Result<Millis, Drive
     vm_call(id, new, DOING, "migrate-incoming", json!({ "uri": uri })).await?;
     let paused_at = Instant::now();
     vm_call(id, &live.qmp, DOING, "migrate", json!({ "uri": uri })).await?;
-    let sent = wait_moved(vm, &live.qmp);
+    let sent = wait_moved(id, &live.qmp, DOING);
     let limit = tokio::time::timeout(MOVE_LIMIT, sent).await;
     // The socket's work is done either way.
     let _ = std::fs::remove_file(&path);
@@ -126,15 +127,16 @@ async fn move_state(vm: &QemuVm, live: &Live, new: &Qmp) -> Result<Millis, Drive
     Ok(measured.unwrap_or_else(|| since(paused_at)))
 }
 
-async fn wait_moved(vm: &QemuVm, old: &Qmp) -> Result<(), DriverError> {
+/// Waits until the VMM behind `qmp` has sent, or taken in, all of its state.
+pub(super) async fn wait_moved(vm: VmId, qmp: &Qmp, doing: &'static str) -> Result<(), DriverError> {
     loop {
-        let info = vm_call(vm.seat.id, old, DOING, "query-migrate", Value::Null).await?;
+        let info = vm_call(vm, qmp, doing, "query-migrate", Value::Null).await?;
         match info["status"].as_str() {
             Some("completed") => return Ok(()),
             Some(end @ ("failed" | "cancelled")) => {
                 let why = info["error-desc"].as_str().unwrap_or(end).to_owned();
                 let source = super::qmp::QmpError::Refused { command: "migrate".into(), description: why };
-                return Err(DriverError::Vmm { vm: vm.seat.id, doing: DOING, source });
+                return Err(DriverError::Vmm { vm, doing, source });
             }
             _ => tokio::time::sleep(POLL).await,
         }

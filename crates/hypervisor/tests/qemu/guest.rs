@@ -176,6 +176,7 @@ impl Guest {
             intent,
             attached: Vec::new(),
             furnished: false,
+            newborn: false,
         };
         std::fs::create_dir(&seat.dir).unwrap();
         let driver = QemuDriver::open(&instance, dir).await.unwrap();

@@ -1,19 +1,30 @@
 //! Real guests behind a real `proteus serve`, by its command line alone: what a VM is made of, and what is left when
 //! it is gone. Must never believe Proteus where the guest or the host can be asked.
 //!
-//! Needs root, QEMU and the folder of `proteus image build small nginx` (`PROTEUS_TEST_IMAGES`, else
+//! Needs root, QEMU and the folder of `proteus image build small nginx debian` (`PROTEUS_TEST_IMAGES`, else
 //! `build/images`); so it is `ignored` unless asked for.
 
 #![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]
 
+mod cgroup;
+
+mod clone;
+
 mod disk;
+
+mod full;
 
 #[path = "../service/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use server::Server;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Folder of guests and images. The test fails without it: a skipped proof is none.
 pub fn image_dir() -> PathBuf {
@@ -28,4 +39,23 @@ pub fn image_dir() -> PathBuf {
 pub fn inside(server: &Server, vm: &str, argv: &[&str]) -> String {
     let words: Vec<&str> = ["vm", "exec", vm, "--"].into_iter().chain(argv.iter().copied()).collect();
     server.cli(&words).ok().stdout.trim().to_owned()
+}
+
+/// Whether the guest at this address serves a page.
+pub fn serves(server: &Server, address: &str) -> bool {
+    let (space, address) = (server.instance.namespace(), address.to_owned());
+    let asked = std::thread::spawn(move || -> std::io::Result<String> {
+        let space = std::fs::File::open(Path::new("/run/netns").join(space))?;
+        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let mut stream = TcpStream::connect((address.as_str(), 80))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    });
+    match asked.join().unwrap() {
+        Ok(text) => text.starts_with("HTTP/1.1 200"),
+        Err(error) => panic!("{error}"),
+    }
 }

@@ -68,6 +68,22 @@ pub struct VmView {
     /// Memory of the host that the guest's memory takes now, in bytes.
     #[schemars(with = "Option<u64>")]
     pub resident: Option<Bytes>,
+    /// Whether it is a template, which never runs again.
+    #[serde(default)]
+    pub template: bool,
+    /// The template that it began from.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub cloned_from: Option<VmId>,
+}
+
+/// Asks for a clone of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// Name of the new VM, also its host name.
+    #[schemars(with = "String")]
+    pub name: VmName,
 }
 
 /// Asks a VM to stop.

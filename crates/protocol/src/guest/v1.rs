@@ -19,8 +19,8 @@ mod tests;
 
 pub use blob::Blob;
 pub use request::{
-    ExecOutcome, ExecRequest, HelloReply, HelloRequest, ImageMounted, NetworkSettings, ProcessFound,
-    ProcessReply, Request, Shutdown, UnitReply,
+    ExecOutcome, ExecRequest, HelloReply, HelloRequest, ImageMounted, LinkIdentity, NetworkSettings,
+    ProcessFound, ProcessReply, Request, Shutdown, UnitReply,
 };
 pub use sample::Sample;
 pub use service::{ServiceManifest, ServiceStatus};

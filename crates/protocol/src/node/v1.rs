@@ -7,7 +7,7 @@ use proteus_model::id::{Generation, ServiceName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::unit::{Bytes, Millis, Permille};
-use proteus_model::vm::{ImageIntent, VmCounters, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, ImageIntent, VmCounters, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 
 /// Kinds of refusal that a control plane treats differently.
@@ -171,6 +171,12 @@ pub trait Node: Send + Sync {
 
     /// Stops a VM. `true`: it went by itself within `grace`.
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+
+    /// Makes a running VM a template: saved and ended, never to run again. The disks that its clones get. Idempotent.
+    async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError>;
+
+    /// Gives a VM its place and starts it from a template, as somebody else than it. On error nothing of it is left.
+    async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
     /// How a VM is.
     async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError>;

@@ -121,6 +121,9 @@ pub enum Request {
         machine_id: Option<String>,
         /// The host's clock; the guest's is set to it when it differs by more than a second.
         now_ms: Option<u64>,
+        /// Its own link; `None`: unchanged. Read the link's address back: an agent of before ignores this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        link: Option<LinkIdentity>,
     },
     /// Sent by a newer host: answered with `unsupported`.
     #[serde(other)]
@@ -324,6 +327,19 @@ pub struct NetworkSettings {
     pub gateway: Option<Ipv4Addr>,
     /// Name of the guest; `None`: unchanged.
     pub hostname: Option<String>,
+}
+
+/// Who a clone is on the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkIdentity {
+    /// Link address of the first interface that is not loopback, as in `52:50:52:00:00:07`.
+    pub mac: String,
+    /// Its address, where the agent is the first process; a guest's own system asks for one anew.
+    pub address: Ipv4Addr,
+    /// Bits of the network.
+    pub prefix: u8,
+    /// The way out; `None`: there is none.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// How a guest ends.

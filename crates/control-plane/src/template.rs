@@ -1,0 +1,117 @@
+//! Templates and their clones: a VM is saved once, others begin from it in a moment. A clone has its template's
+//! profile and settings, and nothing of its identity. Must never remove a template whose clones still read its disks.
+
+use crate::control::{Control, ControlError, key};
+use crate::record::Versioned;
+use crate::vm::VmRecord;
+use proteus_model::id::{VmId, VmName};
+use proteus_model::vm::VmIntent;
+use proteus_protocol::node::v1::NodeErrorCode;
+use serde_json::json;
+use std::sync::Arc;
+
+impl Control {
+    /// Makes a running VM a template. It ends, and never runs again.
+    pub async fn make_template(&self, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+        let record = self.vm(name).await?;
+        if record.template.is_some() {
+            return Ok(record);
+        }
+        let vm = &record.intent.name;
+        if let Some(morph) = record.morph {
+            return Err(ControlError::Conflict {
+                what: format!("the morph {morph} holds the VM"),
+                hint: format!("wait for it, or `proteus morph abort {morph}`"),
+            });
+        }
+        if let Some(template) = record.cloned_from {
+            return Err(ControlError::Conflict {
+                what: format!("{vm} is a clone itself, of {template}"),
+                hint: "make a template of a VM that booted".into(),
+            });
+        }
+        self.check_armed(record.id).await?;
+        let disks = match self.node.save_template(record.id).await {
+            Err(error) if error.code == NodeErrorCode::NotRunning => {
+                let hint =
+                    format!("`proteus vm start {vm} --wait` first: clones begin with what it has in memory");
+                return Err(ControlError::Conflict { what: error.message, hint });
+            }
+            other => other?,
+        };
+        let Versioned { mut value, rev } = self.find_vm(name).await?;
+        value.template = Some(disks);
+        value.wanted = false;
+        value.intent.autostart = false;
+        let batch = self.records.batch().put(&key::vm(value.id), &value, Some(rev))?;
+        self.commit_audited(batch, self.vm_entry(actor, "vm.template", &value, json!({}))).await?;
+        self.withdraw(value.id).await?;
+        self.tell_vm(&value, "made a template");
+        Ok(value)
+    }
+
+    /// Starts a new VM from a template.
+    pub async fn clone_vm(
+        self: &Arc<Self>,
+        template: &str,
+        name: VmName,
+        actor: &str,
+    ) -> Result<VmRecord, ControlError> {
+        let source = self.vm(template).await?;
+        let Some(disks) = source.template.clone() else {
+            return Err(ControlError::Conflict {
+                what: format!("{} is no template", source.intent.name),
+                hint: format!("`proteus vm template {}` makes it one; it ends then", source.intent.name),
+            });
+        };
+        let intent = VmIntent { name, disks, autostart: false, ..source.intent.clone() };
+        let mut record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        record.cloned_from = Some(source.id);
+        record.profile = source.profile.clone();
+        record.managed = source.managed.clone();
+        record.wanted = true;
+        record.restoring = !record.managed.is_empty();
+        let evidence = json!({ "template": source.intent.name });
+        let rev = self.keep_new(&record, self.vm_entry(actor, "vm.clone", &record, evidence)).await?;
+        let started = match self.admit(&record).await {
+            Ok(()) => {
+                self.node.start_clone(source.id, record.id, &record.intent).await.map_err(ControlError::from)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            self.withdraw(record.id).await?;
+            let mut entry = self.vm_entry(actor, "vm.delete", &record, json!({}));
+            entry.why = format!("it could not be started: {error}");
+            self.forget(&record, rev, entry).await?;
+            return Err(error);
+        }
+        self.tell_vm(&record, "cloned");
+        if record.restoring {
+            self.restore_in_background(record.clone());
+        }
+        Ok(record)
+    }
+
+    /// Refuses while a VM is there that began from this one.
+    pub(crate) async fn check_no_clones(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let clones: Vec<String> = self
+            .vms()
+            .await?
+            .into_iter()
+            .filter(|other| other.cloned_from == Some(record.id))
+            .map(|other| other.intent.name.to_string())
+            .collect();
+        if clones.is_empty() {
+            return Ok(());
+        }
+        Err(ControlError::Conflict {
+            what: format!(
+                "{} is the template of {}: their disks lie over its own",
+                record.intent.name,
+                clones.join(", ")
+            ),
+            hint: "delete those first".into(),
+        })
+    }
+}

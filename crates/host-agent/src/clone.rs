@@ -1,0 +1,207 @@
+//! Templates and clones on this host: a VM is saved and ends, others begin from it in a moment. Must never let a
+//! clone onto the network as its template, nor let anything change a template's disks.
+//!
+//! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start.
+
+use crate::disk;
+use crate::node::{HostAgent, chain, driver_error, guest_error, seat_error};
+use crate::seat::SeatError;
+use proteus_hypervisor::driver::Seat;
+use proteus_hypervisor::network::Network;
+use proteus_model::id::VmId;
+use proteus_model::unit::Millis;
+use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
+use proteus_protocol::guest::v1::request::GuestKind;
+use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Longest wait for a clone to become somebody else: a moment, times ten for load, and the agent's own patience.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for a guest to make itself new keys: under emulation a long one takes half a minute.
+const KEYS_LIMIT: Millis = Millis(180_000);
+/// Randomness that a clone gets: twice what the agent asks for at least.
+const ENTROPY_BYTES: usize = 64;
+
+/// Where a saved VM is.
+fn template_dir(seat: &Seat) -> PathBuf {
+    seat.dir.join("template")
+}
+
+/// Whether the VM is a template.
+pub(crate) fn is_template(seat: &Seat) -> bool {
+    template_dir(seat).join("template.json").exists()
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NodeError> {
+    let mut bytes = [0; N];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(count) if count == N => Ok(bytes),
+        _ => Err(NodeError::new(NodeErrorCode::Failed, "the kernel gave no randomness")),
+    }
+}
+
+/// The disks that clones get: overlays over what the template wrote to, the rest as it is.
+fn disks_of_clones(seat: &Seat) -> Vec<DiskIntent> {
+    let own = seat.disks().into_iter().filter(|disk| seat.intent.disks.iter().any(|d| d.name == disk.name));
+    own.map(|disk| DiskIntent { overlay: !disk.read_only, ..disk }).collect()
+}
+
+/// Nobody writes to a template's disks from now on, and each clone, which has a user of its own, may read them.
+fn set_frozen(seat: &Seat, frozen: bool) -> Result<(), NodeError> {
+    for disk in disks_of_clones(seat).iter().filter(|disk| disk.overlay) {
+        let done = chown(&disk.path, Some(0), Some(0)).and_then(|()| {
+            let mode = if frozen { 0o444 } else { 0o644 };
+            fs::set_permissions(&disk.path, Permissions::from_mode(mode))
+        });
+        let failed =
+            |e| NodeError::new(NodeErrorCode::Failed, format!("freeze {}: {e}", disk.path.display()));
+        done.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What the template's disks were before, as far as it matters: somebody may write again.
+pub(crate) fn thaw(seat: &Seat) -> Result<(), NodeError> {
+    if is_template(seat) { set_frozen(seat, false) } else { Ok(()) }
+}
+
+impl HostAgent {
+    /// Saves a VM and ends it; the disks of its clones. Again: changes nothing.
+    pub(crate) async fn make_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {
+        let seat = self.seat(vm)?;
+        if !is_template(&seat) {
+            if self.driver.power(vm).await != PowerState::Running {
+                let message = format!("{} does not run", seat.intent.name);
+                return Err(NodeError::new(NodeErrorCode::NotRunning, message));
+            }
+            if self.hello(vm).await.is_none() {
+                let message =
+                    "the guest's agent does not answer: a clone could not take an identity of its own";
+                return Err(NodeError::new(NodeErrorCode::Guest, message));
+            }
+            self.stop_bringing_up(vm);
+            self.let_go(vm).await;
+            if let Err(error) = self.driver.save_template(vm, &template_dir(&seat)).await {
+                // It runs on, and is looked after again.
+                self.settle_in(&seat).await;
+                return Err(driver_error(error));
+            }
+        }
+        set_frozen(&seat, true)?;
+        Ok(disks_of_clones(&seat))
+    }
+
+    /// Starts a VM from a template. On error nothing of it is left.
+    pub(crate) async fn begin_clone(
+        &self,
+        template: VmId,
+        vm: VmId,
+        intent: &VmIntent,
+    ) -> Result<(), NodeError> {
+        let source = self.seat(template)?;
+        if !is_template(&source) {
+            let message = format!("{} is no template", source.intent.name);
+            return Err(NodeError::new(NodeErrorCode::Conflict, message));
+        }
+        let outcome = self.clone_into_seat(&source, vm, intent).await;
+        if outcome.is_err() {
+            self.end_newborn(vm).await?;
+            self.seats().remove(vm).map_err(seat_error)?;
+        }
+        outcome
+    }
+
+    async fn clone_into_seat(&self, source: &Seat, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
+        let keep = |seat: &Seat| -> Result<(), SeatError> { self.seats().save(seat.clone()) };
+        let mut seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        seat.newborn = true;
+        keep(&seat).map_err(seat_error)?;
+        let failed = |error| NodeError::new(NodeErrorCode::Failed, chain(&error));
+        disk::furnish(&seat).await.map_err(failed)?;
+        seat.furnished = true;
+        keep(&seat).map_err(seat_error)?;
+        self.driver.start_clone(&seat, &template_dir(source)).await.map_err(driver_error)?;
+        self.take_identity(&seat).await?;
+        self.driver.light_link(vm).await.map_err(driver_error)?;
+        seat.newborn = false;
+        keep(&seat).map_err(seat_error)?;
+        self.settle_in(&seat).await;
+        Ok(())
+    }
+
+    /// Makes the clone somebody else than its template.
+    async fn take_identity(&self, seat: &Seat) -> Result<(), NodeError> {
+        let path = self.agent_path(seat.id).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let request = Request::SetIdentity {
+            entropy: Blob(random::<ENTROPY_BYTES>()?.to_vec()),
+            hostname: Some(seat.intent.name.to_string()),
+            machine_id: Some(format!("{:032x}", u128::from_ne_bytes(random()?))),
+            now_ms: u64::try_from(now.as_millis()).ok(),
+            link: Some(LinkIdentity {
+                mac: seat.mac(),
+                address: Network::address(seat.slot),
+                prefix: Network::prefix(),
+                gateway: Some(Network::gateway()),
+            }),
+        };
+        let asked = self.guest(seat.id).ask_within(&path, request, IDENTITY_LIMIT).await;
+        let Reply::Hello { hello } = asked.map_err(guest_error)? else {
+            return Err(guest_error(crate::guest::GuestError::Confused));
+        };
+        if hello.guest == GuestKind::Systemd {
+            self.renew_keys(seat, &path).await?;
+        }
+        Ok(())
+    }
+
+    /// A host is known by its keys: where ssh runs it gets new ones, and serves them before anybody can reach it.
+    async fn renew_keys(&self, seat: &Seat, path: &std::path::Path) -> Result<(), NodeError> {
+        for argv in
+            [&["/usr/bin/ssh-keygen", "-A"][..], &["/usr/bin/systemctl", "try-restart", "ssh.service"]]
+        {
+            let exec = ExecRequest {
+                argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+                service: None,
+                stdin: Blob::default(),
+                timeout_ms: KEYS_LIMIT.0,
+                output_bytes_max: 4096,
+            };
+            let limit = Duration::from(KEYS_LIMIT);
+            match self.guest(seat.id).ask_within(path, Request::Exec { exec }, limit).await {
+                Ok(Reply::Exec { outcome }) if outcome.exit_code == Some(0) => {}
+                // Without ssh there is nothing to renew.
+                Err(crate::guest::GuestError::Refused { .. }) => return Ok(()),
+                Ok(_) => {
+                    let message = format!("{} failed in the clone", argv.join(" "));
+                    return Err(NodeError::new(NodeErrorCode::Guest, message));
+                }
+                Err(error) => return Err(guest_error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a clone that has no identity of its own.
+    pub(crate) async fn end_newborn(&self, vm: VmId) -> Result<(), NodeError> {
+        self.let_go(vm).await;
+        if self.driver.power(vm).await == PowerState::Stopped {
+            return Ok(());
+        }
+        self.driver.stop(vm, Millis(0)).await.map(|_| ()).map_err(driver_error)
+    }
+
+    /// After a crash: a clone that was being made is ended, and boots when it is started next.
+    pub(crate) async fn end_left_newborn(&self, seat: &Seat) -> Result<(), NodeError> {
+        tracing::warn!(vm = %seat.intent.name, "a clone was cut short and is ended");
+        self.end_newborn(seat.id).await?;
+        let mut seat = seat.clone();
+        seat.newborn = false;
+        self.seats().save(seat).map_err(seat_error)
+    }
+}

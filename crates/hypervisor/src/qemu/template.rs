@@ -1,0 +1,240 @@
+//! Templates: a VM's memory and devices as files, and VMs that begin from them instead of from a boot. Each clone
+//! gets a copy of the memory, so that whatever is done to it later (balloon, free pages reported, a new VMM) never
+//! reaches the template. Must never let a clone onto the network while it has the template's link address.
+//!
+//! ```text
+//! template: runs ─ pauses ─ devices to a file ─ memory to a file ─┬─ ends
+//!                                                                 └─ anything fails ─ runs on
+//! clone:    memory copied ─ VMM takes devices in ─ link off ─ runs, dark ─ has its own address ─ link on
+//! ```
+
+use super::command_line::{Plugged, ram_path};
+use super::probe::Accelerator;
+use super::process::{self, Launch};
+use super::qmp::Qmp;
+use super::replace::wait_moved;
+use super::{Live, QemuDriver, QemuVm, vm_call};
+use crate::driver::{DriverError, Seat};
+use proteus_model::unit::Bytes;
+use rustix::fs::SeekFrom;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+
+/// Longest time for the devices' state (about 200 KB) to move. It takes tens of milliseconds.
+const MOVE_LIMIT: Duration = Duration::from_secs(30);
+const SAVING: &str = "save the template";
+const CLONING: &str = "start the clone";
+/// Copied at once; a run of data in memory is often this long.
+const CHUNK: usize = 1 << 20;
+
+/// What a clone's VMM must be like: `template.json`, written last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    accelerator: Accelerator,
+    machine: String,
+    plugged: Plugged,
+}
+
+fn host<T>(what: &str, path: &Path, outcome: io::Result<T>) -> Result<T, DriverError> {
+    outcome.map_err(DriverError::host(format!("{what} {}", path.display())))
+}
+
+/// Copies only what is data: holes stay holes, so that a copy takes what its guest uses.
+fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    while at < length {
+        let begin = match rustix::fs::seek(&source, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            // No data behind this.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(&source, SeekFrom::Hole(begin))?;
+        source.seek(io::SeekFrom::Start(begin))?;
+        target.seek(io::SeekFrom::Start(begin))?;
+        let mut left = end - begin;
+        while left > 0 {
+            let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            source.read_exact(&mut buffer[..room])?;
+            target.write_all(&buffer[..room])?;
+            left -= room as u64;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+async fn copy_in_background(from: &Path, to: &Path) -> Result<(), DriverError> {
+    let (source, target) = (from.to_owned(), to.to_owned());
+    let copied = tokio::task::spawn_blocking(move || copy_data(&source, &target)).await;
+    host("copy memory to", to, copied.unwrap_or_else(|error| Err(io::Error::other(error))))
+}
+
+fn keep_memory_out() -> Value {
+    json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]})
+}
+
+/// Saves the VM, which stands still then; on error it runs again.
+pub(super) async fn save(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &Live,
+    to: &Path,
+) -> Result<(), DriverError> {
+    let id = vm.seat.id;
+    let plugged = super::knob::memory::plugged(vm, live).await?;
+    if plugged != Bytes::ZERO {
+        let why = format!("{plugged} are plugged in; take them out first (`proteus morph rollback`)");
+        return Err(DriverError::NoAbility { what: SAVING, why });
+    }
+    host("make", to, fs::create_dir_all(to))?;
+    host("close", to, fs::set_permissions(to, Permissions::from_mode(0o700)))?;
+    vm_call(id, &live.qmp, SAVING, "stop", Value::Null).await?;
+    let outcome = write_files(driver, vm, live, to).await;
+    if outcome.is_err() {
+        // Refused where the state is out already; then the second goes on from there.
+        let _ = live.qmp.call("migrate_cancel", Value::Null).await;
+        let _ = live.qmp.call("cont", Value::Null).await;
+        let _ = fs::remove_dir_all(to);
+    }
+    outcome
+}
+
+async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -> Result<(), DriverError> {
+    let id = vm.seat.id;
+    vm_call(id, &live.qmp, SAVING, "migrate-set-capabilities", keep_memory_out()).await?;
+    let socket = vm.seat.run_dir().join("save");
+    let listener = host("listen at", &socket, UnixListener::bind(&socket))?;
+    host("hand over", &socket, chown(&socket, Some(vm.seat.uid()), Some(vm.seat.uid())))?;
+    let uri = json!({"uri": format!("unix:{}", socket.display())});
+    let state = to.join("state");
+    let receive = async {
+        let (mut stream, _) = listener.accept().await?;
+        let mut file = tokio::fs::File::create(&state).await?;
+        tokio::io::copy(&mut stream, &mut file).await?;
+        file.sync_all().await
+    };
+    let send = async {
+        vm_call(id, &live.qmp, SAVING, "migrate", uri).await?;
+        wait_moved(id, &live.qmp, SAVING).await
+    };
+    let both = async { tokio::try_join!(async { host("write", &state, receive.await) }, send) };
+    let moved = tokio::time::timeout(MOVE_LIMIT, both).await;
+    let _ = fs::remove_file(&socket);
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not come within 30 s");
+    host("write", &state, moved.map_err(late))??;
+    // Only now: devices write to the guest's memory until their state is out.
+    copy_in_background(&ram_path(&driver.ram_dir, &vm.seat, "ram"), &to.join("ram")).await?;
+    let (accelerator, machine) = (live.run.accelerator, live.run.machine.clone());
+    let saved = Saved { accelerator, machine, plugged: live.run.plugged.clone() };
+    let path = to.join("template.json");
+    let text = serde_json::to_vec_pretty(&saved).map_err(io::Error::other);
+    host("write", &path, text.and_then(|text| process::write_whole(&path, &text)))
+}
+
+/// Starts a clone, dark.
+pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Result<(), DriverError> {
+    let path = from.join("template.json");
+    let saved: Saved = host(
+        "read",
+        &path,
+        fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::other)),
+    )?;
+    if saved.accelerator != driver.probe.accelerator {
+        let (was, is) = (saved.accelerator.word(), driver.probe.accelerator.word());
+        let why = format!("the template was saved on {was}, and this host runs guests on {is}");
+        return Err(DriverError::NoAbility { what: CLONING, why });
+    }
+    copy_in_background(&from.join("ram"), &ram_path(&driver.ram_dir, seat, "ram")).await?;
+    let hot = ram_path(&driver.ram_dir, seat, "hot");
+    host("make", &hot, File::create(&hot))?;
+    let tap = driver.network.open_dark_tap(seat.slot).await?;
+    driver.network.offer_address(seat)?;
+    let around = Launch {
+        accelerator: saved.accelerator,
+        machine: saved.machine,
+        ram_dir: driver.ram_dir.clone(),
+        incoming: true,
+        incarnation: 0,
+        plugged: saved.plugged,
+    };
+    let (run, qmp) = process::launch(seat, &around, tap).await?;
+    take_in(seat, &qmp, &from.join("state")).await?;
+    // Off before the guest moves: its system then asks for an address anew when it comes on.
+    set_link(seat, &qmp, false).await?;
+    driver.take_up(seat, run, qmp).await?;
+    let vm = driver.vm(seat.id)?;
+    let live = vm.live.lock().await;
+    vm_call(seat.id, &live.qmp, CLONING, "cont", Value::Null).await.map(|_| ())
+}
+
+async fn take_in(seat: &Seat, qmp: &Qmp, state: &Path) -> Result<(), DriverError> {
+    let id = seat.id;
+    vm_call(id, qmp, CLONING, "migrate-set-capabilities", keep_memory_out()).await?;
+    let socket = seat.run_dir().join("restore");
+    let uri = json!({"uri": format!("unix:{}", socket.display())});
+    vm_call(id, qmp, CLONING, "migrate-incoming", uri).await?;
+    let send = async {
+        let mut file = tokio::fs::File::open(state).await?;
+        let mut stream = UnixStream::connect(&socket).await?;
+        tokio::io::copy(&mut file, &mut stream).await
+    };
+    host("read", state, send.await)?;
+    let moved = tokio::time::timeout(MOVE_LIMIT, wait_moved(id, qmp, CLONING)).await;
+    let _ = fs::remove_file(&socket);
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the VMM did not take it in within 30 s");
+    host("read", state, moved.map_err(late))?
+}
+
+async fn set_link(seat: &Seat, qmp: &Qmp, up: bool) -> Result<(), DriverError> {
+    vm_call(seat.id, qmp, CLONING, "set_link", json!({"name": "nic0", "up": up})).await.map(|_| ())
+}
+
+/// Lets the clone onto the network, once the host sees its own link address on it.
+pub(super) async fn light(driver: &QemuDriver, vm: &QemuVm, live: &Live) -> Result<(), DriverError> {
+    let ask = json!({"name": "nic0"});
+    let filters = vm_call(vm.seat.id, &live.qmp, CLONING, "query-rx-filter", ask).await?;
+    let found = filters[0]["main-mac"].as_str().unwrap_or("none");
+    if found != vm.seat.mac() {
+        let why = format!("its link has the address {found}, not its own, {}", vm.seat.mac());
+        return Err(DriverError::NoAbility { what: CLONING, why });
+    }
+    driver.network.light_tap(vm.seat.slot).await?;
+    set_link(&vm.seat, &live.qmp, true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_copy_has_the_data_and_the_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let mut file = File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        for at in [0u64, 5 << 20, (64 << 20) - 3] {
+            file.seek(io::SeekFrom::Start(at)).unwrap();
+            file.write_all(b"abc").unwrap();
+        }
+        copy_data(&from, &to).unwrap();
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "holes were filled");
+        // What has no data at all.
+        file.set_len(0).unwrap();
+        file.set_len(1 << 20).unwrap();
+        copy_data(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().blocks(), 0);
+    }
+}
