@@ -11,6 +11,8 @@ pub mod control;
 
 pub mod vm;
 
+pub mod snapshot;
+
 pub mod profile;
 
 pub mod allocation;

@@ -167,7 +167,7 @@ impl Control {
         if !ran && !record.managed.is_empty() {
             let (control, restored) = (self.clone(), record.clone());
             self.spawn(async move {
-                if let Err(error) = control.restore_settings(&restored).await {
+                if let Err(error) = control.restore_settings(&restored, AGENT_LIMIT).await {
                     tracing::warn!(vm = %restored.intent.name, %error, "settings not restored");
                 }
             });
@@ -175,13 +175,18 @@ impl Control {
         Ok(record)
     }
 
-    /// Turns every managed knob of a VM that has just started to where it was. Ends early when Proteus ends, when
+    /// Turns every managed knob of a VM that has just started, or went back to a snapshot, to where its record
+    /// says; which are not there, and why. Waits for its agent up to `limit`. Ends early when Proteus ends, when
     /// the VM is taken out of its hands, and when a morph takes over.
-    async fn restore_settings(&self, record: &VmRecord) -> Result<(), ControlError> {
+    pub(crate) async fn restore_settings(
+        &self,
+        record: &VmRecord,
+        limit: Duration,
+    ) -> Result<Vec<String>, ControlError> {
         let stopped = self.stopped();
         let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
         let start = Instant::now();
-        while start.elapsed() < AGENT_LIMIT {
+        while start.elapsed() < limit {
             let report = self.node.capabilities(record.id).await?;
             if kinds.iter().all(|kind| !kind.in_guest() || report.look_up(Ability::Knob(*kind)).is_ok()) {
                 break;
@@ -189,7 +194,7 @@ impl Control {
             // Cancel-safe: both only wait.
             tokio::select! {
                 () = tokio::time::sleep(AGENT_POLL) => {}
-                () = stopped.cancelled() => return Ok(()),
+                () = stopped.cancelled() => return Ok(Vec::new()),
             }
         }
         let mut failed = Vec::new();
@@ -205,7 +210,8 @@ impl Control {
         }
         self.tell_vm(record, "restored");
         let evidence = json!({ "settings": record.managed.len(), "failed": failed });
-        self.note("proteus", "vm.restore", record, evidence).await
+        self.note("proteus", "vm.restore", record, evidence).await?;
+        Ok(failed)
     }
 
     /// Stops a VM. `true`: the guest went by itself.

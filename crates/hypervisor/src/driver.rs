@@ -3,8 +3,9 @@
 
 use async_trait::async_trait;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{ImageName, VmId};
+use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,24 @@ pub enum DriverError {
         asked: String,
         /// How long the driver waited.
         waited: Millis,
+    },
+    /// This VM or host keeps no snapshots, or cannot go back to this one.
+    #[error("snapshot is not supported here: {why}")]
+    NoSnapshots {
+        /// Why, and what would bring it.
+        why: String,
+    },
+    /// There is no snapshot of this name.
+    #[error("there is no snapshot {name}")]
+    UnknownSnapshot {
+        /// The name.
+        name: SnapshotName,
+    },
+    /// There is one of this name already.
+    #[error("there is a snapshot {name} already")]
+    SnapshotExists {
+        /// The name.
+        name: SnapshotName,
     },
     /// The VMM refused, died or did not answer.
     #[error("{doing} of {vm}")]
@@ -200,4 +219,18 @@ pub trait Driver: Send + Sync {
 
     /// Puts a new VMM process under the running guest, its RAM kept.
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError>;
+
+    /// The VM's snapshots, oldest first; also of one that does not run.
+    async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError>;
+
+    /// Saves disks and RAM together, all or nothing; the guest stands still meanwhile. Refused where a disk would
+    /// be left out.
+    async fn create_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError>;
+
+    /// Puts a running VM back to a snapshot. Refused before anything is lost, or the VM runs as it was then, or, on
+    /// an error after that, it is stopped.
+    async fn restore_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError>;
+
+    /// Forgets a snapshot; also of a VM that does not run.
+    async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError>;
 }

@@ -13,4 +13,6 @@ pub mod conformance;
 
 mod cgroup;
 
+mod sparse;
+
 mod tool;

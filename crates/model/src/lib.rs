@@ -12,6 +12,8 @@ pub mod policy;
 
 pub mod capability;
 
+pub mod snapshot;
+
 pub mod telemetry;
 
 pub mod plan;

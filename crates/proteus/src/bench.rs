@@ -17,7 +17,9 @@ use proteus_model::profile::promise::Risk;
 use proteus_model::setting::{Setting, Weight};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, VmIntent};
-use proteus_protocol::api::v1::{MorphRequest, MorphView, PlanRequest};
+use proteus_protocol::api::v1::{
+    MorphRequest, MorphView, PlanRequest, RestoreView, SnapshotRequest, SnapshotTaken,
+};
 use proteus_protocol::node::v1::HealthObserved;
 use serde_json::json;
 use std::io::Write;
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How often the real guest's VMM is replaced.
 const REPLACEMENTS: usize = 5;
+/// How often the real guest is saved and put back.
+const SNAPSHOTS: usize = 3;
 
 /// One line of the result.
 struct Row {
@@ -230,7 +234,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     eprintln!("a real guest boots");
-    host.create_vm("web", "nginx", images).await?;
+    host.create_vm_with("web", "nginx", images, vec![host.empty_disk("web").await?]).await?;
     wait_serving(&host.client, "web", BOOT_LIMIT).await?;
     let request = PlanRequest { profile: Some("web-frontend".into()), ..PlanRequest::default() };
     let mut rows = Vec::new();
@@ -257,5 +261,32 @@ async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     let mut blackouts = row("", blackouts, "");
     blackouts.baseline = format!("blackout p50 {:.0}, max {:.0} ms", blackouts.p50_ms, blackouts.p99_ms);
     rows.push(row("step on a real guest: replace the VMM", took, blackouts.baseline));
+    rows.extend(measure_snapshots(host).await?);
     Ok(rows)
+}
+
+/// Saves and restores the real guest; the blackout is what the hypervisor itself measured.
+async fn measure_snapshots(host: &Host) -> Result<Vec<Row>> {
+    let (mut saves, mut restores, mut pauses, mut gaps) = (vec![], vec![], vec![], vec![]);
+    let mut ram = Bytes::ZERO;
+    for round in 1..=SNAPSHOTS {
+        let request = SnapshotRequest { name: Some(format!("bench-{round}")) };
+        let taken: SnapshotTaken = host.client.post("/vms/web/snapshots", &request).await?;
+        saves.push(Duration::from(taken.took_ms));
+        pauses.push(Duration::from(taken.blackout_ms));
+        ram = taken.snapshot.ram;
+        let path = format!("/vms/web/snapshots/bench-{round}/restore");
+        let back: RestoreView = host.client.post(&path, &json!({})).await?;
+        ensure!(back.failed.is_empty(), "settings after a restore: {:?}", back.failed);
+        restores.push(Duration::from(back.took_ms));
+        gaps.push(Duration::from(back.blackout_ms));
+    }
+    let beside = |blackouts| {
+        let blackouts = row("", blackouts, "");
+        format!("blackout p50 {:.0}, max {:.0} ms; {ram} of RAM", blackouts.p50_ms, blackouts.p99_ms)
+    };
+    Ok(vec![
+        row("step on a real guest: snapshot of disk and RAM", saves, beside(pauses)),
+        row("by hand on a real guest: back to a snapshot", restores, beside(gaps)),
+    ])
 }

@@ -36,6 +36,7 @@ fn subject(available: Option<u64>) -> Subject {
         generation: Generation(7),
         capabilities,
         memory: available.map(|mib| (Bytes::mib(512), Bytes::mib(mib))),
+        resident: Some(Bytes::mib(100)),
     }
 }
 
@@ -126,4 +127,24 @@ fn a_rollback_leads_to_the_settings_of_the_version() {
     let plan = compose_rollback(&subject(None), 2, Some("p@1.0.0".into()), &settings, &now);
     assert_eq!(plan.goal, Goal::Version { number: 2, profile: Some("p@1.0.0".into()) });
     assert_eq!(plan.steps.len(), 1);
+}
+
+#[test]
+fn a_snapshot_comes_first_and_its_undo_leaves_it() {
+    let wanted = profile("resources: { vcpus: { preferred: 2 } }");
+    let mut subject = subject(None);
+    let now = [Setting::Vcpus { online: 1 }, Setting::CpuCap { limit: None }];
+    let made = || compose(&wanted, "digest", &subject, wishes(&wanted, &subject), &now);
+    let refused = with_snapshot(made(), &subject);
+    assert_eq!((refused.steps.len(), refused.unsupported[0].field.as_str()), (1, "snapshot"));
+    let plain = made();
+    subject.capabilities.supports(Ability::Snapshot, "made up", Millis(700));
+    let plan = with_snapshot(plain, &subject);
+    let first = &plan.steps[0];
+    let name = "before-morph-8".parse().unwrap();
+    assert_eq!(first.change, Change::Snapshot { name, disk_max: Bytes::mib(116) });
+    assert!(matches!(&first.undo, Undo::Nothing { because } if because.contains("stays")));
+    assert_eq!((plan.steps.len(), plan.blackout_ms_max()), (2, Millis(700)));
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }

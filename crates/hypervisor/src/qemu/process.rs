@@ -36,6 +36,9 @@ pub(crate) struct RunState {
     /// Fingerprint and policy of the packet filter last set; see `network::filter`.
     #[serde(default)]
     pub filter: Option<(String, proteus_model::policy::PacketPolicy)>,
+    /// A snapshot that is being saved or restored: a restarted Proteus ends what was cut short.
+    #[serde(default)]
+    pub under_way: Option<super::snapshot::UnderWay>,
 }
 
 /// What a launch needs beside the seat.
@@ -44,6 +47,7 @@ pub(crate) struct Launch {
     pub machine: String,
     pub ram_dir: PathBuf,
     pub incoming: bool,
+    pub paused: bool,
     pub incarnation: u32,
     pub plugged: Plugged,
 }
@@ -183,6 +187,7 @@ pub(crate) async fn launch(
             ram_dir: &around.ram_dir,
             tap_fd,
             incoming: around.incoming,
+            paused: around.paused,
             plugged: &around.plugged,
             incarnation: around.incarnation,
         },
@@ -204,6 +209,7 @@ pub(crate) async fn launch(
         machine: around.machine.clone(),
         plugged: around.plugged.clone(),
         filter: None,
+        under_way: None,
     };
     let connected = connect(seat, &run).await;
     // Reaps the child when it ends; after a restart of Proteus that is init's work.
