@@ -7,7 +7,7 @@
 mod resource;
 
 use proteus_model::capability::{Ability, CapabilityReport};
-use proteus_model::id::{Generation, VmId, VmName};
+use proteus_model::id::{Generation, SnapshotName, VmId, VmName};
 use proteus_model::plan::{Change, Goal, Plan, Step, Undo, Unsupported};
 use proteus_model::profile::Profile;
 use proteus_model::profile::promise::Risk;
@@ -33,6 +33,8 @@ pub struct Subject {
     /// Memory that the guest may use now, and what of it the guest says is available: `None` where unknown, and
     /// then memory is not shrunk.
     pub memory: Option<(Bytes, Bytes)>,
+    /// Memory of the host that the guest takes now: what a snapshot writes.
+    pub resident: Option<Bytes>,
 }
 
 /// A knob that shall be somewhere.
@@ -190,6 +192,39 @@ pub fn compose_fresh_vmm(subject: &Subject) -> Plan {
         Err(why) => {
             plan.unsupported.push(Unsupported { field: "replace_vmm".into(), why: why.to_owned() });
         }
+    }
+    plan
+}
+
+/// What a snapshot takes on disk beside the RAM: state of the devices and tables of the disks.
+const SNAPSHOT_BESIDE: Bytes = Bytes::mib(16);
+
+/// The same plan after a snapshot. Its undo leaves the snapshot: going back to it would lose what clients were told
+/// is done, so that is an owner's to say.
+pub fn with_snapshot(mut plan: Plan, subject: &Subject) -> Plan {
+    let name = format!("before-morph-{}", subject.generation.next().0).parse::<SnapshotName>();
+    match (subject.capabilities.look_up(Ability::Snapshot), name) {
+        (Ok((mechanism, blackout_ms_max)), Ok(name)) => {
+            let resident = subject.resident.unwrap_or(subject.intent.memory_max);
+            let because = format!(
+                "the snapshot stays; `proteus vm snapshot restore {} {name}` goes back to it, by hand only",
+                subject.name
+            );
+            let step = Step {
+                change: Change::Snapshot { name, disk_max: resident.saturating_add(SNAPSHOT_BESIDE) },
+                why: "asked for: disks and RAM as they are before the change".into(),
+                risk: Risk::Medium,
+                mechanism: mechanism.to_owned(),
+                blackout_ms_max,
+                undo: Undo::Nothing { because },
+            };
+            plan.steps.insert(0, step);
+        }
+        (Err(why), _) => {
+            plan.unsupported.insert(0, Unsupported { field: "snapshot".into(), why: why.to_owned() });
+        }
+        // A number is always a name.
+        (Ok(_), Err(_)) => {}
     }
     plan
 }

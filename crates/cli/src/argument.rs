@@ -193,6 +193,9 @@ pub enum Vm {
         #[arg(long)]
         dump: bool,
     },
+    /// Snapshots of disks and RAM together.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Run a program inside; its exit code becomes this one's.
     Exec {
         /// Which.
@@ -206,6 +209,49 @@ pub enum Vm {
         /// Program and arguments.
         #[arg(last = true, required = true)]
         argv: Vec<String>,
+    },
+}
+
+/// Snapshots of a VM. They are kept inside its qcow2 disks.
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Save disks and RAM; the guest stands still meanwhile.
+    Create {
+        /// Of which VM.
+        vm: String,
+        /// What to call it; without: the next free snapshot-N.
+        name: Option<String>,
+        /// Only say whether it can be done and what it costs.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// All snapshots of a VM.
+    List {
+        /// Which VM.
+        vm: String,
+    },
+    /// Go back to a snapshot. Whatever came after it is lost.
+    Restore {
+        /// Which VM.
+        vm: String,
+        /// Which snapshot.
+        name: String,
+        /// Yes, lose what came after it.
+        #[arg(long)]
+        yes: bool,
+        /// Only say what would be lost.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Forget a snapshot, and free its disk.
+    Delete {
+        /// Which VM.
+        vm: String,
+        /// Which snapshot.
+        name: String,
+        /// Only say what would be deleted.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -328,6 +374,9 @@ pub enum Morph {
         /// Where it leads.
         #[command(flatten)]
         goal: Goal,
+        /// Begin with a snapshot of disks and RAM, to go back to by hand.
+        #[arg(long)]
+        snapshot: bool,
     },
     /// Carry it out: verified, and undone by itself if it does harm.
     Apply {
@@ -336,6 +385,9 @@ pub enum Morph {
         /// Where it leads.
         #[command(flatten)]
         goal: Goal,
+        /// Begin with a snapshot of disks and RAM, to go back to by hand.
+        #[arg(long)]
+        snapshot: bool,
         /// Go on without what is not supported here.
         #[arg(long)]
         skip_unsupported: bool,
@@ -366,6 +418,9 @@ pub enum Morph {
         /// Which version; `proteus morph history VM` shows them.
         #[arg(long)]
         to: u64,
+        /// Begin with a snapshot of disks and RAM, to go back to by hand.
+        #[arg(long)]
+        snapshot: bool,
         /// Only show the plan.
         #[arg(long)]
         dry_run: bool,

@@ -1,5 +1,7 @@
 //! What each command does: ask the API, print the answer, give back an exit code.
 
+mod snapshot;
+
 use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
@@ -45,6 +47,14 @@ pub enum CommandError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no such thing.
+    #[error("{what}")]
+    Missing {
+        /// What there is not.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// It did not come about in time.
     #[error("{what}")]
     TimedOut {
@@ -60,6 +70,7 @@ impl CommandError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
+            Self::Missing { .. } => 3,
             Self::File { .. } | Self::TimedOut { .. } => 1,
             Self::Client(ClientError::Unreachable { .. }) => 7,
             Self::Client(ClientError::Address { .. }) => 2,
@@ -78,7 +89,9 @@ impl CommandError {
         let mut text = format!("error: {self}\n");
         let mut hint = None;
         match self {
-            Self::Usage { hint: h, .. } | Self::TimedOut { hint: h, .. } => hint = Some(h.clone()),
+            Self::Usage { hint: h, .. } | Self::Missing { hint: h, .. } | Self::TimedOut { hint: h, .. } => {
+                hint = Some(h.clone());
+            }
             Self::File { source, .. } => text.push_str(&format!("  because: {source}\n")),
             Self::Client(ClientError::Refused { body, .. }) => {
                 for cause in &body.detail {
@@ -182,6 +195,7 @@ impl Session {
             }
             Vm::Show { vm } => self.show(vm).await,
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
+            Vm::Snapshot(command) => self.snapshot(command).await,
             Vm::Exec { vm, service, timeout, argv } => self.exec(vm, service.clone(), *timeout, argv).await,
         }
     }
@@ -383,19 +397,21 @@ impl Session {
 
     async fn morph(&self, morph: &Morph) -> Outcome {
         match morph {
-            Morph::Plan { vm, goal } => {
-                let plan = self.plan(vm, &plan_request(goal)).await?;
+            Morph::Plan { vm, goal, snapshot } => {
+                let plan = self.plan(vm, &plan_request(goal, *snapshot)).await?;
                 self.print(&plan, || output::plan(&plan));
                 Ok(0)
             }
-            Morph::Apply { vm, goal, skip_unsupported, dry_run, detach } => {
-                let plan = self.plan(vm, &plan_request(goal)).await?;
+            Morph::Apply { vm, goal, snapshot, skip_unsupported, dry_run, detach } => {
+                let plan = self.plan(vm, &plan_request(goal, *snapshot)).await?;
                 self.apply(plan, *skip_unsupported, *dry_run, *detach).await
             }
-            Morph::Rollback { vm, to, dry_run } => {
-                let request = PlanRequest { version: Some(*to), ..PlanRequest::default() };
+            Morph::Rollback { vm, to, snapshot, dry_run } => {
+                let request =
+                    PlanRequest { version: Some(*to), snapshot: *snapshot, ..PlanRequest::default() };
                 let plan = self.plan(vm, &request).await?;
-                self.apply(plan, true, *dry_run, false).await
+                // A version may hold what this host no longer does; a snapshot that was asked for is not left out.
+                self.apply(plan, !snapshot, *dry_run, false).await
             }
             Morph::Status { morph } => {
                 let view: MorphView = self.client.get(&format!("/morphs/{}", segment(morph))).await?;
@@ -542,6 +558,6 @@ pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<
     }
 }
 
-fn plan_request(goal: &Goal) -> PlanRequest {
-    PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm }
+fn plan_request(goal: &Goal, snapshot: bool) -> PlanRequest {
+    PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm, snapshot }
 }

@@ -5,7 +5,9 @@ use proteus_model::execution::{Morph, State, Version};
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::unit::UnixMillis;
 use proteus_model::vm::PowerState;
-use proteus_protocol::api::v1::{AuditView, HostView, ProfileView, ServiceView, TokenView, VmView};
+use proteus_protocol::api::v1::{
+    AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, VmView,
+};
 use std::fmt::Write;
 
 /// Rows under a heading, columns as wide as they must be.
@@ -32,7 +34,7 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -127,6 +129,9 @@ pub fn plan(plan: &Plan) -> String {
                 writeln!(text, "  {}. {}: {from} → {to}", index + 1, to.knob())
             }
             Change::ReplaceVmm => writeln!(text, "  {}. replace the VMM process", index + 1),
+            Change::Snapshot { name, disk_max } => {
+                writeln!(text, "  {}. snapshot {name}: disks and RAM, up to {disk_max} of disk", index + 1)
+            }
         };
         let undo = match &step.undo {
             Undo::TurnBack => "turned back to what it was".to_owned(),
@@ -180,6 +185,7 @@ pub fn morph(morph: &Morph) -> String {
         let name = morph.plan.steps.get(step.step).map(|step| match &step.change {
             Change::Set { to, .. } => format!("{} = {to}", to.knob()),
             Change::ReplaceVmm => "VMM replaced".to_owned(),
+            Change::Snapshot { name, .. } => format!("snapshot {name}"),
         });
         let name = name.unwrap_or_default();
         let _ = writeln!(
@@ -210,6 +216,65 @@ pub fn morph(morph: &Morph) -> String {
     if let Some(undo) = morph.undo_ms {
         let _ = writeln!(text, "  undone in {undo}");
     }
+    let taken = |step: &usize| morph.steps.iter().any(|done| done.step == *step);
+    for (index, step) in morph.plan.steps.iter().enumerate().filter(|(index, _)| taken(index)) {
+        if let Change::Snapshot { name, .. } = &step.change
+            && morph.state.is_terminal()
+        {
+            let vm = &morph.plan.vm_name;
+            let _ = writeln!(
+                text,
+                "  the snapshot {name} of step {} stays: `proteus vm snapshot restore|delete {vm} {name}`",
+                index + 1
+            );
+        }
+    }
+    text
+}
+
+/// Snapshots of a VM, oldest first.
+pub fn snapshots(vm: &str, all: &[SnapshotView]) -> String {
+    if all.is_empty() {
+        return format!("{vm} has no snapshots; `proteus vm snapshot create {vm}` takes one\n");
+    }
+    let row = |s: &SnapshotView| {
+        let by = s.morph.map_or_else(|| or_dash(s.actor.clone()), |morph| format!("morph {morph}"));
+        let version = or_dash(s.version);
+        vec![s.name.to_string(), moment(s.at), s.ram.to_string(), version, or_dash(s.profile.clone()), by]
+    };
+    let heading = ["SNAPSHOT", "TAKEN (UTC)", "RAM", "VERSION", "PROFILE", "BY"];
+    table(&heading, &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What going back to a snapshot loses.
+pub fn restore_loses(vm: &VmView, snapshot: &SnapshotView) -> String {
+    let (name, at) = (&vm.name, moment(snapshot.at));
+    let mut text = format!(
+        "{name} goes back to {at} UTC ({}). Lost: all that was written to its disks and its memory since, answers \
+         that\nclients were given included; every open connection. Its clock goes on from then until it is set.\n",
+        snapshot.name
+    );
+    match snapshot.version {
+        Some(then) if then != vm.version => {
+            let _ = writeln!(
+                text,
+                "Its record stays at version {} (it was {then} then): the {} managed settings are turned to it again.",
+                vm.version,
+                vm.managed.len()
+            );
+        }
+        _ => {}
+    }
+    text
+}
+
+/// A VM that went back.
+pub fn restored(vm: &str, name: &str, view: &RestoreView) -> String {
+    let mut text = format!("{vm} runs as of {name} (blackout {}); ", view.blackout_ms);
+    let _ = match view.failed.as_slice() {
+        [] => writeln!(text, "{} managed settings are as recorded", view.settings),
+        failed => writeln!(text, "settings that are not as recorded:\n  {}", failed.join("\n  ")),
+    };
     text
 }
 

@@ -10,6 +10,7 @@ use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Key of the record that is there while the fleet is disarmed. One host is its whole fleet until there are more.
 const FLEET: &str = "disarmed/fleet";
@@ -113,8 +114,12 @@ impl Control {
         Ok(told)
     }
 
-    /// Arms again.
-    pub async fn arm(&self, scope: &ArmScope, actor: &str) -> Result<(), ControlError> {
-        self.set_armed(scope, true, actor).await
+    /// Arms again. VMs that were started meanwhile get their settings back.
+    pub async fn arm(self: &Arc<Self>, scope: &ArmScope, actor: &str) -> Result<(), ControlError> {
+        self.set_armed(scope, true, actor).await?;
+        for record in self.vms().await?.into_iter().filter(|record| record.restoring) {
+            self.restore_in_background(record);
+        }
+        Ok(())
     }
 }

@@ -154,6 +154,18 @@ impl Control {
         self.tasks.spawn(task);
     }
 
+    /// Runs a task to its end, also when whoever asked for it goes away.
+    pub(crate) async fn run_to_end<T: Send + 'static, E: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
+        match self.tasks.spawn(task).await {
+            Ok(outcome) => outcome,
+            // Nobody ends such a task from outside.
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
+    }
+
     /// Fires when the control plane stops.
     pub(crate) fn stopped(&self) -> CancellationToken {
         self.stop.clone()

@@ -13,6 +13,8 @@ pub mod vm;
 
 mod template;
 
+pub mod snapshot;
+
 pub mod profile;
 
 pub mod allocation;

@@ -2,7 +2,9 @@
 
 use crate::control::{Control, ControlError, key};
 use crate::vm::VmRecord;
-use proteus_brain::plan::{Subject, Wishes, compose, compose_fresh_vmm, compose_rollback, wishes};
+use proteus_brain::plan::{
+    Subject, Wishes, compose, compose_fresh_vmm, compose_rollback, wishes, with_snapshot,
+};
 use proteus_model::execution::{State, Version};
 use proteus_model::plan::Plan;
 use proteus_model::profile::Profile;
@@ -41,7 +43,8 @@ impl Control {
             Some(Setting::HotMemory { plugged }) => plugged,
             _ => proteus_model::unit::Bytes::ZERO,
         };
-        let available = self.node.measure(record.id).await.ok().and_then(|m| m.guest_available);
+        let measured = self.node.measure(record.id).await.unwrap_or_default();
+        let (available, resident) = (measured.guest_available, measured.counters.resident);
         let memory = match (target, available) {
             (Some(Setting::Memory { target }), Some(available)) => {
                 Some((target.saturating_add(plugged), available))
@@ -56,7 +59,14 @@ impl Control {
             generation: record.generation,
             capabilities,
             memory,
+            resident,
         })
+    }
+
+    /// The same plan after a snapshot of disks and RAM.
+    pub async fn plan_with_snapshot(&self, plan: Plan) -> Result<Plan, ControlError> {
+        let record = self.vm(&plan.vm.to_string()).await?;
+        Ok(with_snapshot(plan, &self.subject(&record).await?))
     }
 
     /// The values of the knobs, as far as they can be read.

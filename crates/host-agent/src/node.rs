@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
 use proteus_model::capability::{Ability, CapabilityReport};
-use proteus_model::id::{Generation, VmId};
+use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
@@ -89,6 +90,8 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
     let code = match &error {
         DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
         DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
+        DriverError::UnknownSnapshot { .. } => NodeErrorCode::NotFound,
+        DriverError::SnapshotExists { .. } => NodeErrorCode::Conflict,
         DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
         DriverError::Stalled { .. } => NodeErrorCode::Stalled,
         DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
@@ -369,6 +372,10 @@ impl Node for HostAgent {
         }
         if let Ok(seat) = self.seat(vm) {
             clone::thaw(&seat)?;
+            // They are inside disks of its owner's, which stay.
+            for snapshot in self.driver.snapshots(&seat).await.map_err(driver_error)? {
+                self.driver.delete_snapshot(&seat, &snapshot.name).await.map_err(driver_error)?;
+            }
         }
         self.seats().remove(vm).map_err(seat_error)
     }
@@ -471,6 +478,46 @@ impl Node for HostAgent {
         self.check_fence(vm, fence)?;
         let applied = self.driver.replace_vmm(vm).await.map_err(driver_error)?;
         Ok(StepCost { took_ms: applied.took_ms, blackout_ms: applied.blackout_ms })
+    }
+
+    async fn snapshots(&self, vm: VmId) -> Result<Vec<Snapshot>, NodeError> {
+        self.driver.snapshots(&self.seat(vm)?).await.map_err(driver_error)
+    }
+
+    async fn create_snapshot(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        fence: Generation,
+    ) -> Result<StepCost, NodeError> {
+        self.seat(vm)?;
+        self.check_fence(vm, fence)?;
+        let applied = self.driver.create_snapshot(vm, name).await.map_err(driver_error)?;
+        Ok(StepCost { took_ms: applied.took_ms, blackout_ms: applied.blackout_ms })
+    }
+
+    async fn restore_snapshot(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        fence: Generation,
+    ) -> Result<StepCost, NodeError> {
+        let seat = self.seat(vm)?;
+        self.check_fence(vm, fence)?;
+        self.stop_bringing_up(vm);
+        let applied = self.driver.restore_snapshot(vm, name).await.map_err(driver_error);
+        // Another VMM with other sockets, or none; and a guest that may have had another agent.
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        self.consoles.lock().await.remove(&vm);
+        if self.driver.power(vm).await == PowerState::Running {
+            self.settle_in(&seat).await;
+        }
+        let applied = applied?;
+        Ok(StepCost { took_ms: applied.took_ms, blackout_ms: applied.blackout_ms })
+    }
+
+    async fn delete_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<(), NodeError> {
+        self.driver.delete_snapshot(&self.seat(vm)?, name).await.map_err(driver_error)
     }
 
     async fn offer_image(&self, vm: VmId, image: &ImageIntent) -> Result<(), NodeError> {

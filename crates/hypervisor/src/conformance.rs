@@ -1,9 +1,9 @@
 //! What every driver must do alike, as one function to run against a running VM of it: every reported knob is
 //! read, turned, read back, turned again, turned back, and reads as before. Must never be weakened for a driver.
 
-use crate::driver::{Driver, DriverError};
+use crate::driver::{Driver, DriverError, Seat};
 use proteus_model::capability::Ability;
-use proteus_model::id::VmId;
+use proteus_model::id::{SnapshotName, VmId};
 use proteus_model::policy::{Direction, PacketPolicy, PacketRule, Protocol, Verdict};
 use proteus_model::setting::{DiskLimit, Knob, KnobKind, NicRate, Setting, Weight};
 use proteus_model::unit::{Bytes, BytesPerSec, MilliCpu};
@@ -118,11 +118,8 @@ async fn turn(
 }
 
 /// Runs the suite on a VM that runs. The knobs that were turned, on success.
-pub async fn check(
-    driver: &dyn Driver,
-    vm: VmId,
-    intent: &VmIntent,
-) -> Result<Vec<KnobKind>, Nonconformance> {
+pub async fn check(driver: &dyn Driver, seat: &Seat) -> Result<Vec<KnobKind>, Nonconformance> {
+    let (vm, intent) = (seat.id, &seat.intent);
     let broken = |what: &str| Nonconformance::Broken(what.to_owned());
     if driver.power(vm).await != PowerState::Running {
         return Err(broken("the VM under test does not run"));
@@ -154,13 +151,57 @@ pub async fn check(
     if driver.power(nobody).await != PowerState::Stopped {
         return Err(broken("a VM that is not there has power"));
     }
+    check_snapshots(driver, seat, report.look_up(Ability::Snapshot).is_ok()).await?;
     Ok(turned)
+}
+
+/// A snapshot is there once, brings back what was, survives that, and is forgotten; or it is refused.
+async fn check_snapshots(driver: &dyn Driver, seat: &Seat, reported: bool) -> Result<(), Nonconformance> {
+    let broken = |what: &str| Nonconformance::Broken(what.to_owned());
+    let failed =
+        |doing: &'static str| move |e: DriverError| Nonconformance::Broken(format!("{doing}: {e:?}"));
+    let name: SnapshotName = "conformance".parse().map_err(|_| broken("a name"))?;
+    if !reported {
+        return match driver.create_snapshot(seat.id, &name).await {
+            Err(DriverError::NoAbility { .. }) => Ok(()),
+            other => Err(Nonconformance::Broken(format!("a snapshot that is not supported: {other:?}"))),
+        };
+    }
+    let names = async || -> Result<Vec<SnapshotName>, Nonconformance> {
+        let all = driver.snapshots(seat).await.map_err(failed("list snapshots"))?;
+        Ok(all.into_iter().map(|snapshot| snapshot.name).collect())
+    };
+    let before = names().await?;
+    driver.create_snapshot(seat.id, &name).await.map_err(failed("create a snapshot"))?;
+    if !matches!(driver.create_snapshot(seat.id, &name).await, Err(DriverError::SnapshotExists { .. })) {
+        return Err(broken("a snapshot was taken twice under one name"));
+    }
+    for _ in 0..2 {
+        driver.restore_snapshot(seat.id, &name).await.map_err(failed("restore a snapshot"))?;
+        if driver.power(seat.id).await != PowerState::Running {
+            return Err(broken("a restored VM does not run"));
+        }
+    }
+    if names().await? != [before.as_slice(), std::slice::from_ref(&name)].concat() {
+        return Err(broken("a snapshot that was restored is not listed"));
+    }
+    driver.delete_snapshot(seat, &name).await.map_err(failed("delete a snapshot"))?;
+    if names().await? != before {
+        return Err(broken("a snapshot that was deleted is listed"));
+    }
+    let gone = driver.restore_snapshot(seat.id, &name).await;
+    if !matches!(gone, Err(DriverError::UnknownSnapshot { .. })) {
+        return Err(Nonconformance::Broken(format!("a snapshot that is gone was restored: {gone:?}")));
+    }
+    match driver.delete_snapshot(seat, &name).await {
+        Err(DriverError::UnknownSnapshot { .. }) => Ok(()),
+        other => Err(Nonconformance::Broken(format!("a snapshot that is gone was deleted: {other:?}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::Seat;
     use crate::sim::SimDriver;
     use proteus_model::unit::Millis;
     use proteus_model::vm::{Boot, ImageIntent};
@@ -188,13 +229,13 @@ mod tests {
             id: VmId::from_bits(7),
             slot: 0,
             dir: dir.path().into(),
-            intent: intent.clone(),
+            intent,
             attached: vec![],
             furnished: true,
             newborn: false,
         };
         driver.start(&seat).await.unwrap();
-        let turned = check(&driver, seat.id, &intent).await.unwrap();
+        let turned = check(&driver, &seat).await.unwrap();
         assert_eq!(turned.len(), 7);
         assert!(driver.stop(seat.id, Millis(0)).await.unwrap());
     }

@@ -3,9 +3,10 @@
 
 use async_trait::async_trait;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{DiskName, ImageName, VmId};
+use proteus_model::id::{DiskName, ImageName, SnapshotName, VmId};
 use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
@@ -138,6 +139,18 @@ pub enum DriverError {
         /// Why it cannot be.
         why: String,
     },
+    /// There is no snapshot of this name.
+    #[error("there is no snapshot {name}")]
+    UnknownSnapshot {
+        /// The name.
+        name: SnapshotName,
+    },
+    /// There is one of this name already.
+    #[error("there is a snapshot {name} already")]
+    SnapshotExists {
+        /// The name.
+        name: SnapshotName,
+    },
     /// The VMM refused, died or did not answer.
     #[error("{doing} of {vm}")]
     Vmm {
@@ -263,4 +276,18 @@ pub trait Driver: Send + Sync {
     async fn light_link(&self, _vm: VmId) -> Result<(), DriverError> {
         Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
     }
+
+    /// The VM's snapshots, oldest first; also of one that does not run.
+    async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError>;
+
+    /// Saves disks and RAM together, all or nothing; the guest stands still meanwhile. Refused where a disk would
+    /// be left out.
+    async fn create_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError>;
+
+    /// Puts a running VM back to a snapshot. Refused before anything is lost, or the VM runs as it was then, or, on
+    /// an error after that, it is stopped.
+    async fn restore_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError>;
+
+    /// Forgets a snapshot; also of a VM that does not run.
+    async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError>;
 }

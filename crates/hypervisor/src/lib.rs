@@ -13,4 +13,6 @@ pub mod conformance;
 
 pub mod cgroup;
 
+mod sparse;
+
 mod tool;

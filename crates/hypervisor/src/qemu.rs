@@ -13,6 +13,8 @@ pub mod qmp;
 
 mod replace;
 
+mod snapshot;
+
 mod template;
 
 use crate::cgroup::{Group, Hierarchy};
@@ -23,8 +25,9 @@ use command_line::Sockets;
 use probe::ProbeReport;
 use process::RunState;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{ImageName, VmId};
+use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
 use qmp::{Qmp, QmpError};
@@ -155,6 +158,23 @@ impl QemuDriver {
     }
 }
 
+impl QemuDriver {
+    /// A restore that failed after the old VMM ended leaves no guest worth keeping: the VM is then stopped.
+    async fn ended_or_swept<T>(
+        &self,
+        vm: &QemuVm,
+        outcome: Result<T, DriverError>,
+    ) -> Result<T, DriverError> {
+        let run = vm.live.lock().await.run.clone();
+        if outcome.is_err() && matches!(run.under_way, Some(snapshot::UnderWay::Restoring(_))) {
+            process::kill(&run).await;
+            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.seat.id);
+            self.sweep(&vm.seat).await?;
+        }
+        outcome
+    }
+}
+
 /// Refuses where the VMM ended by itself: its control group and filters may still be there to be read.
 fn must_live(vm: VmId, live: &Live) -> Result<(), DriverError> {
     if process::lives(&live.run) { Ok(()) } else { Err(DriverError::NotRunning { vm }) }
@@ -200,6 +220,7 @@ impl Driver for QemuDriver {
             machine: self.probe.machine.clone(),
             ram_dir: self.ram_dir.clone(),
             incoming: false,
+            paused: false,
             incarnation: 0,
             plugged,
         };
@@ -236,7 +257,9 @@ impl Driver for QemuDriver {
         let doing = "find the VMM again";
         let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
         self.take_up(seat, run, qmp).await?;
-        Ok(true)
+        let vm = self.vm(seat.id)?;
+        let ended = snapshot::end_cut_short(self, &vm, &mut *vm.live.lock().await).await;
+        self.ended_or_swept(&vm, ended).await.map(|()| true)
     }
 
     async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
@@ -375,6 +398,34 @@ impl Driver for QemuDriver {
         let live = vm.live.lock().await;
         must_live(id, &live)?;
         template::light(self, &vm, &live).await
+    }
+
+    async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError> {
+        snapshot::list(seat)
+    }
+
+    async fn create_snapshot(&self, id: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        let vm = self.vm(id)?;
+        let mut live = vm.live.lock().await;
+        must_live(id, &live)?;
+        snapshot::save(self, &vm, &mut live, name).await
+    }
+
+    async fn restore_snapshot(&self, id: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        let vm = self.vm(id)?;
+        let outcome = {
+            let mut live = vm.live.lock().await;
+            must_live(id, &live)?;
+            snapshot::restore(self, &vm, &mut live, name).await
+        };
+        self.ended_or_swept(&vm, outcome).await
+    }
+
+    async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError> {
+        let Ok(vm) = self.vm(seat.id) else { return snapshot::delete(seat, None, name).await };
+        let live = vm.live.lock().await;
+        let running = process::lives(&live.run).then_some((&*vm, &*live));
+        snapshot::delete(seat, running, name).await
     }
 }
 

@@ -5,8 +5,9 @@
 use crate::driver::{Applied, Doors, Driver, DriverError, Seat};
 use async_trait::async_trait;
 use proteus_model::capability::{Ability, CapabilityReport};
-use proteus_model::id::{ImageName, VmId};
+use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{DiskLimit, Knob, KnobKind, NicRate, PriorityState, Setting, ThpMode, Weight};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::vm::{ImageIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ struct SimVm {
     set: Vec<Setting>,
     /// CPU time that its vCPUs are made to report, ns.
     run_ns: u64,
+    /// Snapshots, with what was set then.
+    #[serde(default)]
+    snapshots: Vec<(Snapshot, Vec<Setting>)>,
 }
 
 /// Decides whether a simulated step fails; gets the VM and the setting.
@@ -144,7 +148,10 @@ impl Driver for SimDriver {
         let set = at_start
             .map(|i| Setting::Image { image: i.name.clone(), digest: Some(i.digest.clone()) })
             .collect();
-        self.save(seat.id, &SimVm { plugged_vcpus: intent.vcpus, intent, offered, set, run_ns: 0 })
+        self.save(
+            seat.id,
+            &SimVm { plugged_vcpus: intent.vcpus, intent, offered, set, run_ns: 0, snapshots: Vec::new() },
+        )
     }
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
@@ -178,7 +185,7 @@ impl Driver for SimDriver {
             report.supports(Ability::Knob(kind), "simulated", Millis(0));
         }
         report.supports(Ability::ReplaceVmm, "simulated", Millis(20));
-        report.lacks(Ability::Snapshot, "a simulated VM has no disk or RAM");
+        report.supports(Ability::Snapshot, "simulated", Millis(300));
         report.limits.vcpus_max = sim.intent.vcpus_max;
         report.limits.memory_boot = sim.intent.memory;
         report.limits.hot_memory_max = sim.intent.memory_max.saturating_sub(sim.intent.memory);
@@ -254,6 +261,45 @@ impl Driver for SimDriver {
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.load(vm)?;
         Ok(Applied { took_ms: Millis(20), blackout_ms: Millis(20) })
+    }
+
+    async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError> {
+        match self.load(seat.id) {
+            Ok(sim) => Ok(sim.snapshots.into_iter().map(|(snapshot, _)| snapshot).collect()),
+            // A simulated VM is its file: what does not run has none.
+            Err(DriverError::NotRunning { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        let mut sim = self.load(vm)?;
+        if sim.snapshots.iter().any(|(known, _)| known.name == *name) {
+            return Err(DriverError::SnapshotExists { name: name.clone() });
+        }
+        let snapshot = Snapshot { name: name.clone(), at: UnixMillis(0), ram: sim.intent.memory };
+        sim.snapshots.push((snapshot, sim.set.clone()));
+        self.save(vm, &sim)?;
+        Ok(Applied { took_ms: Millis(300), blackout_ms: Millis(300) })
+    }
+
+    async fn restore_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        let mut sim = self.load(vm)?;
+        let found = sim.snapshots.iter().find(|(known, _)| known.name == *name);
+        let (_, set) = found.ok_or_else(|| DriverError::UnknownSnapshot { name: name.clone() })?;
+        sim.set.clone_from(set);
+        self.save(vm, &sim)?;
+        Ok(Applied { took_ms: Millis(400), blackout_ms: Millis(400) })
+    }
+
+    async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError> {
+        let mut sim = self.load(seat.id)?;
+        let before = sim.snapshots.len();
+        sim.snapshots.retain(|(known, _)| known.name != *name);
+        if sim.snapshots.len() == before {
+            return Err(DriverError::UnknownSnapshot { name: name.clone() });
+        }
+        self.save(seat.id, &sim)
     }
 }
 

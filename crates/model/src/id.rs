@@ -78,6 +78,7 @@ name_type!(/** What people call a profile. */ ProfileName, "profile name");
 name_type!(/** A virtual disk of a VM, unique in it. */ DiskName, "disk name");
 name_type!(/** A read-only image of software (a component's artifact). */ ImageName, "image name");
 name_type!(/** A service that the guest agent runs or knows. */ ServiceName, "service name");
+name_type!(/** A snapshot of a VM, unique in it. */ SnapshotName, "snapshot name");
 name_type!(/** A host. */ HostName, "host name");
 
 macro_rules! hex_id {

@@ -14,6 +14,8 @@ pub mod policy;
 
 pub mod capability;
 
+pub mod snapshot;
+
 pub mod telemetry;
 
 pub mod plan;

@@ -1,10 +1,10 @@
 //! A plan: ordered, immutable, explained steps from a VM as it is to what it is asked to be. Names the state that
 //! it was computed from. Must leave execution nothing to choose.
 
-use crate::id::{Generation, VmId, VmName};
+use crate::id::{Generation, SnapshotName, VmId, VmName};
 use crate::profile::promise::{Cost, Risk, Verify};
 use crate::setting::{Knob, Setting};
-use crate::unit::Millis;
+use crate::unit::{Bytes, Millis};
 use serde::{Deserialize, Serialize};
 
 /// Where a plan leads.
@@ -53,6 +53,13 @@ pub enum Change {
     },
     /// Puts a new VMM process under the running guest.
     ReplaceVmm,
+    /// Saves disks and RAM, so that an owner can go back to them by hand.
+    Snapshot {
+        /// What it will be called.
+        name: SnapshotName,
+        /// Disk that it takes at most, beside what is written to the disks later.
+        disk_max: Bytes,
+    },
 }
 
 /// How a step is undone.
@@ -128,7 +135,7 @@ impl Plan {
     pub fn knobs(&self) -> impl Iterator<Item = Knob> + '_ {
         self.steps.iter().filter_map(|step| match &step.change {
             Change::Set { to, .. } => Some(to.knob()),
-            Change::ReplaceVmm => None,
+            Change::ReplaceVmm | Change::Snapshot { .. } => None,
         })
     }
 

@@ -18,7 +18,8 @@ use proteus_model::setting::{Setting, Weight};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, VmIntent};
 use proteus_protocol::api::v1::{
-    CloneRequest, MorphRequest, MorphView, PlanRequest, StopRequest, StopView, VmView,
+    CloneRequest, MorphRequest, MorphView, PlanRequest, RestoreView, SnapshotRequest, SnapshotTaken,
+    StopRequest, StopView, VmView,
 };
 use proteus_protocol::node::v1::HealthObserved;
 use serde_json::json;
@@ -31,6 +32,8 @@ use std::time::{Duration, Instant};
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How often the real guest's VMM is replaced.
 const REPLACEMENTS: usize = 5;
+/// How often the real guest is saved and put back.
+const SNAPSHOTS: usize = 3;
 
 /// How many clones are started, one after the other.
 const CLONES: usize = 5;
@@ -237,7 +240,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     eprintln!("a real guest boots");
     let start = Instant::now();
-    host.create_vm("web", "nginx", images).await?;
+    host.create_vm_with("web", "nginx", images, vec![host.empty_disk("web").await?]).await?;
     wait_serving(&host.client, "web", BOOT_LIMIT).await?;
     let booted = start.elapsed();
     let request = PlanRequest { profile: Some("web-frontend".into()), ..PlanRequest::default() };
@@ -265,6 +268,7 @@ async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     let mut blackouts = row("", blackouts, "");
     blackouts.baseline = format!("blackout p50 {:.0}, max {:.0} ms", blackouts.p50_ms, blackouts.p99_ms);
     rows.push(row("step on a real guest: replace the VMM", took, blackouts.baseline));
+    rows.extend(measure_snapshots(host).await?);
     rows.extend(clones(host, booted).await?);
     Ok(rows)
 }
@@ -294,4 +298,30 @@ async fn clones(host: &Host, booted: Duration) -> Result<Vec<Row>> {
     let mut clone = row("start of a VM by cloning a template", times, "");
     clone.baseline = format!("until nginx serves: 1/{:.0} of the boot", boot.p50_ms / clone.p50_ms.max(1e-6));
     Ok(vec![row("save of the template", vec![saved], "its memory is copied to disk"), boot, clone])
+}
+
+/// Saves and restores the real guest; the blackout is what the hypervisor itself measured.
+async fn measure_snapshots(host: &Host) -> Result<Vec<Row>> {
+    let (mut saves, mut restores, mut pauses, mut gaps) = (vec![], vec![], vec![], vec![]);
+    let mut ram = Bytes::ZERO;
+    for round in 1..=SNAPSHOTS {
+        let request = SnapshotRequest { name: Some(format!("bench-{round}")) };
+        let taken: SnapshotTaken = host.client.post("/vms/web/snapshots", &request).await?;
+        saves.push(Duration::from(taken.took_ms));
+        pauses.push(Duration::from(taken.blackout_ms));
+        ram = taken.snapshot.ram;
+        let path = format!("/vms/web/snapshots/bench-{round}/restore");
+        let back: RestoreView = host.client.post(&path, &json!({})).await?;
+        ensure!(back.failed.is_empty(), "settings after a restore: {:?}", back.failed);
+        restores.push(Duration::from(back.took_ms));
+        gaps.push(Duration::from(back.blackout_ms));
+    }
+    let beside = |blackouts| {
+        let blackouts = row("", blackouts, "");
+        format!("blackout p50 {:.0}, max {:.0} ms; {ram} of RAM", blackouts.p50_ms, blackouts.p99_ms)
+    };
+    Ok(vec![
+        row("step on a real guest: snapshot of disk and RAM", saves, beside(pauses)),
+        row("by hand on a real guest: back to a snapshot", restores, beside(gaps)),
+    ])
 }

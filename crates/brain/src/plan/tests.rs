@@ -37,6 +37,7 @@ fn subject(available: Option<u64>) -> Subject {
         generation: Generation(7),
         capabilities,
         memory: available.map(|mib| (Bytes::mib(512), Bytes::mib(mib))),
+        resident: Some(Bytes::mib(100)),
     }
 }
 
@@ -159,4 +160,24 @@ fn a_decision_repeated_on_its_recorded_snapshot_is_the_same() {
     for _ in 0..10 {
         assert_eq!(decide(&read, &recorded(&subject)), first);
     }
+}
+
+#[test]
+fn a_snapshot_comes_first_and_its_undo_leaves_it() {
+    let wanted = profile("resources: { vcpus: { preferred: 2 } }");
+    let mut subject = subject(None);
+    let now = [Setting::Vcpus { online: 1 }, Setting::CpuCap { limit: None }];
+    let made = || compose(&wanted, "digest", &subject, wishes(&wanted, &subject), &now);
+    let refused = with_snapshot(made(), &subject);
+    assert_eq!((refused.steps.len(), refused.unsupported[0].field.as_str()), (1, "snapshot"));
+    let plain = made();
+    subject.capabilities.supports(Ability::Snapshot, "made up", Millis(700));
+    let plan = with_snapshot(plain, &subject);
+    let first = &plan.steps[0];
+    let name = "before-morph-8".parse().unwrap();
+    assert_eq!(first.change, Change::Snapshot { name, disk_max: Bytes::mib(116) });
+    assert!(matches!(&first.undo, Undo::Nothing { because } if because.contains("stays")));
+    assert_eq!((plan.steps.len(), plan.blackout_ms_max()), (2, Millis(700)));
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }

@@ -1,5 +1,9 @@
 //! What each route does: from the wire to the control plane and back.
 
+mod snapshot;
+
+pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
+
 use super::access::{Caller, TokenRecord};
 use super::refusal::Refusal;
 use crate::abort::AbortHow;
@@ -250,7 +254,7 @@ pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: B
             return Err(Refusal::invalid(message, "say where the plan shall lead"));
         }
     };
-    Ok(Json(plan))
+    Ok(Json(if request.snapshot { control.plan_with_snapshot(plan).await? } else { plan }))
 }
 
 pub(super) async fn morphs(State(control): Shared) -> Answer<Vec<MorphView>> {

@@ -55,6 +55,7 @@ impl From<ControlError> for Refusal {
                 let list = match *kind {
                     "VM" => "`proteus vm list` shows what there is",
                     "profile" => "`proteus profile list` shows what there is",
+                    "snapshot" => "`proteus vm snapshot list VM` shows what there is",
                     "morph" => "`proteus morph history` shows what there is",
                     _ => "look at the list first",
                 };

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 fn amount_after(record: &VmRecord, morph: &Morph) -> Amount {
     let steps = morph.plan.steps.iter().filter_map(|step| match &step.change {
         Change::Set { to, .. } => Some(to),
-        Change::ReplaceVmm => None,
+        Change::ReplaceVmm | Change::Snapshot { .. } => None,
     });
     // Later ones win: first what is managed, then what the plan found as asked, then what it changes.
     amount(record, &record.managed.iter().chain(&morph.plan.already).chain(steps).collect::<Vec<_>>())

@@ -68,6 +68,16 @@ impl Control {
         let last = step + 1 == plan.steps.len();
         let done = match &change {
             Change::Set { to, .. } => self.turn(journal, to).await,
+            Change::Snapshot { name, .. } => {
+                let taken = self.node.create_snapshot(plan.vm, name, journal.morph().generation).await;
+                if taken.is_ok() {
+                    let record = self.vm(&plan.vm.to_string()).await?;
+                    let morph = journal.morph();
+                    let origin = self.origin_batch(&record, name, &morph.actor, Some(morph.id)).await?;
+                    self.records.commit(origin).await.map_err(ControlError::from)?;
+                }
+                taken.map(Done::Turned)
+            }
             Change::ReplaceVmm => {
                 self.node.replace_vmm(plan.vm, journal.morph().generation).await.map(Done::Turned)
             }

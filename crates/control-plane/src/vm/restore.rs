@@ -25,17 +25,21 @@ impl Control {
     pub(crate) fn restore_in_background(self: &Arc<Self>, record: VmRecord) {
         let control = self.clone();
         self.spawn(async move {
-            if let Err(error) = control.restore_settings(&record).await {
+            if let Err(error) = control.restore_settings(&record, AGENT_LIMIT).await {
                 tracing::warn!(vm = %record.intent.name, %error, "settings not restored");
             }
         });
     }
 
-    /// Turns every managed knob of the VM to where it was. Ends early when Proteus ends, when the VM is taken out of
-    /// its hands, and when it stops.
-    async fn restore_settings(&self, record: &VmRecord) -> Result<(), ControlError> {
-        if !self.agent_came(record).await? {
-            return Ok(());
+    /// Turns every managed knob of the VM to where its record says; which are not there, and why. Waits for its agent
+    /// up to `limit`. Ends early when Proteus ends, when the VM is taken out of its hands, and when it stops.
+    pub(crate) async fn restore_settings(
+        &self,
+        record: &VmRecord,
+        limit: Duration,
+    ) -> Result<Vec<String>, ControlError> {
+        if !self.agent_came(record, limit).await? {
+            return Ok(Vec::new());
         }
         let mut failed = Vec::new();
         for setting in &record.managed {
@@ -50,16 +54,16 @@ impl Control {
         }
         self.note_restored(record, &failed).await?;
         self.tell_vm(record, "restored");
-        Ok(())
+        Ok(failed)
     }
 
     /// Waits until what turns the knobs inside is there. `false`: there is nothing to restore any more, or Proteus
     /// ends; after its next start this goes on.
-    async fn agent_came(&self, record: &VmRecord) -> Result<bool, ControlError> {
+    async fn agent_came(&self, record: &VmRecord, limit: Duration) -> Result<bool, ControlError> {
         let stopped = self.stopped();
         let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
         let start = Instant::now();
-        while start.elapsed() < AGENT_LIMIT {
+        while start.elapsed() < limit {
             if !self.vm(&record.id.to_string()).await?.restoring {
                 return Ok(false);
             }
@@ -77,7 +81,11 @@ impl Control {
     }
 
     /// Writes down that the settings are restored, and what could not be.
-    async fn note_restored(&self, record: &VmRecord, failed: &[String]) -> Result<(), ControlError> {
+    pub(crate) async fn note_restored(
+        &self,
+        record: &VmRecord,
+        failed: &[String],
+    ) -> Result<(), ControlError> {
         let evidence = json!({ "settings": record.managed.len(), "failed": failed });
         loop {
             let mut found = self.find_vm(&record.id.to_string()).await?;
@@ -97,7 +105,8 @@ impl Control {
         let start = Instant::now();
         loop {
             let record = self.vm(name).await?;
-            if !record.restoring || !self.runs(record.id).await {
+            let waits = record.restoring && self.check_armed(record.id).await.is_ok();
+            if !waits || !self.runs(record.id).await {
                 return Ok(record);
             }
             if start.elapsed() >= PLAN_LIMIT {

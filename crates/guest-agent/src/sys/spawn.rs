@@ -5,9 +5,10 @@
 //! pipe that closes on success. It must never return from [`spawn`].
 
 use super::check;
-use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::Read;
 

@@ -8,8 +8,9 @@ use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::driver::{Applied, Doors, Driver, DriverError, Seat};
 use proteus_hypervisor::sim::SimDriver;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{ImageName, VmId};
+use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, ImageIntent, PowerState, VmCounters, VmIntent};
 use proteus_protocol::guest::HOST_PAYLOAD_BYTES_MAX;
@@ -92,6 +93,18 @@ impl Driver for Played {
     }
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.sim.replace_vmm(vm).await
+    }
+    async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError> {
+        self.sim.snapshots(seat).await
+    }
+    async fn create_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        self.sim.create_snapshot(vm, name).await
+    }
+    async fn restore_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<Applied, DriverError> {
+        self.sim.restore_snapshot(vm, name).await
+    }
+    async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError> {
+        self.sim.delete_snapshot(seat, name).await
     }
 }
 

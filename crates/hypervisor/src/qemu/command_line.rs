@@ -23,6 +23,8 @@ pub(crate) struct Surroundings<'a> {
     pub tap_fd: i32,
     /// Where a replacement's guest comes from: it then starts paused and waits.
     pub incoming: bool,
+    /// Whether its CPUs wait to be told: a snapshot is loaded first.
+    pub paused: bool,
     /// vCPUs and images plugged since the start, which a replacement must have from its start.
     pub plugged: &'a Plugged,
     /// Sockets are named after this: a replacement lives beside its predecessor for a moment.
@@ -121,6 +123,9 @@ pub(crate) fn arguments(seat: &Seat, around: &Surroundings<'_>) -> Vec<String> {
     }
     if around.incoming {
         add(&["-incoming", "defer"]);
+    }
+    if around.paused {
+        add(&["-S"]);
     }
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     args

@@ -143,7 +143,13 @@ pub(super) async fn capabilities(driver: &QemuDriver, vm: &QemuVm) -> Capability
         None => report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500)),
         Some(why) => report.lacks(Ability::ReplaceVmm, why),
     }
-    report.lacks(Ability::Snapshot, "snapshots of disk and RAM are not built yet");
+    match super::snapshot::why_not(&vm.seat) {
+        None => {
+            let pause = super::snapshot::pause_max(driver, vm);
+            report.supports(Ability::Snapshot, "qcow2 snapshot with the RAM in it", pause);
+        }
+        Some(why) => report.lacks(Ability::Snapshot, why),
+    }
     report
 }
 

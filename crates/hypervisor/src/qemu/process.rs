@@ -37,6 +37,9 @@ pub(crate) struct RunState {
     /// Fingerprint and policy of the packet filter last set; see `network::filter`.
     #[serde(default)]
     pub filter: Option<(String, proteus_model::policy::PacketPolicy)>,
+    /// A snapshot that is being saved or restored: a restarted Proteus ends what was cut short.
+    #[serde(default)]
+    pub under_way: Option<super::snapshot::UnderWay>,
 }
 
 /// What a launch needs beside the seat.
@@ -45,6 +48,7 @@ pub(crate) struct Launch {
     pub machine: String,
     pub ram_dir: PathBuf,
     pub incoming: bool,
+    pub paused: bool,
     pub incarnation: u32,
     pub plugged: Plugged,
 }
@@ -185,6 +189,7 @@ pub(crate) async fn launch(
             ram_dir: &around.ram_dir,
             tap_fd,
             incoming: around.incoming,
+            paused: around.paused,
             plugged: &around.plugged,
             incarnation: around.incarnation,
         },
@@ -206,6 +211,7 @@ pub(crate) async fn launch(
         machine: around.machine.clone(),
         plugged: around.plugged.clone(),
         filter: None,
+        under_way: None,
     };
     let connected = connect(seat, &run).await;
     // Reaps the child when it ends; after a restart of Proteus that is init's work.
@@ -296,7 +302,17 @@ pub(crate) async fn end_unknown(seat: &Seat) -> bool {
     let Some((pid, (start_ticks, _))) = ours.and_then(|pid| Some((pid, look_at(pid)?))) else { return false };
     let (machine, plugged) = (String::new(), Plugged::default());
     let accelerator = Accelerator::Tcg;
-    kill(&RunState { pid, start_ticks, incarnation: 0, accelerator, machine, plugged, filter: None }).await;
+    let run = RunState {
+        pid,
+        start_ticks,
+        incarnation: 0,
+        accelerator,
+        machine,
+        plugged,
+        filter: None,
+        under_way: None,
+    };
+    kill(&run).await;
     true
 }
 

@@ -55,6 +55,7 @@ pub(super) async fn replace(
         machine: live.run.machine.clone(),
         ram_dir: driver.ram_dir.clone(),
         incoming: true,
+        paused: false,
         incarnation: live.run.incarnation + 1,
         plugged: live.run.plugged.clone(),
     };

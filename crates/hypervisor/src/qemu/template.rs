@@ -165,6 +165,7 @@ pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Resu
         machine: saved.machine,
         ram_dir: driver.ram_dir.clone(),
         incoming: true,
+        paused: false,
         incarnation: 0,
         plugged: saved.plugged,
     };

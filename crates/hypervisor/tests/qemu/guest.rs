@@ -134,6 +134,11 @@ impl Drop for Cleaner {
 impl Guest {
     /// Boots the small guest: 1 of 4 vCPUs, 256 of 512 MiB, a raw disk of 64 MiB, the image of nginx.
     pub async fn boot() -> Self {
+        Self::boot_with(DiskFormat::Raw).await
+    }
+
+    /// The same with a disk of this format.
+    pub async fn boot_with(format: DiskFormat) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // VMMs have users of their own: they must reach their folder.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
@@ -142,8 +147,10 @@ impl Guest {
         let instance = format!("{:08x}", hasher.finish() as u32);
         let clean = Cleaner { dir, instance: instance.clone() };
         let dir = clean.dir.path();
-        let disk = dir.join("data.raw");
-        std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+        let disk = dir.join("data");
+        let word = if format == DiskFormat::Raw { "raw" } else { "qcow2" };
+        let made = Command::new("qemu-img").args(["create", "-q", "-f", word]).arg(&disk).arg("64M").status();
+        assert!(made.unwrap().success());
         let images = image_dir();
         let intent = VmIntent {
             name: "guest".parse().unwrap(),
@@ -159,7 +166,7 @@ impl Guest {
             disks: vec![DiskIntent {
                 name: "data".parse().unwrap(),
                 path: disk,
-                format: DiskFormat::Raw,
+                format,
                 read_only: false,
                 overlay: false,
             }],

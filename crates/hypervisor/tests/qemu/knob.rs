@@ -37,7 +37,7 @@ async fn undo(guest: &Guest, before: &Setting) {
 #[ignore = "boots a guest"]
 async fn every_knob_takes_effect_and_its_undo_restores_what_was() {
     let guest = Guest::boot().await;
-    let turned = conformance::check(&guest.driver, guest.id(), &guest.seat.intent).await.unwrap();
+    let turned = conformance::check(&guest.driver, &guest.seat).await.unwrap();
     println!("conformance: {turned:?}");
     for kind in KnobKind::ALL.into_iter().filter(|kind| !kind.in_guest()) {
         assert!(turned.contains(&kind), "conformance did not turn {kind:?}");

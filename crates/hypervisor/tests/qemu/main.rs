@@ -15,3 +15,5 @@ mod guest;
 mod knob;
 
 mod life;
+
+mod snapshot;

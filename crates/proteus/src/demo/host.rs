@@ -1,11 +1,11 @@
 //! The Proteus of the demonstration: a process of its own on a state folder of its own, killed, started again and
 //! in the end cleared away with everything it made.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use proteus_cli::client::{Client, segment};
 use proteus_model::id::VmName;
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{Boot, ImageIntent, VmIntent};
+use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
 use proteus_protocol::api::v1::{HostView, StopRequest, StopView, VmView};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -78,7 +78,34 @@ impl Host {
         host.namespace.context("the guests have no network")
     }
 
+    /// An empty qcow2 disk for a VM.
+    pub(crate) async fn empty_disk(&self, vm: &str) -> Result<DiskIntent> {
+        let path = self.state.join(format!("{vm}.qcow2"));
+        let mut make = Command::new("qemu-img");
+        make.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("1G");
+        let ended = make.status().await.context("run qemu-img (package qemu-utils)")?;
+        ensure!(ended.success(), "qemu-img made no disk at {}", path.display());
+        Ok(DiskIntent {
+            name: "data".parse()?,
+            path,
+            format: DiskFormat::Qcow2,
+            read_only: false,
+            overlay: false,
+        })
+    }
+
     pub(crate) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
+        self.create_vm_with(name, image, images, Vec::new()).await
+    }
+
+    /// The same with disks.
+    pub(crate) async fn create_vm_with(
+        &self,
+        name: &str,
+        image: &str,
+        images: &Path,
+        disks: Vec<DiskIntent>,
+    ) -> Result<()> {
         let sidecar = images.join(format!("{image}.json"));
         let text = std::fs::read(&sidecar).with_context(|| format!("read {}", sidecar.display()))?;
         let about: serde_json::Value = serde_json::from_slice(&text)?;
@@ -95,7 +122,7 @@ impl Host {
                 initrd: images.join("small/initramfs.cpio"),
                 append: String::new(),
             },
-            disks: Vec::new(),
+            disks,
             images: vec![ImageIntent {
                 name: image.parse()?,
                 path: images.join(file),

@@ -43,7 +43,7 @@ fn given_up(morph: &Morph) -> Bytes {
         .iter()
         .filter_map(|step| match &step.change {
             Change::Set { to, .. } => Some(to),
-            Change::ReplaceVmm => None,
+            Change::ReplaceVmm | Change::Snapshot { .. } => None,
         })
         .collect();
     let was = morph.before.iter().filter(|b| changed.iter().any(|c| c.knob() == b.knob()));

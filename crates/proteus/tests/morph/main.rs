@@ -13,4 +13,6 @@ mod client;
 #[allow(dead_code, reason = "the other test uses the rest")]
 mod server;
 
+mod snapshot;
+
 mod steps;

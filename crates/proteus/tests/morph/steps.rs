@@ -48,7 +48,7 @@ verify:
 const MORPH_LIMIT: Duration = Duration::from_secs(120);
 
 /// Folder of guests and images. The test fails without it: a skipped proof is none.
-fn image_dir() -> PathBuf {
+pub fn image_dir() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/images");
     let dir = std::env::var_os("PROTEUS_TEST_IMAGES").map_or_else(default, PathBuf::from);
     for file in ["small/vmlinuz", "small/initramfs.cpio", "nginx.erofs", "nginx.json"] {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
 
+mod snapshot;
+
 mod support;
 
 use proteus_control_plane::abort::AbortHow;
@@ -17,12 +19,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{Bench, bench, differences, profile, start_vm};
 
-async fn plan(bench: &Bench, vm: &str) -> Plan {
+pub(crate) async fn plan(bench: &Bench, vm: &str) -> Plan {
     let profile = profile();
     bench.control.plan_profile(vm, &profile, &digest(&profile)).await.unwrap()
 }
 
-async fn morph(bench: &Bench, vm: &str) -> Morph {
+pub(crate) async fn morph(bench: &Bench, vm: &str) -> Morph {
     let morph = bench.control.begin_morph(plan(bench, vm).await, "test").await.unwrap();
     bench.control.run_morph(morph.id).await.unwrap()
 }

@@ -3,7 +3,7 @@
 
 use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
-use proteus_model::id::{MorphId, VmId, VmName};
+use proteus_model::id::{MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
@@ -115,6 +115,69 @@ pub struct PlanRequest {
     /// A new VMM process under the same guest.
     #[serde(default)]
     pub fresh_vmm: bool,
+    /// Beside the one field: whether a snapshot of disks and RAM comes first.
+    #[serde(default)]
+    pub snapshot: bool,
+}
+
+/// Asks for a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// Its name; none: the next free `snapshot-N`.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A snapshot of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotView {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: SnapshotName,
+    /// When it was taken.
+    #[schemars(with = "u64")]
+    pub at: UnixMillis,
+    /// What its RAM takes in the VM's disk, bytes.
+    #[schemars(with = "u64")]
+    pub ram: Bytes,
+    /// The VM's version then; none: not recorded.
+    pub version: Option<u64>,
+    /// Its profile then.
+    pub profile: Option<String>,
+    /// Who asked for it.
+    pub actor: Option<String>,
+    /// The morph whose first step it was.
+    #[schemars(with = "Option<String>")]
+    pub morph: Option<MorphId>,
+}
+
+/// A snapshot that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotTaken {
+    /// It.
+    pub snapshot: SnapshotView,
+    /// How long that took, ms.
+    #[schemars(with = "u64")]
+    pub took_ms: Millis,
+    /// How long the guest stood still, ms.
+    #[schemars(with = "u64")]
+    pub blackout_ms: Millis,
+}
+
+/// A VM that went back to a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RestoreView {
+    /// How long that took, ms.
+    #[schemars(with = "u64")]
+    pub took_ms: Millis,
+    /// How long there was no guest, ms.
+    #[schemars(with = "u64")]
+    pub blackout_ms: Millis,
+    /// Managed settings that were compared with the record, and turned where they differed.
+    pub settings: usize,
+    /// Those that are not as recorded, and why.
+    pub failed: Vec<String>,
 }
 
 /// Asks for a morph.

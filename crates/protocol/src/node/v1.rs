@@ -3,9 +3,10 @@
 
 use async_trait::async_trait;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{Generation, ServiceName, VmId};
+use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
+use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::vm::{DiskIntent, ImageIntent, VmCounters, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
@@ -195,6 +196,28 @@ pub trait Node: Send + Sync {
 
     /// Puts a new VMM process under the running guest.
     async fn replace_vmm(&self, vm: VmId, fence: Generation) -> Result<StepCost, NodeError>;
+
+    /// A VM's snapshots, oldest first; also of one that does not run.
+    async fn snapshots(&self, vm: VmId) -> Result<Vec<Snapshot>, NodeError>;
+
+    /// Saves disks and RAM together.
+    async fn create_snapshot(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        fence: Generation,
+    ) -> Result<StepCost, NodeError>;
+
+    /// Puts a running VM back to a snapshot. What came after it is lost.
+    async fn restore_snapshot(
+        &self,
+        vm: VmId,
+        name: &SnapshotName,
+        fence: Generation,
+    ) -> Result<StepCost, NodeError>;
+
+    /// Forgets a snapshot.
+    async fn delete_snapshot(&self, vm: VmId, name: &SnapshotName) -> Result<(), NodeError>;
 
     /// Makes an image known to a VM.
     async fn offer_image(&self, vm: VmId, image: &ImageIntent) -> Result<(), NodeError>;

@@ -1,0 +1,171 @@
+//! Snapshots of VMs as their owners meet them: taken by hand or as the first step of a morph, listed with what the
+//! VM's record said then, restored only when asked for. Must never restore by itself.
+
+use crate::control::{Control, ControlError, key};
+use crate::record::{Batch, Versioned};
+use crate::vm::VmRecord;
+use proteus_model::id::{MorphId, SnapshotName};
+use proteus_model::snapshot::{Snapshot, SnapshotOrigin};
+use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::StepCost;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for the agent of a restored guest: it runs already, and only its channel is new.
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A snapshot with what the VM's record said when it was taken; `None`: Proteus ended before it wrote that down.
+pub type Seen = (Snapshot, Option<SnapshotOrigin>);
+
+/// What a restore came to.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// What it cost.
+    pub cost: StepCost,
+    /// Managed settings that were looked at and turned back to the record where they differed.
+    pub settings: usize,
+    /// Those that are not as recorded, and why.
+    pub failed: Vec<String>,
+}
+
+fn origin_key(record: &VmRecord, name: &SnapshotName) -> String {
+    format!("snapshot/{}/{name}", record.id)
+}
+
+fn parse(name: &str) -> Result<SnapshotName, ControlError> {
+    name.parse().map_err(|e: proteus_model::id::NameError| ControlError::Invalid {
+        what: e.to_string(),
+        hint: "choose a name of that form".into(),
+    })
+}
+
+impl Control {
+    /// A VM that runs and that no morph holds.
+    async fn free_vm(&self, vm: &str) -> Result<Versioned<VmRecord>, ControlError> {
+        let found = self.find_vm(vm).await?;
+        let name = &found.value.intent.name;
+        if let Some(morph) = found.value.morph {
+            return Err(ControlError::Conflict {
+                what: format!("the morph {morph} holds {name}"),
+                hint: format!("wait for it, or `proteus morph abort {morph}`"),
+            });
+        }
+        if self.observe_vm(&found.value).await?.power == PowerState::Stopped {
+            return Err(ControlError::Conflict {
+                what: format!("{name} does not run"),
+                hint: format!("`proteus vm start {name}` first: a snapshot holds RAM"),
+            });
+        }
+        Ok(found)
+    }
+
+    /// A VM's snapshots, oldest first.
+    pub async fn snapshots(&self, vm: &str) -> Result<Vec<Seen>, ControlError> {
+        let record = self.vm(vm).await?;
+        let mut all = Vec::new();
+        for snapshot in self.node.snapshots(record.id).await? {
+            let origin = self.records.get::<SnapshotOrigin>(&origin_key(&record, &snapshot.name)).await?;
+            all.push((snapshot, origin.map(|found| found.value)));
+        }
+        Ok(all)
+    }
+
+    async fn find_snapshot(&self, vm: &str, name: &SnapshotName) -> Result<Seen, ControlError> {
+        let found = self.snapshots(vm).await?.into_iter().find(|(snapshot, _)| snapshot.name == *name);
+        found.ok_or_else(|| ControlError::NotFound { kind: "snapshot", name: format!("{name} of {vm}") })
+    }
+
+    /// Takes a snapshot by hand; without a name: `snapshot-1`, `snapshot-2`, …
+    pub async fn create_snapshot(
+        &self,
+        vm: &str,
+        name: Option<&str>,
+        actor: &str,
+    ) -> Result<(Seen, StepCost), ControlError> {
+        let record = self.free_vm(vm).await?.value;
+        let taken = self.node.snapshots(record.id).await?;
+        let free = || {
+            let names = (1..=taken.len() + 1).map(|number| format!("snapshot-{number}"));
+            names.into_iter().find(|name| taken.iter().all(|known| known.name.as_str() != name))
+        };
+        let name = parse(&name.map(str::to_owned).or_else(free).unwrap_or_default())?;
+        let cost = self.node.create_snapshot(record.id, &name, record.generation).await?;
+        let evidence = json!({ "snapshot": name, "blackout_ms": cost.blackout_ms });
+        let entry = self.vm_entry(actor, "vm.snapshot.create", &record, evidence);
+        let batch = self.origin_batch(&record, &name, actor, None).await?;
+        self.commit_audited(batch, entry).await?;
+        let seen = self.find_snapshot(vm, &name).await?;
+        Ok((seen, cost))
+    }
+
+    /// What writes down what the record said when a snapshot was taken.
+    pub(crate) async fn origin_batch(
+        &self,
+        record: &VmRecord,
+        name: &SnapshotName,
+        actor: &str,
+        morph: Option<MorphId>,
+    ) -> Result<Batch, ControlError> {
+        let origin = SnapshotOrigin {
+            name: name.clone(),
+            version: record.version,
+            profile: record.profile.clone(),
+            actor: actor.to_owned(),
+            morph,
+        };
+        let key = origin_key(record, name);
+        // One of a snapshot that is gone may have stayed.
+        let old = self.records.get::<SnapshotOrigin>(&key).await?.map(|found| found.rev);
+        Ok(self.records.batch().put(&key, &origin, old)?)
+    }
+
+    /// Puts a VM back to a snapshot. Its record stays: what Proteus manages is turned to where the record says.
+    pub async fn restore_snapshot(
+        self: &Arc<Self>,
+        vm: &str,
+        name: &str,
+        actor: &str,
+    ) -> Result<Restored, ControlError> {
+        let name = parse(name)?;
+        let (snapshot, origin) = self.find_snapshot(vm, &name).await?;
+        let Versioned { value: mut record, rev } = self.free_vm(vm).await?;
+        // Plans that were made before it are no longer of this VM.
+        record.generation = record.generation.next();
+        record.restoring = !record.managed.is_empty();
+        let batch = self.records.batch().put(&key::vm(record.id), &record, Some(rev))?;
+        let evidence = json!({ "snapshot": name, "taken_at": snapshot.at, "version": record.version,
+            "version_then": origin.map(|origin| origin.version) });
+        self.commit_audited(batch, self.vm_entry(actor, "vm.snapshot.restore", &record, evidence)).await?;
+        let restored = self.node.restore_snapshot(record.id, &name, record.generation).await;
+        if restored.is_err() {
+            // As it was, or stopped: then its next start restores.
+            self.note_restored(&record, &[]).await?;
+        }
+        let cost = restored?;
+        let failed = match self.restore_settings(&record, AGENT_LIMIT).await {
+            Ok(failed) => failed,
+            Err(ControlError::Disarmed { scope }) => {
+                vec![format!("{scope} is disarmed: settings inside the guest are those of the snapshot")]
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Restored { cost, settings: record.managed.len(), failed })
+    }
+
+    /// Forgets a snapshot.
+    pub async fn delete_snapshot(&self, vm: &str, name: &str, actor: &str) -> Result<(), ControlError> {
+        let name = parse(name)?;
+        let record = self.vm(vm).await?;
+        self.find_snapshot(vm, &name).await?;
+        self.node.delete_snapshot(record.id, &name).await?;
+        let key = origin_key(&record, &name);
+        let mut batch = self.records.batch();
+        if let Some(found) = self.records.get::<SnapshotOrigin>(&key).await? {
+            batch = batch.delete(&key, found.rev)?;
+        }
+        let entry = self.vm_entry(actor, "vm.snapshot.delete", &record, json!({ "snapshot": name }));
+        self.commit_audited(batch, entry).await?;
+        Ok(())
+    }
+}
