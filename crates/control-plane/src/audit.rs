@@ -256,7 +256,7 @@ pub enum Appended {
     /// Entry and changes are there.
     Written {
         /// The entry.
-        entry: Entry,
+        entry: Box<Entry>,
         /// The revision of the commit.
         rev: Rev,
     },
@@ -327,7 +327,7 @@ impl Audit {
     /// Writes an entry; it is durable when this returns.
     pub async fn append(&self, record: AuditRecord) -> Result<Entry, AuditError> {
         match self.append_with(record, Commit::new(OpId::from_bits(0))).await? {
-            Appended::Written { entry, .. } => Ok(entry),
+            Appended::Written { entry, .. } => Ok(*entry),
             // Nothing but the chain was guarded.
             Appended::Conflict(_) => Err(AuditError::Contended),
         }
@@ -380,7 +380,7 @@ impl Audit {
         for _ in 0..RESUBMITS_MAX {
             match self.store.commit(commit.clone()).await.map_err(&fail)? {
                 Outcome::Committed(rev) => {
-                    return Ok(Some(Appended::Written { entry: body.sealed(hash), rev }));
+                    return Ok(Some(Appended::Written { entry: Box::new(body.sealed(hash)), rev }));
                 }
                 Outcome::Conflict(failed) if with.guards.iter().any(|guard| guard.is_among(&failed)) => {
                     return Ok(Some(Appended::Conflict(failed)));
