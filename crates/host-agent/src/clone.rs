@@ -16,7 +16,7 @@ use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Reques
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest wait for a clone to become somebody else: a moment, times ten for load, and the agent's own patience.
@@ -161,30 +161,35 @@ impl HostAgent {
     }
 
     /// A host is known by its keys: where ssh runs it gets new ones, and serves them before anybody can reach it.
-    async fn renew_keys(&self, seat: &Seat, path: &std::path::Path) -> Result<(), NodeError> {
-        for argv in
-            [&["/usr/bin/ssh-keygen", "-A"][..], &["/usr/bin/systemctl", "try-restart", "ssh.service"]]
-        {
-            let exec = ExecRequest {
-                argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-                service: None,
-                stdin: Blob::default(),
-                timeout_ms: KEYS_LIMIT.0,
-                output_bytes_max: 4096,
-            };
-            let limit = Duration::from(KEYS_LIMIT);
-            match self.guest(seat.id).ask_within(path, Request::Exec { exec }, limit).await {
-                Ok(Reply::Exec { outcome }) if outcome.exit_code == Some(0) => {}
-                // Without ssh there is nothing to renew.
-                Err(crate::guest::GuestError::Refused { .. }) => return Ok(()),
-                Ok(_) => {
-                    let message = format!("{} failed in the clone", argv.join(" "));
-                    return Err(NodeError::new(NodeErrorCode::Guest, message));
-                }
-                Err(error) => return Err(guest_error(error)),
+    async fn renew_keys(&self, seat: &Seat, path: &Path) -> Result<(), NodeError> {
+        for unit in ["ssh.service", "sshd.service"] {
+            let asked = Request::UnitState { unit: unit.to_owned() };
+            let state = self.guest(seat.id).ask(path, asked).await.map_err(guest_error)?;
+            if matches!(&state, Reply::Unit { unit } if unit.load == "loaded") {
+                self.run_inside(seat, path, &["/usr/bin/ssh-keygen", "-A"]).await?;
+                self.run_inside(seat, path, &["/usr/bin/systemctl", "try-restart", unit]).await?;
             }
         }
         Ok(())
+    }
+
+    async fn run_inside(&self, seat: &Seat, path: &Path, argv: &[&str]) -> Result<(), NodeError> {
+        let exec = ExecRequest {
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            service: None,
+            stdin: Blob::default(),
+            timeout_ms: KEYS_LIMIT.0,
+            output_bytes_max: 4096,
+        };
+        let guest = self.guest(seat.id);
+        let asked = guest.ask_within(path, Request::Exec { exec }, Duration::from(KEYS_LIMIT)).await;
+        match asked.map_err(guest_error)? {
+            Reply::Exec { outcome } if outcome.exit_code == Some(0) => Ok(()),
+            _ => {
+                let message = format!("`{}` failed in the clone", argv.join(" "));
+                Err(NodeError::new(NodeErrorCode::Guest, message))
+            }
+        }
     }
 
     /// Ends a clone that has no identity of its own.
