@@ -13,6 +13,8 @@ pub mod vm;
 
 pub mod snapshot;
 
+pub mod uplink;
+
 pub mod profile;
 
 pub mod allocation;
