@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proteus_model::id::VmName;
+use proteus_model::policy::Cidr;
 use proteus_model::unit::{Bytes, Millis};
+use proteus_model::uplink::InterfaceName;
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
@@ -436,6 +438,33 @@ pub enum Morph {
 #[derive(Debug, Subcommand)]
 pub enum Host {
     /// What it is and has.
+    Show,
+    /// Whether and how guests reach the outside.
+    #[command(subcommand)]
+    Uplink(Uplink),
+}
+
+/// The guests' way out. Kept over restarts until it is disabled.
+#[derive(Debug, Subcommand)]
+pub enum Uplink {
+    /// Let guests reach the outside: not the host itself, not private networks, and nobody reaches them.
+    Enable {
+        /// The host's interface; without: that of its default route.
+        #[arg(long, value_name = "IFACE")]
+        interface: Option<InterfaceName>,
+        /// Name server for guests that ask for an address; without: the host's own. May be given again.
+        #[arg(long, value_name = "ADDRESS")]
+        dns: Vec<std::net::Ipv4Addr>,
+        /// A private network behind the interface that guests may reach all the same. May be given again.
+        #[arg(long, value_name = "NETWORK")]
+        allow: Vec<Cidr>,
+        /// Only say what would be made.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Let guests reach nothing outside.
+    Disable,
+    /// How it is.
     Show,
 }
 

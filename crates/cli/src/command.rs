@@ -2,6 +2,8 @@
 
 mod snapshot;
 
+mod uplink;
+
 use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
@@ -144,6 +146,7 @@ impl Session {
             Command::Profile(profile) => self.profile(profile).await,
             Command::Morph(morph) => self.morph(morph).await,
             Command::Host(Host::Show) => self.host().await,
+            Command::Host(Host::Uplink(uplink)) => self.uplink(uplink).await,
             Command::Allocation(Allocation::Show) => self.allocation().await,
             Command::Disarm(Disarm { vm, hold }) => self.disarm(vm.clone(), *hold).await,
             Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,

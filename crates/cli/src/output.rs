@@ -6,7 +6,7 @@ use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::unit::UnixMillis;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, VmView,
+    AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
 };
 use std::fmt::Write;
 
@@ -359,6 +359,27 @@ pub fn host(host: &HostView) -> String {
         let _ = writeln!(text, "DISARMED by {actor}: no morph begins; `proteus arm` ends that");
     }
     text
+}
+
+/// The guests' way out.
+pub fn uplink(view: &UplinkView) -> String {
+    let Some(up) = &view.uplink else {
+        return match view.wanted {
+            true => "guests reach nothing outside, though that is wanted; the log of Proteus says why, and \
+                     `proteus host uplink enable` tries again\n"
+                .to_owned(),
+            false => "guests reach nothing outside; `proteus host uplink enable` lets them\n".to_owned(),
+        };
+    };
+    let list = |all: Vec<String>, none: &str| if all.is_empty() { none.to_owned() } else { all.join(", ") };
+    let dns = list(up.dns.iter().map(ToString::to_string).collect(), "none: give --dns ADDRESS");
+    let allow = list(up.allow.iter().map(ToString::to_string).collect(), "none");
+    let forwards = if up.made_forward { "only since and for this" } else { "already before" };
+    format!(
+        "guests reach the outside over {}\n  link             {} ({}, guests are {})\n  name servers     {dns}\n  \
+         private networks {allow}\n  {} forwards {forwards}\n",
+        up.interface, up.link, up.host_address, up.guest_address, up.interface
+    )
 }
 
 /// The audit log.

@@ -66,6 +66,9 @@ use proteus_protocol::api::v1 as wire;
 /// Every route.
 pub(crate) const ROUTES: &[Route] = &[
     route!(get "/host", Viewer, "What the host is and has", handler::host => wire::HostView),
+    route!(get "/host/uplink", Viewer, "Whether and how guests reach the outside", handler::uplink => wire::UplinkView),
+    route!(post "/host/uplink", Admin, "Let guests reach the outside", handler::enable_uplink, wire::UplinkRequest => wire::UplinkView),
+    route!(delete "/host/uplink", Admin, "Let guests reach nothing outside", handler::disable_uplink),
     route!(get "/vms", Viewer, "All VMs", handler::vms => Vec<wire::VmView>),
     route!(post "/vms", Operator, "Make a VM", handler::create_vm, serde_json::Value => wire::VmView),
     route!(get "/vms/{vm}", Viewer, "One VM", handler::vm => wire::VmView),

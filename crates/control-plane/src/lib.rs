@@ -15,6 +15,8 @@ mod template;
 
 pub mod snapshot;
 
+pub mod uplink;
+
 pub mod profile;
 
 pub mod allocation;

@@ -40,6 +40,9 @@ fn key_of(name: &ProfileName, version: &Version) -> String {
     format!("profile/{name}/{version}")
 }
 
+/// Origin of the profiles that ship with Proteus.
+const SHIPPED_BY: &str = "shipped";
+
 /// SHA-256 of a profile's canonical text, in hex.
 pub fn digest(profile: &Profile) -> String {
     Sha256::digest(profile.canonical_json()).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -51,18 +54,14 @@ impl Control {
         for (file, text) in SHIPPED {
             let parsed = document::parse(file, text.as_bytes(), None);
             let profile = parsed.map_err(|problems| problems_error(&problems))?;
-            self.put_profile(profile, "shipped").await?;
+            self.put_profile(profile, SHIPPED_BY).await?;
         }
         Ok(())
     }
 
     /// Takes a profile into the registry. Idempotent; another text under a known name and version is refused.
     pub async fn push_profile(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
-        let record = self.put_profile(profile, actor).await?;
-        let subject = format!("profile/{}", record.profile.label());
-        let evidence = json!({ "digest": record.digest, "signed": record.signed });
-        self.write_audit(actor, "profile.push", &subject, "asked for", evidence).await?;
-        Ok(record)
+        self.put_profile(profile, actor).await
     }
 
     async fn put_profile(&self, profile: Profile, origin: &str) -> Result<ProfileRecord, ControlError> {
@@ -70,16 +69,26 @@ impl Control {
         let digest = digest(&profile);
         let record =
             ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() };
-        match self.records.commit(self.records.batch().put(&key, &record, None)?).await {
+        let subject = format!("profile/{}", record.profile.label());
+        let evidence = json!({ "digest": record.digest, "signed": record.signed });
+        let batch = self.records.batch().put(&key, &record, None)?;
+        let put = match origin {
+            SHIPPED_BY => self.records.commit(batch).await.map_err(ControlError::from),
+            actor => {
+                let entry = self.entry(actor, "profile.push", &subject, "asked for", evidence);
+                self.commit_audited(batch, entry).await
+            }
+        };
+        match put {
             Ok(_) => return Ok(record),
-            Err(RecordError::Conflict { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+            Err(error) => return Err(error),
         }
         let known = self.records.get::<ProfileRecord>(&key).await?;
         match known {
             Some(known) if known.value.digest == record.digest => Ok(known.value),
             // What ships replaces what shipped under the same version before.
-            Some(known) if origin == "shipped" && known.value.origin == "shipped" => {
+            Some(known) if origin == SHIPPED_BY && known.value.origin == SHIPPED_BY => {
                 self.records.commit(self.records.batch().put(&key, &record, Some(known.rev))?).await?;
                 Ok(record)
             }

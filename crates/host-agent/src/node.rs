@@ -6,13 +6,14 @@ use crate::seat::{SeatError, Seats};
 use crate::{bring_up, clone, convert, disk, health};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
-use proteus_hypervisor::network::Network;
+use proteus_hypervisor::network::{Network, UplinkError};
 use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
+use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, ErrorCode, HelloReply, Reply, Request, Sample};
@@ -119,6 +120,17 @@ pub(crate) fn guest_error(error: GuestError) -> NodeError {
     NodeError::new(code, chain(&error))
 }
 
+fn uplink_error(error: UplinkError) -> NodeError {
+    match &error {
+        UplinkError::Refused { what, hint } => {
+            NodeError::new(NodeErrorCode::Unsupported, format!("{what}; {hint}"))
+        }
+        UplinkError::Tool(_) | UplinkError::Host { .. } => {
+            NodeError::new(NodeErrorCode::Failed, chain(&error))
+        }
+    }
+}
+
 fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(0))
@@ -187,6 +199,15 @@ impl HostAgent {
         let stop = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
         if let Some(stop) = stop {
             stop.cancel();
+        }
+    }
+
+    fn network(&self) -> Result<&Network, NodeError> {
+        match &self.reach {
+            Reach::Network(network) => Ok(network),
+            Reach::Simulated(_) => {
+                Err(NodeError::new(NodeErrorCode::Unsupported, "simulated guests have no network"))
+            }
         }
     }
 
@@ -352,6 +373,22 @@ impl Node for HostAgent {
                 Reach::Simulated(_) => None,
             },
         })
+    }
+
+    async fn uplink(&self) -> Result<Option<UplinkObserved>, NodeError> {
+        Ok(self.network().ok().and_then(Network::uplink))
+    }
+
+    async fn plan_uplink(&self, intent: &UplinkIntent) -> Result<UplinkObserved, NodeError> {
+        self.network()?.plan_uplink(intent).await.map_err(uplink_error)
+    }
+
+    async fn enable_uplink(&self, intent: &UplinkIntent) -> Result<UplinkObserved, NodeError> {
+        self.network()?.ensure_uplink(intent).await.map_err(uplink_error)
+    }
+
+    async fn disable_uplink(&self) -> Result<(), NodeError> {
+        self.network()?.remove_uplink().await.map_err(uplink_error)
     }
 
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {

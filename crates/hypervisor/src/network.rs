@@ -1,5 +1,5 @@
-//! The network of the guests of one Proteus: a network namespace of its own with a bridge in it. Nothing here
-//! touches the host's own interfaces. Names derive from the instance, so that two run beside each other.
+//! The network of the guests of one Proteus: a network namespace of its own with a bridge in it. Nothing but
+//! an uplink, where an operator wants one, touches the host's own interfaces. Names derive from the instance, so that two run beside each other.
 
 mod dhcp;
 
@@ -8,7 +8,10 @@ mod filter;
 #[allow(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
 mod link;
 
+mod uplink;
+
 pub use filter::FilterError;
+pub use uplink::UplinkError;
 
 use crate::driver::{DriverError, SLOT_MAX};
 use crate::tool::{self, ToolError};
@@ -85,6 +88,9 @@ impl Network {
 
     /// Removes the namespace with all in it.
     pub async fn remove(&self) -> Result<(), ToolError> {
+        if let Err(error) = self.remove_uplink().await {
+            tracing::warn!(%error, "part of the guests' way out stays");
+        }
         if let Err(error) = self.end_dhcp() {
             tracing::warn!(%error, "files of the address server stay");
         }

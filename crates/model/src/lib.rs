@@ -12,6 +12,8 @@ pub mod setting;
 
 pub mod policy;
 
+pub mod uplink;
+
 pub mod capability;
 
 pub mod snapshot;

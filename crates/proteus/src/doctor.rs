@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use proteus_cli::argument::{Cli, OutputForm};
+use proteus_hypervisor::network::Network;
 use proteus_hypervisor::qemu::probe;
 use serde_json::json;
 use std::path::Path;
@@ -38,7 +39,25 @@ fn file(what: &'static str, path: &str, mend: &'static str, needed: bool) -> Fin
     Finding { what, wrong, mend, needed, seen: path.to_owned() }
 }
 
-async fn findings() -> Vec<Finding> {
+/// Whether guests reach the outside, by what is on the host.
+fn uplink(state: &Path) -> Finding {
+    let instance = crate::service::instance(state).ok();
+    let uplink = instance.and_then(|instance| Network::new(&instance).uplink());
+    let seen = match &uplink {
+        None => "off: guests reach nothing outside (`proteus host uplink enable`)".to_owned(),
+        Some(up) => format!("guests reach the outside over {} by {}", up.interface, up.link),
+    };
+    let broken = uplink.filter(|up| !Path::new("/proc/sys/net/ipv4/conf").join(&up.link).exists());
+    Finding {
+        what: "uplink",
+        wrong: broken.map(|up| format!("the link {} is gone", up.link)),
+        mend: "proteus host uplink enable",
+        needed: false,
+        seen,
+    }
+}
+
+async fn findings(state: &Path) -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
     let mut all = vec![
         Finding {
@@ -58,6 +77,7 @@ async fn findings() -> Vec<Finding> {
         file("guest memory", "/dev/shm", "mount -t tmpfs tmpfs /dev/shm", true),
         file("pressure", "/proc/pressure/cpu", "boot the host with psi=1", false),
         file("control groups", "/sys/fs/cgroup", "mount the control groups", true),
+        uplink(state),
     ];
     // A folder of its own: root must not write under a name that others can foresee.
     let probed = match tempfile::tempdir() {
@@ -85,7 +105,7 @@ async fn findings() -> Vec<Finding> {
 
 /// Looks, tells, and fails where something needed is missing.
 pub async fn doctor(cli: &Cli) -> Result<u8> {
-    let all = findings().await;
+    let all = findings(&cli.state).await;
     let lacking = all.iter().any(|finding| finding.needed && finding.wrong.is_some());
     if cli.output == OutputForm::Json {
         let rows: Vec<_> = all

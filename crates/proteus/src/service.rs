@@ -72,6 +72,9 @@ impl Service {
         for morph in control.recover().await.context("end the morphs that were cut short")? {
             tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");
         }
+        if let Err(error) = control.restore_uplink().await {
+            tracing::error!(%error, "guests reach nothing outside, though that is wanted");
+        }
         for (vm, error) in control.start_wanted().await? {
             tracing::error!(%vm, %error, "not started");
         }

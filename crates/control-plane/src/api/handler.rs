@@ -2,7 +2,10 @@
 
 mod snapshot;
 
+mod uplink;
+
 pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
+pub(super) use uplink::{disable_uplink, enable_uplink, uplink};
 
 use super::access::{Caller, TokenRecord};
 use super::refusal::Refusal;

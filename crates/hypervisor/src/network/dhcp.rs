@@ -6,6 +6,7 @@ use crate::driver::{DriverError, Seat};
 use crate::tool::{self, ToolError};
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -33,8 +34,10 @@ impl Network {
             return Ok(());
         }
         let dir = self.dhcp_dir();
-        let hosts = dir.join("hosts");
+        let (hosts, options) = (dir.join("hosts"), dir.join("options"));
         let made = fs::create_dir_all(&hosts)
+            .and_then(|()| fs::create_dir_all(&options))
+            .and_then(|()| fs::set_permissions(&options, Permissions::from_mode(0o755)))
             .and_then(|()| fs::set_permissions(&dir, Permissions::from_mode(0o755)))
             .and_then(|()| fs::set_permissions(&hosts, Permissions::from_mode(0o755)));
         let command = || format!("mkdir {}", hosts.display());
@@ -47,9 +50,19 @@ impl Network {
             (format!("--dhcp-hostsdir={hosts}"), format!("--dhcp-leasefile={}", leases.display()));
         let pid = format!("--pid-file={}", self.dhcp_pid_path().display());
         let interface = format!("--interface={BRIDGE}");
+        let options = format!("--dhcp-optsdir={}", options.display());
         let fixed = ["--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--port=0", "--no-ping"];
-        let own =
-            [&interface, "--bind-interfaces", "--dhcp-authoritative", &range, &router, &hosts, &leases, &pid];
+        let own = [
+            &interface,
+            "--bind-interfaces",
+            "--dhcp-authoritative",
+            &range,
+            &router,
+            &hosts,
+            &leases,
+            &pid,
+            &options,
+        ];
         let args: Vec<&str> =
             ["netns", "exec", self.namespace(), "dnsmasq"].into_iter().chain(fixed).chain(own).collect();
         tool::run("ip", &args, None).await.map(|_| ())
@@ -64,6 +77,28 @@ impl Network {
         let path = hosts.join(super::tap_name(seat.slot));
         let line = format!("{},{},{},infinite\n", seat.mac(), Self::address(seat.slot), seat.intent.name);
         fs::write(&path, line).map_err(DriverError::host(format!("write {}", path.display())))
+    }
+
+    /// Tells guests that ask for an address of these name servers from now on; of none where there are none.
+    pub(super) fn offer_dns(&self, servers: &[Ipv4Addr]) -> io::Result<()> {
+        let dir = self.dhcp_dir().join("options");
+        if !dir.is_dir() {
+            return Ok(());
+        }
+        let path = dir.join("uplink");
+        if servers.is_empty() {
+            if path.exists() {
+                fs::remove_file(&path)?;
+            }
+        } else {
+            let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            fs::write(&path, format!("option:dns-server,{}\n", list.join(",")))?;
+        }
+        // It sees new files by itself, and those that are gone only when told.
+        if let Some(pid) = self.dhcp_pid().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::HUP);
+        }
+        Ok(())
     }
 
     /// Ends dnsmasq and removes its files.

@@ -10,4 +10,6 @@ mod refusal;
 #[allow(dead_code, reason = "the morph test uses the rest")]
 mod server;
 
+mod uplink;
+
 mod whole;

@@ -5,8 +5,10 @@ use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
 use proteus_model::id::{MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
+use proteus_model::policy::Cidr;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
+use proteus_model::uplink::{InterfaceName, UplinkObserved};
 use proteus_model::vm::{PowerState, VmIntent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -336,6 +338,37 @@ pub struct HostView {
     pub version: String,
     /// Who disarmed the fleet, if somebody did.
     pub disarmed_by: Option<String>,
+}
+
+/// Asks for the guests' way out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkRequest {
+    /// The host's interface; none: that of its default route.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub interface: Option<InterfaceName>,
+    /// Name servers for guests that ask for an address; none: the host's own.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub dns: Vec<Ipv4Addr>,
+    /// Private networks behind the interface that guests may reach all the same: `192.168.7.0/24`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub allow: Vec<Cidr>,
+    /// Only say what would be made.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The guests' way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UplinkView {
+    /// Whether an operator wants one.
+    pub wanted: bool,
+    /// As it is, or, asked for with `dry_run`, as it would be.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub uplink: Option<UplinkObserved>,
 }
 
 /// Disarms or arms. Without a VM: everything.

@@ -8,6 +8,7 @@ use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
+use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, VmCounters, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +161,18 @@ pub struct ServiceObserved {
 pub trait Node: Send + Sync {
     /// What the host is and has.
     async fn host(&self) -> Result<HostReport, NodeError>;
+
+    /// The guests' way out as it is; `None`: there is none.
+    async fn uplink(&self) -> Result<Option<UplinkObserved>, NodeError>;
+
+    /// The guests' way out as it would be. Changes nothing.
+    async fn plan_uplink(&self, intent: &UplinkIntent) -> Result<UplinkObserved, NodeError>;
+
+    /// Makes the guests' way out. Idempotent.
+    async fn enable_uplink(&self, intent: &UplinkIntent) -> Result<UplinkObserved, NodeError>;
+
+    /// Takes it away with all that was changed for it. Idempotent.
+    async fn disable_uplink(&self) -> Result<(), NodeError>;
 
     /// Gives a VM its place. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
