@@ -10,6 +10,9 @@ use std::path::PathBuf;
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
 5 morph rolled back · 6 morph parked · 7 Proteus not reachable · 8 not allowed";
 
+/// Heading of the options that every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Reshapes virtual machines while they run.
 #[derive(Debug, Parser)]
 #[command(name = "proteus", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
@@ -18,22 +21,37 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = EVERYWHERE,
         env = "PROTEUS_STATE",
         default_value = "/var/lib/proteus",
         value_name = "DIR"
     )]
     pub state: PathBuf,
     /// Another server than the one on this host: http://ADDRESS:PORT or https://NAME:PORT.
-    #[arg(long, global = true, env = "PROTEUS_SERVER", value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "PROTEUS_SERVER", value_name = "URL")]
     pub server: Option<String>,
     /// Token for that server.
-    #[arg(long, global = true, env = "PROTEUS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        env = "PROTEUS_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
     pub token: Option<String>,
     /// Certificate authority of that server (PEM), for https.
-    #[arg(long, global = true, env = "PROTEUS_CA", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "PROTEUS_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// How answers are written.
-    #[arg(long, global = true, value_enum, default_value_t = OutputForm::Text, value_name = "FORM")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_enum,
+        default_value_t = OutputForm::Text,
+        value_name = "FORM"
+    )]
     pub output: OutputForm,
     /// What to do.
     #[command(subcommand)]
