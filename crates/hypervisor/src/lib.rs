@@ -15,4 +15,6 @@ mod cgroup;
 
 mod sparse;
 
+mod share;
+
 mod tool;
