@@ -332,7 +332,8 @@ pub struct VmCreate {
 /// Guests and images.
 #[derive(Debug, Subcommand)]
 pub enum Image {
-    /// Build guests and images: `small`, `debian`, or packages: `nginx`, `redis`, `postgresql`.
+    /// Build guests and images: `small`, `debian`, or packages: `nginx`, `redis`, `postgresql`;
+    /// for `bench agent` also `qemu-guest-agent`, `node-exporter`.
     Build {
         /// What to build.
         #[arg(required = true)]
@@ -567,5 +568,15 @@ pub enum Bench {
         /// Folder of guests and images: boots a real guest and measures each step on it.
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
+    },
+    /// What the guest agent costs in a real guest, beside QEMU's guest agent and Prometheus's node exporter in the
+    /// same guest, each asked once a second.
+    Agent {
+        /// Folder of guests and images: `small`, and to be beside them `qemu-guest-agent` and `node-exporter`.
+        #[arg(long, default_value = "/var/lib/proteus/images", value_name = "DIR")]
+        images: PathBuf,
+        /// For how long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
+        seconds: u32,
     },
 }

@@ -15,4 +15,6 @@ pub mod cgroup;
 
 mod sparse;
 
+mod share;
+
 mod tool;

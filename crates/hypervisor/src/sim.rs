@@ -186,6 +186,9 @@ impl Driver for SimDriver {
         }
         report.supports(Ability::ReplaceVmm, "simulated", Millis(20));
         report.supports(Ability::Snapshot, "simulated", Millis(300));
+        for weight in [Ability::StorageWeight, Ability::MemoryWeight, Ability::NetworkWeight] {
+            report.lacks(weight, "a simulated host divides nothing");
+        }
         report.limits.vcpus_max = sim.intent.vcpus_max;
         report.limits.memory_boot = sim.intent.memory;
         report.limits.hot_memory_max = sim.intent.memory_max.saturating_sub(sim.intent.memory);

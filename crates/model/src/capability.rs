@@ -13,6 +13,12 @@ pub enum Ability {
     Knob(KnobKind),
     /// Save disks and RAM together, and go back to them on request.
     Snapshot,
+    /// Divide disk operations between VMs by weight.
+    StorageWeight,
+    /// Reclaim memory of VMs in the order of their weights.
+    MemoryWeight,
+    /// Divide a line between VMs' links by weight.
+    NetworkWeight,
     /// Put a new VMM process under the running guest.
     ReplaceVmm,
 }
@@ -38,6 +44,9 @@ impl Ability {
                 KnobKind::AppPolicy => "app_policy",
             },
             Self::Snapshot => "snapshot",
+            Self::StorageWeight => "storage_weight",
+            Self::MemoryWeight => "memory_weight",
+            Self::NetworkWeight => "network_weight",
             Self::ReplaceVmm => "replace_vmm",
         }
     }

@@ -1,6 +1,8 @@
 //! `proteus bench`: what Proteus itself costs, each figure beside a baseline of the same run. Quote the ratios:
 //! absolute times are this machine's.
 
+mod agent;
+
 use crate::demo::host::Host;
 use crate::service;
 use anyhow::{Context, Result, ensure};
@@ -57,7 +59,10 @@ fn row(what: impl Into<String>, mut samples: Vec<Duration>, baseline: impl Into<
 
 /// Runs it.
 pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
-    let Bench::Morph { rounds, images } = bench;
+    let (rounds, images) = match bench {
+        Bench::Agent { images, seconds } => return agent::run(cli, images, *seconds).await,
+        Bench::Morph { rounds, images } => (rounds, images),
+    };
     let mut rows = simulated(*rounds).await?;
     rows.extend(start_times().await?);
     if let Some(images) = images {
@@ -240,7 +245,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     eprintln!("a real guest boots");
     let start = Instant::now();
-    host.create_vm_with("web", "nginx", images, vec![host.empty_disk("web").await?]).await?;
+    host.create_vm_with("web", &["nginx"], images, vec![host.empty_disk("web").await?]).await?;
     wait_serving(&host.client, "web", BOOT_LIMIT).await?;
     let booted = start.elapsed();
     let request = PlanRequest { profile: Some("web-frontend".into()), ..PlanRequest::default() };

@@ -1,6 +1,7 @@
 //! What a profile's resources and weights come to: vCPUs and cap, balloon and plugged memory, rates.
 
 use super::{Subject, Wishes};
+use proteus_model::capability::Ability;
 use proteus_model::profile::Profile;
 use proteus_model::profile::promise::Risk;
 use proteus_model::profile::quantity::Quantity;
@@ -167,15 +168,20 @@ fn wish_weights(weights: &ResourceWeights, subject: &Subject, wishes: &mut Wishe
         "share under contention",
         Risk::Low,
     );
-    for (name, ratio) in
-        [("memory", weights.memory), ("network", weights.network), ("storage_io", weights.storage_io)]
-    {
+    for (name, ratio, ability) in [
+        ("memory", weights.memory, Ability::MemoryWeight),
+        ("network", weights.network, Ability::NetworkWeight),
+        ("storage_io", weights.storage_io, Ability::StorageWeight),
+    ] {
         let factor = ResourceWeights::factor(ratio);
         if (factor - 1.0).abs() > 1e-6 {
-            wishes.notes.push(format!(
-                "resource_weights.{name}: {:.2} is recorded; nothing on this host divides {name} by weight yet",
-                ratio.get()
-            ));
+            // No setting turns it: a driver that reported it would have nothing to be told.
+            let why =
+                subject.capabilities.look_up(ability).err().unwrap_or("nothing of Proteus turns it yet");
+            let ratio = ratio.get();
+            wishes
+                .notes
+                .push(format!("resource_weights.{name}: {ratio:.2} is recorded and not turned: {why}"));
         }
     }
 }

@@ -181,3 +181,19 @@ fn a_snapshot_comes_first_and_its_undo_leaves_it() {
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }
+
+#[test]
+fn a_weight_that_is_not_turned_is_noted_with_the_hosts_own_reason() {
+    let wanted = profile("resource_weights: { cpu: 0.25, memory: 0.25, network: 0.1, storage_io: 0.4 }");
+    let mut subject = subject(None);
+    subject.capabilities.lacks(Ability::StorageWeight, "the device vda knows no weights");
+    let notes = wishes(&wanted, &subject).notes;
+    let of = |name: &str| notes.iter().find(|note| note.starts_with(&format!("resource_weights.{name}: ")));
+    assert_eq!(
+        of("storage_io").unwrap(),
+        "resource_weights.storage_io: 0.40 is recorded and not turned: the device vda knows no weights"
+    );
+    assert!(of("network").unwrap().ends_with("the driver does not report this ability"));
+    // A quarter is neutral: there is nothing to say.
+    assert_eq!(of("memory"), None);
+}

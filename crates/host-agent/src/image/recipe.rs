@@ -1,6 +1,8 @@
 //! What goes into a package image and how its service is run. A recipe is data: packages by name, files by content,
 //! a typed manifest; nothing of it is ever run on this host.
 
+mod beside;
+
 use super::ImageError;
 use proteus_protocol::guest::v1::ServiceManifest;
 use proteus_protocol::guest::v1::service::{
@@ -107,7 +109,7 @@ impl Recipe {
 }
 
 /// Names of all built-in recipes.
-pub const BUILT_IN: [&str; 3] = ["nginx", "redis", "postgresql"];
+pub const BUILT_IN: [&str; 5] = ["nginx", "redis", "postgresql", "qemu-guest-agent", "node-exporter"];
 
 /// A built-in recipe.
 pub fn built_in(name: &str) -> Result<Recipe, ImageError> {
@@ -115,6 +117,8 @@ pub fn built_in(name: &str) -> Result<Recipe, ImageError> {
         "nginx" => Ok(nginx()),
         "redis" => Ok(redis()),
         "postgresql" => Ok(postgresql()),
+        "qemu-guest-agent" => Ok(beside::qemu_guest_agent()),
+        "node-exporter" => Ok(beside::node_exporter()),
         _ => Err(ImageError::NoRecipe { given: name.to_owned(), known: BUILT_IN.join(", ") }),
     }
 }

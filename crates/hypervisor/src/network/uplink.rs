@@ -206,12 +206,8 @@ impl Network {
         if tool::run("ip", &["link", "show", "dev", &outer], None).await.is_ok() {
             tool::run("ip", &["link", "delete", "dev", &outer], None).await?;
         }
-        // Others of ours may have found the interface forwarding because of us: theirs to need.
-        let needed = json(&["link", "show"]).await?.iter().any(|link| {
-            link["ifname"].as_str().is_some_and(|name| name.len() == outer.len() && name.starts_with("pu"))
-        });
         let interface = now.interface.as_str();
-        if now.made_forward && !needed && forwarding(interface).exists() {
+        if now.made_forward && !self.hand_over(&now.interface).await? && forwarding(interface).exists() {
             fs::write(forwarding(interface), "0")
                 .map_err(host(format!("let {interface} forward no more")))?;
         }
@@ -224,6 +220,32 @@ impl Network {
         }
         let path = self.uplink_path();
         fs::remove_file(&path).map_err(host(format!("remove {}", path.display())))
+    }
+
+    /// Makes another instance, whose link uses the interface too, the one that ends its forwarding. `false`: there
+    /// is none.
+    async fn hand_over(&self, interface: &InterfaceName) -> Result<bool, UplinkError> {
+        let own = self.uplink_path();
+        for entry in fs::read_dir("/run").map_err(host("look for other instances"))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let id = name.strip_prefix("proteus-").and_then(|rest| rest.strip_suffix("-uplink.json"));
+            let Some(other) = id.map(Network::new).filter(|_| entry.path() != own) else { continue };
+            let Some(mut theirs) = other.uplink().filter(|theirs| theirs.interface == *interface) else {
+                continue;
+            };
+            // One of another network namespace stands for another host.
+            if tool::run("ip", &["link", "show", "dev", &theirs.link], None).await.is_err() {
+                continue;
+            }
+            theirs.made_forward = true;
+            let text = serde_json::to_vec_pretty(&theirs).map_err(io::Error::other);
+            let written = text.and_then(|text| fs::write(entry.path(), text));
+            written.map_err(host(format!("write {}", entry.path().display())))?;
+            let script = rule::host(&other.table(), &theirs);
+            tool::run("nft", &["-f", "-"], Some(script.as_bytes())).await?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     async fn forward_inside(&self, on: bool) -> io::Result<()> {

@@ -143,6 +143,7 @@ pub(super) async fn capabilities(driver: &QemuDriver, vm: &QemuVm) -> Capability
         None => report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500)),
         Some(why) => report.lacks(Ability::ReplaceVmm, why),
     }
+    crate::share::report(&mut report, intent);
     match super::snapshot::why_not(&vm.seat) {
         None => {
             let pause = super::snapshot::pause_max(driver, vm);

@@ -38,11 +38,11 @@ const RESTORING: &str = "restore a snapshot";
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
 /// What a snapshot takes beside the RAM: state of the devices (under 1 MiB) and tables of the disks.
 const BESIDE: Bytes = Bytes::mib(16);
-/// Pause to be told beforehand: this much, and 1.5 s per 100 MiB of RAM in use. Measured under emulation on two
-/// busy cores: 0.3 to 1.3 s for 93 MiB.
+/// Pause to be told beforehand: this much, and the time in which a slow, busy disk takes the RAM in use, 10 MiB a
+/// second. Measured on one machine: 0.3 to 1.3 s for 93 MiB, and 9.2 s for 99 MiB beside a compiler on that disk.
 const PAUSE_BASE: Millis = Millis(500);
 /// See [`PAUSE_BASE`].
-const PAUSE_PER_MIB: u64 = 15;
+const PAUSE_PER_MIB: u64 = 100;
 
 /// A snapshot whose work began; kept on disk until it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

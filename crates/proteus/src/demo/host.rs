@@ -42,6 +42,16 @@ fn spawn(state: &Path) -> Result<Child> {
         .context("start Proteus")
 }
 
+/// An image as `proteus image build` made it.
+fn image_of(images: &Path, image: &str) -> Result<ImageIntent> {
+    let sidecar = images.join(format!("{image}.json"));
+    let text = std::fs::read(&sidecar).with_context(|| format!("read {}", sidecar.display()))?;
+    let about: serde_json::Value = serde_json::from_slice(&text)?;
+    let digest = about["files"]["image"]["sha256"].as_str().context("the image has no digest")?;
+    let file = about["files"]["image"]["file"].as_str().context("the image has no file")?;
+    Ok(ImageIntent { name: image.parse()?, path: images.join(file), digest: digest.to_owned() })
+}
+
 impl Host {
     pub(crate) async fn start() -> Result<Self> {
         let state = std::env::temp_dir().join(format!("proteus-demo-{}", std::process::id()));
@@ -95,22 +105,17 @@ impl Host {
     }
 
     pub(crate) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
-        self.create_vm_with(name, image, images, Vec::new()).await
+        self.create_vm_with(name, &[image], images, Vec::new()).await
     }
 
-    /// The same with disks.
+    /// The same with several services, and with disks.
     pub(crate) async fn create_vm_with(
         &self,
         name: &str,
-        image: &str,
+        services: &[&str],
         images: &Path,
         disks: Vec<DiskIntent>,
     ) -> Result<()> {
-        let sidecar = images.join(format!("{image}.json"));
-        let text = std::fs::read(&sidecar).with_context(|| format!("read {}", sidecar.display()))?;
-        let about: serde_json::Value = serde_json::from_slice(&text)?;
-        let digest = about["files"]["image"]["sha256"].as_str().context("the image has no digest")?;
-        let file = about["files"]["image"]["file"].as_str().context("the image has no file")?;
         let intent = VmIntent {
             name: name.parse::<VmName>()?,
             vcpus: 1,
@@ -123,12 +128,8 @@ impl Host {
                 append: String::new(),
             },
             disks,
-            images: vec![ImageIntent {
-                name: image.parse()?,
-                path: images.join(file),
-                digest: digest.to_owned(),
-            }],
-            services: vec![image.parse()?],
+            images: services.iter().map(|image| image_of(images, image)).collect::<Result<_>>()?,
+            services: services.iter().map(|image| Ok(image.parse()?)).collect::<Result<_>>()?,
             autostart: false,
             labels: Default::default(),
             seed: None,

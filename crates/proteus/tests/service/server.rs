@@ -123,7 +123,9 @@ impl Instance {
         let mut left: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
         let places = ["/run/netns", "/dev/shm"].map(|dir| Path::new(dir).join(self.namespace()));
         let dhcp = PathBuf::from(format!("/run/{}-dhcp", self.namespace()));
-        let places = places.into_iter().chain([dhcp]).filter(|path| path.exists()).chain(self.group());
+        let uplink = PathBuf::from(format!("/run/{}-uplink.json", self.namespace()));
+        let places =
+            places.into_iter().chain([dhcp, uplink]).filter(|path| path.exists()).chain(self.group());
         left.extend(places.map(|path| path.display().to_string()));
         left
     }
@@ -147,6 +149,7 @@ impl Instance {
         }
         let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(self.namespace()));
         let _ = std::fs::remove_dir_all(format!("/run/{}-dhcp", self.namespace()));
+        let _ = std::fs::remove_file(format!("/run/{}-uplink.json", self.namespace()));
     }
 }
 

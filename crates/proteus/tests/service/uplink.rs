@@ -215,7 +215,6 @@ fn a_real_guest_gets_out() {
 #[test]
 fn what_cannot_be_a_way_out_is_refused_and_two_do_not_meet() {
     let world = World::make();
-    run(&format!("ip netns exec {} sysctl -q net.ipv4.conf.eth9.forwarding=1", world.host));
     let (mut one, mut two) = inside(&world.host, || (Server::start(), Server::start()));
     let before = world.state();
     let mut seen = String::new();
@@ -249,11 +248,13 @@ fn what_cannot_be_a_way_out_is_refused_and_two_do_not_meet() {
     };
     let (first, second) = (link(&one), link(&two));
     assert!(first.0 != second.0 && first.1 != second.1, "{first:?} {second:?}");
-    one.cli(&["host", "uplink", "disable"]).ok();
     world.plug_guest(&two.instance.namespace());
     let (_outside, to_outside) = listen(&world.outside, OUTSIDE);
+    assert!(reaches(&world.guest, to_outside), "the rules of the one are in the way of the other");
+    one.cli(&["host", "uplink", "disable"]).ok();
     assert!(reaches(&world.guest, to_outside), "the end of the one was the end of the other");
     two.cli(&["host", "uplink", "disable"]).ok();
+    // Forwarding too, which the first to go had turned on.
     assert_eq!(world.state(), before);
     for server in [&mut one, &mut two] {
         assert_eq!(server.terminate(Duration::from_secs(30)), Some(0));

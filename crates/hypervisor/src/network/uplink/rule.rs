@@ -28,9 +28,10 @@ pub(super) fn host(table: &str, uplink: &UplinkObserved) -> String {
             "iifname \"{link}\" ip daddr {server} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
         ));
     }
-    // An interface that forwards only because of us forwards for nobody else.
+    // An interface that forwards only because of us forwards for nobody else. Links of other instances have rules of
+    // their own.
     let only = match uplink.made_forward {
-        true => format!("iifname \"{out}\" oifname != \"{link}\" drop\n"),
+        true => format!("iifname \"{out}\" oifname != \"pu*\" drop\n"),
         false => String::new(),
     };
     format!(
