@@ -344,6 +344,9 @@ pub enum Image {
         /// The static guest agent.
         #[arg(long, default_value = "/usr/lib/proteus/proteus-guest", value_name = "FILE")]
         agent: PathBuf,
+        /// `debian` with cloud-init, in a folder `debian-cloud-init`; `vm create --user-data` gives it its seed.
+        #[arg(long)]
+        cloud_init: bool,
     },
 }
 

@@ -17,7 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} {}", small.kernel.display(), small.initramfs.display());
     for name in names {
         if name == "debian-12" {
-            let options = FullOptions { agent: Path::new(agent), extra_packages: &[], disk_mib: 2048 };
+            let options = FullOptions {
+                agent: Path::new(agent),
+                extra_packages: &[],
+                cloud_init: false,
+                disk_mib: 2048,
+            };
             println!("{}", build_full(&options, Path::new(out), &progress)?.disk.display());
             continue;
         }

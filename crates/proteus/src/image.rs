@@ -13,15 +13,16 @@ const DEBIAN_DISK_MIB: u64 = 2048;
 
 /// Builds what was asked for, one after the other.
 pub async fn build(image: &Image) -> Result<u8> {
-    let Image::Build { what, out, agent } = image;
+    let Image::Build { what, out, agent, cloud_init } = image;
+    let cloud_init = *cloud_init;
     for name in what {
         let (name, out, agent) = (name.clone(), out.clone(), agent.clone());
-        tokio::task::spawn_blocking(move || build_one(&name, &out, &agent)).await??;
+        tokio::task::spawn_blocking(move || build_one(&name, &out, &agent, cloud_init)).await??;
     }
     Ok(0)
 }
 
-fn build_one(name: &str, out: &Path, agent: &Path) -> Result<()> {
+fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<()> {
     let start = Instant::now();
     let progress = |what: &str| eprintln!("  {what}");
     let reused = match name {
@@ -34,9 +35,9 @@ fn build_one(name: &str, out: &Path, agent: &Path) -> Result<()> {
             guest.reused
         }
         "debian" => {
-            let options = FullOptions { agent, extra_packages: &[], disk_mib: DEBIAN_DISK_MIB };
+            let options = FullOptions { agent, extra_packages: &[], cloud_init, disk_mib: DEBIAN_DISK_MIB };
             let guest = build_full(&options, out, &progress)?;
-            let dir = out.join("debian");
+            let dir = out.join(if cloud_init { "debian-cloud-init" } else { "debian" });
             link(&dir, "vmlinuz", &guest.kernel)?;
             link(&dir, "initrd.img", &guest.initrd)?;
             link(&dir, "disk.qcow2", &guest.disk)?;

@@ -12,6 +12,13 @@ use std::path::{Path, PathBuf};
 /// Debian 12.
 pub const RELEASE: &str = "bookworm";
 const NAME: &str = "debian-12";
+const CLOUD_NAME: &str = "debian-12-cloud-init";
+/// The second brings what packages of the first ask for by another name, which debootstrap does not look up.
+const CLOUD_PACKAGES: [&str; 2] = ["cloud-init", "python3-cffi-backend"];
+/// Where cloud-init looks: only on the seed disk; asking networks for other sources would cost minutes of a start. And
+/// the one locale that a minimal system has.
+const CLOUD_FILE: (&str, &str) =
+    ("etc/cloud/cloud.cfg.d/90-proteus.cfg", "datasource_list: [ NoCloud, None ]\nlocale: C.UTF-8\n");
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Beside what a minimal system has.
 const PACKAGES: [&str; 9] =
@@ -26,6 +33,8 @@ pub struct FullOptions<'a> {
     pub agent: &'a Path,
     /// Packages beside the standard ones, as in `nginx`.
     pub extra_packages: &'a [String],
+    /// With cloud-init, which reads the seed of a VM.
+    pub cloud_init: bool,
     /// Size of the disk; what is not written takes no room.
     pub disk_mib: u64,
 }
@@ -140,10 +149,15 @@ pub fn build_full(
     progress("full guest: finding packages");
     let mut wanted: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
     wanted.extend(options.extra_packages.iter().cloned());
+    if options.cloud_init {
+        wanted.extend(CLOUD_PACKAGES.map(str::to_owned));
+    }
+    let name = if options.cloud_init { CLOUD_NAME } else { NAME };
+    let files: Vec<_> = GUEST_FILES.into_iter().chain(options.cloud_init.then_some(CLOUD_FILE)).collect();
     let packages = apt::closure(&wanted, scratch.path())?;
     let parts = (BUILDER_VERSION, &wanted, &packages, digest_file(options.agent)?, options.disk_mib);
-    let inputs = digest_of("a build's inputs", &(parts, DEB_FILES, GUEST_FILES))?;
-    if let Some(metadata) = dir.existing(NAME, &inputs) {
+    let inputs = digest_of("a build's inputs", &(parts, DEB_FILES, &files))?;
+    if let Some(metadata) = dir.existing(name, &inputs) {
         progress("full guest: up to date");
         return Ok(finished(&dir, metadata, true));
     }
@@ -156,7 +170,7 @@ pub fn build_full(
     let tree_text = tree.to_string_lossy().into_owned();
     let args = ["--variant=minbase", &include, RELEASE, &tree_text, &mirror];
     DEBOOTSTRAP.run("install Debian", scratch.path(), args)?;
-    furnish(&tree, &deb, scratch.path())?;
+    furnish(&tree, &files, &deb, scratch.path())?;
     let release = kernel_release(&tree)?;
     let packages = installed(&tree)?;
     progress("full guest: making the disk");
@@ -170,11 +184,11 @@ pub fn build_full(
     QEMU_IMG.run("make the disk", scratch.path(), args)?;
     let boot = tree.join("boot");
     let files = [
-        ("disk".to_owned(), dir.take(&qcow2, NAME, "qcow2")?),
+        ("disk".to_owned(), dir.take(&qcow2, name, "qcow2")?),
         ("kernel".to_owned(), dir.take(&boot.join(format!("vmlinuz-{release}")), "vmlinuz", "bin")?),
         ("initrd".to_owned(), dir.take(&boot.join(format!("initrd.img-{release}")), "initrd", "img")?),
     ];
-    let (name, kind) = (NAME.to_owned(), ImageKind::Full);
+    let (name, kind) = (name.to_owned(), ImageKind::Full);
     let metadata = ImageMetadata { name, version: release, kind, inputs, files: files.into(), packages };
     dir.publish(&metadata)?;
     Ok(finished(&dir, metadata, false))
@@ -187,8 +201,8 @@ fn finished(dir: &OutputDir, metadata: ImageMetadata, reused: bool) -> FullGuest
 }
 
 /// Makes the installed system a guest: network, the agent, nothing of the installation left.
-fn furnish(tree: &Path, deb: &Path, scratch: &Path) -> Result<(), ImageError> {
-    for (path, content) in GUEST_FILES {
+fn furnish(tree: &Path, files: &[(&str, &str)], deb: &Path, scratch: &Path) -> Result<(), ImageError> {
+    for (path, content) in files {
         write(tree, path, content)?;
     }
     let wants = tree.join("etc/systemd/system/multi-user.target.wants");

@@ -47,9 +47,18 @@ fn host<T>(what: &str, path: &Path, outcome: io::Result<T>) -> Result<T, DriverE
 
 /// Copies only what is data: holes stay holes, so that a copy takes what its guest uses.
 fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
-    let (mut source, mut target) = (File::open(from)?, File::create(to)?);
+    make_hole(from, to)?;
+    fill_hole(from, to)
+}
+
+/// An empty file of the same length.
+fn make_hole(from: &Path, to: &Path) -> io::Result<()> {
+    File::create(to)?.set_len(fs::metadata(from)?.len())
+}
+
+fn fill_hole(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut source, mut target) = (File::open(from)?, File::options().write(true).open(to)?);
     let length = source.metadata()?.len();
-    target.set_len(length)?;
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;
     while at < length {
@@ -74,9 +83,13 @@ fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn copy_in_background(from: &Path, to: &Path) -> Result<(), DriverError> {
+async fn copy_in_background(
+    from: &Path,
+    to: &Path,
+    copy: fn(&Path, &Path) -> io::Result<()>,
+) -> Result<(), DriverError> {
     let (source, target) = (from.to_owned(), to.to_owned());
-    let copied = tokio::task::spawn_blocking(move || copy_data(&source, &target)).await;
+    let copied = tokio::task::spawn_blocking(move || copy(&source, &target)).await;
     host("copy memory to", to, copied.unwrap_or_else(|error| Err(io::Error::other(error))))
 }
 
@@ -134,7 +147,7 @@ async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not come within 30 s");
     host("write", &state, moved.map_err(late))??;
     // Only now: devices write to the guest's memory until their state is out.
-    copy_in_background(&ram_path(&driver.ram_dir, &vm.seat, "ram"), &to.join("ram")).await?;
+    copy_in_background(&ram_path(&driver.ram_dir, &vm.seat, "ram"), &to.join("ram"), copy_data).await?;
     let (accelerator, machine) = (live.run.accelerator, live.run.machine.clone());
     let saved = Saved { accelerator, machine, plugged: live.run.plugged.clone() };
     let path = to.join("template.json");
@@ -155,7 +168,8 @@ pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Resu
         let why = format!("the template was saved on {was}, and this host runs guests on {is}");
         return Err(DriverError::NoAbility { what: CLONING, why });
     }
-    copy_in_background(&from.join("ram"), &ram_path(&driver.ram_dir, seat, "ram")).await?;
+    let (kept, ram) = (from.join("ram"), ram_path(&driver.ram_dir, seat, "ram"));
+    host("make", &ram, make_hole(&kept, &ram))?;
     let hot = ram_path(&driver.ram_dir, seat, "hot");
     host("make", &hot, File::create(&hot))?;
     let tap = driver.network.open_dark_tap(seat.slot).await?;
@@ -169,7 +183,11 @@ pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Resu
         incarnation: 0,
         plugged: saved.plugged,
     };
-    let (run, qmp) = process::launch(seat, &around, tap).await?;
+    // Both at once: a VMM that waits for its devices' state neither reads nor writes the guest's memory.
+    let copied = copy_in_background(&kept, &ram, fill_hole);
+    let (copied, launched) = tokio::join!(copied, process::launch(seat, &around, tap));
+    let (run, qmp) = launched?;
+    copied?;
     take_in(seat, &qmp, &from.join("state")).await?;
     // Off before the guest moves: its system then asks for an address anew when it comes on.
     set_link(seat, &qmp, false).await?;
