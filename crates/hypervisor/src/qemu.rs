@@ -47,12 +47,30 @@ const STALL_LIMIT: Duration = Duration::from_secs(8);
 /// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
 const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a look at a VM waits for what is being done to it; then it tells what was last seen.
+const LOOK_LIMIT: Duration = Duration::from_millis(300);
+
 /// A VM that runs.
 pub(crate) struct QemuVm {
     pub(crate) seat: Seat,
     pub(crate) group: Group,
     /// What changes over the VM's life; held over each operation, so that operations on a VM take turns.
     pub(crate) live: tokio::sync::Mutex<Live>,
+    /// What a look tells while something is being done to the VM. A snapshot of much memory takes seconds.
+    pub(crate) seen: Mutex<(PowerState, RunState)>,
+}
+
+impl QemuVm {
+    /// Writes down how the VM is, for looks that cannot wait.
+    pub(crate) fn keep_seen(&self, power: PowerState, run: &RunState) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = (power, run.clone());
+    }
+
+    /// What changes, or how the VM was last seen, where something is being done to it.
+    async fn look(&self) -> Result<tokio::sync::MutexGuard<'_, Live>, (PowerState, RunState)> {
+        let live = tokio::time::timeout(LOOK_LIMIT, self.live.lock()).await;
+        live.map_err(|_| self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 /// The changing part of a running VM.
@@ -133,8 +151,9 @@ impl QemuDriver {
         let group = group.map_err(DriverError::host(format!("make the control group of {}", seat.id)))?;
         let mut offered = seat.intent.images.clone();
         offered.extend(seat.attached.iter().cloned());
+        let seen = Mutex::new((PowerState::Running, run.clone()));
         let live = Live { qmp: Arc::new(qmp), run, offered };
-        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live) };
+        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
         Ok(())
@@ -279,21 +298,30 @@ impl Driver for QemuDriver {
 
     async fn power(&self, id: VmId) -> PowerState {
         let Ok(vm) = self.vm(id) else { return PowerState::Stopped };
-        let live = vm.live.lock().await;
+        let live = match vm.look().await {
+            Ok(live) => live,
+            // Without a process it is between two of them: stopped is only what nothing is being done to.
+            Err((power, run)) => return if process::lives(&run) { power } else { PowerState::Paused },
+        };
         if !process::lives(&live.run) {
             return PowerState::Stopped;
         }
-        match live.qmp.call("query-status", Value::Null).await {
+        let power = match live.qmp.call("query-status", Value::Null).await {
             Ok(status) if status["running"] == json!(true) => PowerState::Running,
             Ok(_) => PowerState::Paused,
             Err(_) => PowerState::Hung,
-        }
+        };
+        vm.keep_seen(power, &live.run);
+        power
     }
 
     async fn pid(&self, id: VmId) -> Option<u32> {
         let vm = self.vm(id).ok()?;
-        let live = vm.live.lock().await;
-        process::lives(&live.run).then_some(live.run.pid)
+        let run = match vm.look().await {
+            Ok(live) => live.run.clone(),
+            Err((_, run)) => run,
+        };
+        process::lives(&run).then_some(run.pid)
     }
 
     async fn doors(&self, id: VmId) -> Result<Doors, DriverError> {

@@ -13,6 +13,7 @@ use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{Applied, DriverError};
 use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, Millis};
+use proteus_model::vm::PowerState;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,6 +90,7 @@ pub(super) async fn replace(
     }
     live.qmp = Arc::new(qmp);
     live.run = run;
+    vm.keep_seen(PowerState::Running, &live.run);
     QemuDriver::gather_threads(vm, live).await?;
     Ok(Applied { took_ms: since(start), blackout_ms })
 }

@@ -23,7 +23,7 @@ use proteus_model::id::{DiskName, SnapshotName};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
-use proteus_model::vm::{DiskFormat, DiskIntent};
+use proteus_model::vm::{DiskFormat, DiskIntent, PowerState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -149,7 +149,11 @@ pub(super) async fn save(
     let paused_at = Instant::now();
     let saved = save_paused(vm, live, name, &files).await;
     let resumed = match ran {
-        true => vm_call(seat.id, &live.qmp, DOING, "cont", Value::Null).await.map(|_| ()),
+        true => {
+            let cont = vm_call(seat.id, &live.qmp, DOING, "cont", Value::Null).await;
+            vm.keep_seen(PowerState::Running, &live.run);
+            cont.map(|_| ())
+        }
         false => Ok(()),
     };
     let blackout_ms = if ran { since(paused_at) } else { Millis(0) };
@@ -184,6 +188,7 @@ async fn save_paused(
 ) -> Result<(), DriverError> {
     let id = vm.seat.id;
     vm_call(id, &live.qmp, DOING, "stop", Value::Null).await?;
+    vm.keep_seen(PowerState::Paused, &live.run);
     // A VMM that came by a replacement leaves shared memory out of what it writes, and all of it is shared.
     let whole = json!({"capabilities": [{"capability": "x-ignore-shared", "state": false}]});
     vm_call(id, &live.qmp, DOING, "migrate-set-capabilities", whole).await?;

@@ -31,7 +31,18 @@ async fn resident(guest: &Guest) -> u64 {
 
 async fn create(guest: &Guest, text: &str) {
     let before = resident(guest).await;
-    let applied = guest.driver.create_snapshot(guest.id(), &name(text)).await.unwrap();
+    let name_of = name(text);
+    // A look does not wait for the end, and tells of a VM that is there.
+    let looked = async {
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(guest.driver.power(guest.id()).await);
+        }
+        seen
+    };
+    let (applied, seen) = tokio::join!(guest.driver.create_snapshot(guest.id(), &name_of), looked);
+    let applied = applied.unwrap();
+    assert!(seen.iter().all(|p| matches!(p, PowerState::Running | PowerState::Paused)), "{seen:?}");
     let all = guest.driver.snapshots(&guest.seat).await.unwrap();
     let ram = all.iter().find(|snapshot| snapshot.name == name(text)).unwrap().ram;
     let after = resident(guest).await;
@@ -46,7 +57,14 @@ async fn create(guest: &Guest, text: &str) {
 async fn restore(guest: &Guest, text: &str) -> Channel {
     let before = resident(guest).await;
     let pid = guest.pid().await;
-    let applied = guest.driver.restore_snapshot(guest.id(), &name(text)).await.unwrap();
+    let name_of = name(text);
+    let looked = async {
+        tokio::task::yield_now().await;
+        guest.driver.power(guest.id()).await
+    };
+    let (applied, seen) = tokio::join!(guest.driver.restore_snapshot(guest.id(), &name_of), looked);
+    let applied = applied.unwrap();
+    assert_ne!(seen, PowerState::Stopped, "between two processes it is not stopped");
     assert_ne!(guest.pid().await, pid);
     println!(
         "restore {text}: blackout {}; on the host {before} → {} MiB",
