@@ -91,7 +91,7 @@ impl Network {
         if let Err(error) = self.remove_uplink().await {
             tracing::warn!(%error, "part of the guests' way out stays");
         }
-        if let Err(error) = self.end_dhcp() {
+        if let Err(error) = self.end_dhcp().await {
             tracing::warn!(%error, "files of the address server stay");
         }
         if self.exists() {

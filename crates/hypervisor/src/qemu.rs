@@ -342,9 +342,9 @@ impl Driver for QemuDriver {
 
     async fn read(&self, id: VmId, knob: &Knob) -> Result<Setting, DriverError> {
         let vm = self.vm(id)?;
-        let live = vm.live.lock().await;
+        let mut live = vm.live.lock().await;
         must_live(id, &live)?;
-        knob::read(self, &vm, &live, knob).await
+        knob::read(self, &vm, &mut live, knob).await
     }
 
     async fn apply(&self, id: VmId, setting: &Setting) -> Result<Applied, DriverError> {

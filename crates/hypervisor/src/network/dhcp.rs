@@ -9,6 +9,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Longest time that dnsmasq may take to end when asked; then it is made to.
+const END_LIMIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
 
 impl Network {
     /// Folder of what dnsmasq reads and writes. Not in the state folder: dnsmasq runs as a user of its own.
@@ -101,11 +106,18 @@ impl Network {
         Ok(())
     }
 
-    /// Ends dnsmasq and removes its files.
-    pub(super) fn end_dhcp(&self) -> io::Result<()> {
-        if let Some(pid) = self.dhcp_pid().and_then(rustix::process::Pid::from_raw) {
+    /// Ends dnsmasq, waits until it is gone, and removes its files.
+    pub(super) async fn end_dhcp(&self) -> io::Result<()> {
+        let start = Instant::now();
+        while let Some(pid) = self.dhcp_pid().and_then(rustix::process::Pid::from_raw) {
+            let patient = start.elapsed() < END_LIMIT;
+            let signal = if patient { rustix::process::Signal::TERM } else { rustix::process::Signal::KILL };
             // It may have ended between the look and the signal.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = rustix::process::kill_process(pid, signal);
+            if start.elapsed() > 2 * END_LIMIT {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "dnsmasq does not end"));
+            }
+            tokio::time::sleep(POLL).await;
         }
         match fs::remove_dir_all(self.dhcp_dir()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -8,10 +8,12 @@ pub(super) mod image;
 
 pub(super) mod memory;
 
-use super::{Live, QemuDriver, QemuVm, process};
+use super::process::{self, FilterNext};
+use super::{Live, QemuDriver, QemuVm};
 use crate::cgroup::CAP_MIN;
 use crate::driver::DriverError;
 use proteus_model::capability::{Ability, CapabilityReport};
+use proteus_model::policy::PacketPolicy;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::vm::VmCounters;
@@ -26,7 +28,7 @@ fn not_mine(knob: Knob) -> DriverError {
 pub(super) async fn read(
     driver: &QemuDriver,
     vm: &QemuVm,
-    live: &Live,
+    live: &mut Live,
     knob: &Knob,
 ) -> Result<Setting, DriverError> {
     let doing = |what: &str| DriverError::host(format!("read the {what} of {}", vm.seat.id));
@@ -50,7 +52,11 @@ pub(super) async fn read(
 
 /// The policy whose filter the kernel holds. A filter that is not the one last set is nobody's policy: refused,
 /// so that it is reported and left alone.
-async fn read_policy(driver: &QemuDriver, vm: &QemuVm, live: &Live) -> Result<Setting, DriverError> {
+async fn read_policy(driver: &QemuDriver, vm: &QemuVm, live: &mut Live) -> Result<Setting, DriverError> {
+    if let Some(FilterNext { to }) = live.run.filter_next.clone() {
+        // Setting it was cut short, before or after the kernel took it: it is set again, whole.
+        set_policy(driver, vm, live, to).await?;
+    }
     let fingerprint = driver.network.policy_fingerprint(vm.seat.slot).await?;
     if fingerprint.is_empty() {
         return Ok(Setting::NetworkPolicy { policy: None });
@@ -65,6 +71,19 @@ async fn read_policy(driver: &QemuDriver, vm: &QemuVm, live: &Live) -> Result<Se
             Err(DriverError::Unsupported { knob: Knob::NetworkPolicy, why })
         }
     }
+}
+
+/// Sets the filter that was announced, and writes down how the kernel lists it.
+async fn set_policy(
+    driver: &QemuDriver,
+    vm: &QemuVm,
+    live: &mut Live,
+    policy: Option<PacketPolicy>,
+) -> Result<(), DriverError> {
+    let fingerprint = driver.network.set_policy(vm.seat.slot, policy.as_ref()).await?;
+    live.run.filter = policy.map(|policy| (fingerprint, policy));
+    live.run.filter_next = None;
+    process::save_run_state(&vm.seat, &live.run)
 }
 
 /// Turns a knob and waits for its effect.
@@ -89,9 +108,9 @@ pub(super) async fn apply(
         Setting::DiskLimit { disk, limit } => disk::apply(vm, live, disk, *limit).await,
         Setting::NicRate { rate } => driver.network.set_nic_rate(vm.seat.slot, *rate).await,
         Setting::NetworkPolicy { policy } => {
-            let fingerprint = driver.network.set_policy(vm.seat.slot, policy.as_ref()).await?;
-            live.run.filter = policy.clone().map(|policy| (fingerprint, policy));
-            process::save_run_state(&vm.seat, &live.run)
+            live.run.filter_next = Some(FilterNext { to: policy.clone() });
+            process::save_run_state(&vm.seat, &live.run)?;
+            set_policy(driver, vm, live, policy.clone()).await
         }
         Setting::Image { image, digest } => image::apply(vm, live, image, digest.as_deref()).await,
         Setting::Vcpus { .. }

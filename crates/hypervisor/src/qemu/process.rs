@@ -37,9 +37,18 @@ pub(crate) struct RunState {
     /// Fingerprint and policy of the packet filter last set; see `network::filter`.
     #[serde(default)]
     pub filter: Option<(String, proteus_model::policy::PacketPolicy)>,
+    /// The packet filter that is being set: a restarted Proteus knows by it what it may find.
+    #[serde(default)]
+    pub filter_next: Option<FilterNext>,
     /// A snapshot that is being saved or restored: a restarted Proteus ends what was cut short.
     #[serde(default)]
     pub under_way: Option<super::snapshot::UnderWay>,
+}
+
+/// What a packet filter is about to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FilterNext {
+    pub to: Option<proteus_model::policy::PacketPolicy>,
 }
 
 /// What a launch needs beside the seat.
@@ -211,6 +220,7 @@ pub(crate) async fn launch(
         machine: around.machine.clone(),
         plugged: around.plugged.clone(),
         filter: None,
+        filter_next: None,
         under_way: None,
     };
     let connected = connect(seat, &run).await;
@@ -310,6 +320,7 @@ pub(crate) async fn end_unknown(seat: &Seat) -> bool {
         machine,
         plugged,
         filter: None,
+        filter_next: None,
         under_way: None,
     };
     kill(&run).await;

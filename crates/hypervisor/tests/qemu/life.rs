@@ -32,6 +32,7 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
     replace(&guest).await;
     // What a replacement takes over, a restarted Proteus must find too.
     adopt(&mut guest).await;
+    cut_short(&mut guest).await;
     freeze(&guest).await;
     kill(&guest).await;
     end(&guest).await;
@@ -53,6 +54,23 @@ async fn adopt(guest: &mut Guest) {
     assert_eq!(guest.driver.read(guest.id(), &Knob::CpuCap).await.unwrap(), cap);
     guest.driver.apply(guest.id(), &Setting::CpuCap { limit: None }).await.unwrap();
     assert_eq!(guest.capped_threads().len(), guest.driver.plugged_vcpus(guest.id()).await.unwrap() as usize);
+}
+
+/// Proteus dies between the kernel's taking a packet filter and writing down how it is listed.
+async fn cut_short(guest: &mut Guest) {
+    let policy =
+        PacketPolicy { rules: Vec::new(), ingress_default: Verdict::Accept, egress_default: Verdict::Drop };
+    let path = guest.seat.dir.join("run.json");
+    let mut run: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    run["filter_next"] = serde_json::json!({ "to": policy });
+    std::fs::write(&path, run.to_string()).unwrap();
+    guest.driver.network().set_policy(guest.seat.slot, Some(&policy)).await.unwrap();
+    let scratch = guest.seat.dir.parent().unwrap().to_owned();
+    guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+    assert!(guest.driver.adopt(&guest.seat).await.unwrap());
+    let found = guest.driver.read(guest.id(), &Knob::NetworkPolicy).await.unwrap();
+    assert_eq!(found, Setting::NetworkPolicy { policy: Some(policy) });
+    guest.driver.apply(guest.id(), &Setting::NetworkPolicy { policy: None }).await.unwrap();
 }
 
 /// Every knob away from its start.
