@@ -13,6 +13,9 @@ mod book;
 
 mod job;
 
+#[cfg(test)]
+mod tests;
+
 use super::command_line::{Sockets, ram_path};
 use super::process::{self, Launch, RunState};
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
@@ -54,8 +57,9 @@ pub(crate) enum UnderWay {
     Restoring(SnapshotName),
 }
 
-fn writable(seat: &Seat) -> impl Iterator<Item = &DiskIntent> {
-    seat.intent.disks.iter().filter(|disk| !disk.read_only)
+/// The disks that the VM writes to, as its VMM opens them: of an overlay the VM's own file, never its owner's.
+fn writable(seat: &Seat) -> impl Iterator<Item = DiskIntent> {
+    seat.disks().into_iter().filter(|disk| !disk.read_only)
 }
 
 /// Why this VM keeps no snapshots, if so.
@@ -85,7 +89,7 @@ fn node(disk: &DiskIntent) -> String {
 }
 
 fn nodes(seat: &Seat) -> Vec<String> {
-    writable(seat).map(node).collect()
+    writable(seat).map(|disk| node(&disk)).collect()
 }
 
 /// The VM's snapshots, oldest first.
@@ -203,10 +207,10 @@ async fn in_disks(vm: &QemuVm, live: &Live) -> Result<Vec<(DiskName, Vec<Value>)
     let flat = json!({"flat": true});
     let all = vm_call(vm.seat.id, &live.qmp, DOING, "query-named-block-nodes", flat).await?;
     let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
-    let of = |disk: &DiskIntent| {
-        let found = all.iter().find(|n| n["node-name"] == node(disk).as_str());
+    let of = |disk: DiskIntent| {
+        let found = all.iter().find(|n| n["node-name"] == node(&disk).as_str());
         let list = found.and_then(|n| n["image"]["snapshots"].as_array()).cloned().unwrap_or_default();
-        (disk.name.clone(), list)
+        (disk.name, list)
     };
     Ok(writable(&vm.seat).map(of).collect())
 }
