@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -47,7 +47,7 @@ const PAUSE_BASE: Millis = Millis(500);
 /// See [`PAUSE_BASE`].
 const PAUSE_PER_MIB: u64 = 100;
 
-/// A snapshot whose work began; kept on disk until it ended.
+/// A snapshot, or a template, whose work began; kept on disk until it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UnderWay {
@@ -55,6 +55,8 @@ pub(crate) enum UnderWay {
     Saving(SnapshotName),
     /// It is being restored: the VMM is new and its guest not there yet.
     Restoring(SnapshotName),
+    /// No snapshot: the VM is being saved into this folder as a template, and stands still.
+    Template(PathBuf),
 }
 
 /// The disks that the VM writes to, as its VMM opens them: of an overlay the VM's own file, never its owner's.
@@ -116,7 +118,7 @@ fn check_space(driver: &QemuDriver, seat: &Seat) -> Result<(), DriverError> {
 }
 
 /// Marks what is under way, durably.
-fn mark(seat: &Seat, run: &mut RunState, under_way: Option<UnderWay>) -> Result<(), DriverError> {
+pub(super) fn mark(seat: &Seat, run: &mut RunState, under_way: Option<UnderWay>) -> Result<(), DriverError> {
     run.under_way = under_way;
     process::save_run_state(seat, run)
 }
@@ -348,7 +350,8 @@ pub(super) async fn end_cut_short(
     live: &mut Live,
 ) -> Result<(), DriverError> {
     match live.run.under_way.clone() {
-        None => Ok(()),
+        // A template's end is its own.
+        None | Some(UnderWay::Template(_)) => Ok(()),
         Some(UnderWay::Saving(name)) => {
             job::wait_quiet(vm, live).await?;
             tracing::warn!(vm = %vm.seat.intent.name, snapshot = %name, "a snapshot was cut short; it is forgotten");
