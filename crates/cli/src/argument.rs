@@ -338,9 +338,9 @@ pub enum Image {
         /// What to build.
         #[arg(required = true)]
         what: Vec<String>,
-        /// Where to.
-        #[arg(long, default_value = "/var/lib/proteus/images", value_name = "DIR")]
-        out: PathBuf,
+        /// Where to; without: the folder `images` of the state.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
         /// The static guest agent.
         #[arg(long, default_value = "/usr/lib/proteus/proteus-guest", value_name = "FILE")]
         agent: PathBuf,

@@ -5,8 +5,9 @@ use proteus_hypervisor::driver::{SLOT_MAX, Seat};
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// All seats of a host.
@@ -37,11 +38,12 @@ fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sea
     move |source| SeatError::File { doing, path, source }
 }
 
-/// Writes a file so that a crash leaves the old one or the new one.
+/// Writes a file so that a crash leaves the old one or the new one. For nobody else to read: a seat holds what its
+/// owner keeps for the guest alone.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SeatError> {
     let next = path.with_extension("next");
     let write = || {
-        let mut file = File::create(&next)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&next, path)?;
@@ -66,6 +68,8 @@ impl Seats {
                 }
                 other => other.map_err(file_error("read", &path))?,
             };
+            // Once they were open to everybody.
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(file_error("close", &path))?;
             let seat: Seat = serde_json::from_slice(&text)
                 .map_err(|e| SeatError::Damaged { path: path.clone(), why: e.to_string() })?;
             let fence = fs::read_to_string(place.join("generation")).unwrap_or_default();

@@ -261,10 +261,16 @@ impl Driver for QemuDriver {
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
         let Some(run) = process::load_run_state(seat)? else {
-            if process::end_unknown(seat).await {
+            if process::end_unknown(seat, None).await {
                 self.sweep(seat).await?;
             }
             return Ok(false);
+        };
+        let run = if run.under_way.is_some() {
+            process::end_unknown(seat, Some(&run)).await;
+            run
+        } else {
+            replace::survivor(seat, run).await?
         };
         if !process::lives(&run) {
             process::wait_end(&run, process::KILL_LIMIT).await;
@@ -277,16 +283,28 @@ impl Driver for QemuDriver {
         let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
         self.take_up(seat, run, qmp).await?;
         let vm = self.vm(seat.id)?;
+        if template::end_cut_short(&vm, &mut *vm.live.lock().await).await? {
+            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+            self.sweep(seat).await?;
+            return Ok(false);
+        }
         let ended = snapshot::end_cut_short(self, &vm, &mut *vm.live.lock().await).await;
         self.ended_or_swept(&vm, ended).await.map(|()| true)
     }
 
     async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
         let vm = self.vm(id)?;
-        let live = vm.live.lock().await;
+        let (qmp, run) = {
+            let live = vm.live.lock().await;
+            (live.qmp.clone(), live.run.clone())
+        };
         // A hung or dead VMM does not answer; then only ending it is left.
-        let asked = live.qmp.call("system_powerdown", Value::Null).await.is_ok();
-        let by_itself = asked && process::wait_end(&live.run, grace.into()).await;
+        let asked = qmp.call("system_powerdown", Value::Null).await.is_ok();
+        // Not with the VM held: whoever looks at it meanwhile would wait for the guest's patience too.
+        let by_itself = asked && process::wait_end(&run, grace.into()).await;
+        let live = vm.live.lock().await;
+        // Another one may have taken its place meanwhile.
+        let by_itself = by_itself && !process::lives(&live.run);
         if !by_itself {
             process::kill(&live.run).await;
         }
@@ -400,9 +418,9 @@ impl Driver for QemuDriver {
 
     async fn save_template(&self, id: VmId, to: &Path) -> Result<(), DriverError> {
         let vm = self.vm(id)?;
-        let live = vm.live.lock().await;
+        let mut live = vm.live.lock().await;
         must_live(id, &live)?;
-        template::save(self, &vm, &live, to).await?;
+        template::save(self, &vm, &mut live, to).await?;
         process::kill(&live.run).await;
         drop(live);
         self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

@@ -100,6 +100,10 @@ pub struct VmIntent {
 
 /// Largest VM that Proteus makes; also what keeps arithmetic on sizes far from its ends.
 pub const VCPUS_MAX: u32 = 255;
+/// Most disks, a seed counted: what a machine of ours has places for.
+pub const DISKS_MAX: usize = 15;
+/// Most images at once: as many ports there are to plug them into.
+pub const IMAGES_MAX: usize = 8;
 /// See [`VCPUS_MAX`].
 pub const MEMORY_MAX: Bytes = Bytes(16 << 40);
 /// Least memory with which a Linux guest of ours starts.
@@ -138,6 +142,14 @@ impl VmIntent {
             || !self.memory_max.0.is_multiple_of(Bytes::mib(2).0)
         {
             return error("memory", "multiples of 2 MiB".into(), self.memory.to_string());
+        }
+        for (field, count, most) in [
+            ("disks", self.disks.len() + usize::from(self.seed.is_some()), DISKS_MAX),
+            ("images", self.images.len(), IMAGES_MAX),
+        ] {
+            if count > most {
+                return error(field, format!("at most {most}"), count.to_string());
+            }
         }
         let mut names: Vec<&str> = self.disks.iter().map(|d| d.name.as_str()).collect();
         names.extend(self.images.iter().map(|i| i.name.as_str()));
@@ -214,4 +226,42 @@ pub struct VmCounters {
     pub disk_read: Option<u64>,
     /// Bytes written to disks.
     pub disk_written: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_place_for_every_disk_and_image() {
+        let disk = |number: usize| DiskIntent {
+            name: format!("d{number}").parse().unwrap(),
+            path: PathBuf::from("/d"),
+            format: DiskFormat::Raw,
+            read_only: false,
+            overlay: false,
+        };
+        let image = |number: usize| ImageIntent {
+            name: format!("i{number}").parse().unwrap(),
+            path: PathBuf::from("/i"),
+            digest: String::new(),
+        };
+        let of = |disks: usize, images: usize| VmIntent {
+            name: "vm".parse().unwrap(),
+            vcpus: 1,
+            vcpus_max: 1,
+            memory: MEMORY_MIN,
+            memory_max: MEMORY_MIN,
+            boot: Boot::Firmware,
+            disks: (0..disks).map(disk).collect(),
+            images: (0..images).map(image).collect(),
+            services: Vec::new(),
+            autostart: false,
+            labels: BTreeMap::new(),
+            seed: None,
+        };
+        assert_eq!(of(DISKS_MAX, IMAGES_MAX).validate(), Ok(()));
+        assert_eq!(of(DISKS_MAX + 1, 0).validate().unwrap_err().field, "disks");
+        assert_eq!(of(1, IMAGES_MAX + 1).validate().unwrap_err().field, "images");
+    }
 }

@@ -12,8 +12,9 @@ use std::time::Instant;
 const DEBIAN_DISK_MIB: u64 = 2048;
 
 /// Builds what was asked for, one after the other.
-pub async fn build(image: &Image) -> Result<u8> {
+pub async fn build(state: &Path, image: &Image) -> Result<u8> {
     let Image::Build { what, out, agent, cloud_init } = image;
+    let out = out.clone().unwrap_or_else(|| state.join("images"));
     let cloud_init = *cloud_init;
     for name in what {
         let (name, out, agent) = (name.clone(), out.clone(), agent.clone());

@@ -43,7 +43,7 @@ async fn run(cli: Cli) -> u8 {
     let done = match &cli.command {
         Command::Serve(serve) => serve::serve(&cli.state, serve).await,
         Command::Doctor => doctor::doctor(&cli).await,
-        Command::Image(image) => image::build(image).await,
+        Command::Image(image) => image::build(&cli.state, image).await,
         Command::Store(store) => state::store(&cli, store).await,
         Command::Completion { shell } => {
             let mut text = Vec::new();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Ports into which images and disks are plugged live. `pcie.0` itself refuses hot-plug.
 pub(crate) const ROOT_PORTS: u8 = 8;
+const _: () = assert!(ROOT_PORTS as usize == proteus_model::vm::IMAGES_MAX, "a port for each image");
 /// Name of the guest channel's port; the agent looks for it.
 pub(crate) const AGENT_PORT: &str = "org.proteus.agent.0";
 /// Block size of plugged memory: the smallest that a Linux guest of x86-64 plugs.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -69,7 +69,7 @@ fn run_state_path(seat: &Seat) -> PathBuf {
 /// Writes a file so that a crash leaves the old one or the new one.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let next = path.with_extension("next");
-    let mut file = fs::File::create(&next)?;
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&next, path)?;
@@ -181,7 +181,8 @@ fn prepare(seat: &Seat, around: &Launch) -> io::Result<fs::File> {
     fs::File::create(seat.dir.join("qemu.log"))
 }
 
-/// Starts QEMU for `seat` and waits until it answers.
+/// Starts QEMU for `seat` and waits until it answers. Writes down that it is the VM's, unless it is still to take
+/// over from another: until it did, a restarted Proteus must find that one.
 pub(crate) async fn launch(
     seat: &Seat,
     around: &Launch,
@@ -231,7 +232,12 @@ pub(crate) async fn launch(
         .map_err(DriverError::host("start a thread"))?;
     match connected {
         Ok(qmp) => {
-            save_run_state(seat, &run)?;
+            let takes_over = around.incoming && around.incarnation > 0;
+            let kept = if takes_over { Ok(()) } else { save_run_state(seat, &run) };
+            if let Err(error) = kept {
+                kill(&run).await;
+                return Err(error);
+            }
             Ok((run, qmp))
         }
         Err(source) => {
@@ -300,31 +306,50 @@ fn get_descriptor(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Ends a VMM of this seat that nobody wrote down: Proteus was killed while it started. `true`: there was one.
-pub(crate) async fn end_unknown(seat: &Seat) -> bool {
+/// Every VMM of this seat that runs: (pid, incarnation).
+fn vmms_of(seat: &Seat) -> Vec<(u32, u32)> {
     let socket = format!("path={}/qmp.", seat.run_dir().display());
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ours = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = pids.filter_map(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"qemu-system-x86_64\0")
-            && line.windows(socket.len()).any(|part| part == socket.as_bytes())
+        if !line.starts_with(b"qemu-system-x86_64\0") {
+            return None;
+        }
+        let at = line.windows(socket.len()).position(|part| part == socket.as_bytes())? + socket.len();
+        let digits = line[at..].iter().take_while(|byte| byte.is_ascii_digit());
+        let number: String = digits.map(|byte| char::from(*byte)).collect();
+        Some((pid, number.parse().ok()?))
     });
-    let Some((pid, (start_ticks, _))) = ours.and_then(|pid| Some((pid, look_at(pid)?))) else { return false };
-    let (machine, plugged) = (String::new(), Plugged::default());
-    let accelerator = Accelerator::Tcg;
-    let run = RunState {
+    ours.collect()
+}
+
+/// The VMMs of this seat beside the one that was written down, as far as they can be told: a crash of Proteus in the
+/// middle of a replacement or of a start leaves them.
+pub(crate) fn unknown_vmms(seat: &Seat, known: Option<&RunState>) -> Vec<RunState> {
+    let others = vmms_of(seat).into_iter().filter(|(pid, _)| known.is_none_or(|known| known.pid != *pid));
+    let others = others.filter_map(|(pid, incarnation)| Some((pid, incarnation, look_at(pid)?.0)));
+    let told = |(pid, incarnation, start_ticks)| RunState {
         pid,
         start_ticks,
-        incarnation: 0,
-        accelerator,
-        machine,
-        plugged,
-        filter: None,
-        filter_next: None,
+        incarnation,
+        accelerator: known.map_or(Accelerator::Tcg, |known| known.accelerator),
+        machine: known.map(|known| known.machine.clone()).unwrap_or_default(),
+        plugged: known.map(|known| known.plugged.clone()).unwrap_or_default(),
+        filter: known.and_then(|known| known.filter.clone()),
+        filter_next: known.and_then(|known| known.filter_next.clone()),
         under_way: None,
     };
-    kill(&run).await;
-    true
+    others.map(told).collect()
+}
+
+/// Ends the VMMs of this seat that nobody wrote down: Proteus was killed while they started. `true`: there was one.
+pub(crate) async fn end_unknown(seat: &Seat, known: Option<&RunState>) -> bool {
+    let unknown = unknown_vmms(seat, known);
+    for run in &unknown {
+        kill(run).await;
+    }
+    !unknown.is_empty()
 }
 
 /// Removes what a VM that ended left behind.

@@ -7,10 +7,10 @@
 //! ```
 
 use super::command_line::Sockets;
-use super::process::{self, Launch};
+use super::process::{self, Launch, RunState};
 use super::qmp::Qmp;
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
-use crate::driver::{Applied, DriverError};
+use crate::driver::{Applied, DriverError, Seat};
 use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::PowerState;
@@ -61,16 +61,9 @@ pub(super) async fn replace(
         plugged: live.run.plugged.clone(),
     };
     let old_state = live.run.clone();
-    let (mut run, qmp) = match process::launch(&vm.seat, &around, tap).await {
-        Ok(pair) => pair,
-        Err(error) => {
-            process::save_run_state(&vm.seat, &old_state)?;
-            return Err(error);
-        }
-    };
+    // Until the new one has the guest, a restarted Proteus finds the old one, and asks both (`survivor`).
+    let (mut run, qmp) = process::launch(&vm.seat, &around, tap).await?;
     run.filter = old_state.filter.clone();
-    // Until the new one has the guest, a restarted Proteus must find the old one.
-    process::save_run_state(&vm.seat, &old_state)?;
     let moved = move_state(vm, live, &qmp).await;
     let blackout_ms = match moved {
         Ok(blackout) => blackout,
@@ -93,6 +86,71 @@ pub(super) async fn replace(
     vm.keep_seen(PowerState::Running, &live.run);
     QemuDriver::gather_threads(vm, live).await?;
     Ok(Applied { took_ms: since(start), blackout_ms })
+}
+
+/// After a crash: of the VMMs of a seat the one that has its guest; the others are ended.
+pub(super) async fn survivor(seat: &Seat, known: RunState) -> Result<RunState, DriverError> {
+    let mut all = process::unknown_vmms(seat, Some(&known));
+    if all.is_empty() {
+        return Ok(known);
+    }
+    tracing::warn!(vm = %seat.intent.name, "a replacement of its VMM was cut short");
+    let recorded = known.clone();
+    all.push(known);
+    all.retain(process::lives);
+    all.sort_by_key(|run| run.incarnation);
+    let Some(newest) = all.pop() else { return Ok(recorded) };
+    let start = Instant::now();
+    let kept = loop {
+        if runs(seat, &newest).await {
+            break newest;
+        }
+        // Nobody drives the move any more, but what was sent may still be on its way in.
+        if start.elapsed() >= MOVE_LIMIT || !process::lives(&newest) || any_keeps(seat, &all).await {
+            process::kill(&newest).await;
+            break all.pop().unwrap_or(newest);
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    for other in all.iter().filter(|other| other.pid != kept.pid) {
+        process::kill(other).await;
+    }
+    if !process::lives(&kept) {
+        return Ok(kept);
+    }
+    if !runs(seat, &kept).await {
+        // It stood still for the move, which did not happen.
+        let qmp = Qmp::connect(&Sockets::of(seat, kept.incarnation).qmp).await;
+        let doing = |source| DriverError::Vmm { vm: seat.id, doing: DOING, source };
+        vm_call(seat.id, &qmp.map_err(doing)?, DOING, "cont", Value::Null).await?;
+    }
+    process::save_run_state(seat, &kept)?;
+    Ok(kept)
+}
+
+/// Whether one of these VMMs runs its guest and is not about to give it away.
+async fn any_keeps(seat: &Seat, all: &[RunState]) -> bool {
+    for run in all {
+        let Ok(qmp) = Qmp::connect(&Sockets::of(seat, run.incarnation).qmp).await else { continue };
+        // In this order: one that runs after its move is known to have ended never gave the guest away.
+        let moves = qmp.call("query-migrate", Value::Null).await;
+        let over =
+            |status: Option<&str>| !matches!(status, Some("setup" | "active" | "device" | "pre-switchover"));
+        let status = qmp.call("query-status", Value::Null).await;
+        if moves.is_ok_and(|moves| over(moves["status"].as_str()))
+            && status.is_ok_and(|status| status["running"] == json!(true))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether this VMM's guest runs.
+async fn runs(seat: &Seat, run: &RunState) -> bool {
+    let Ok(qmp) = Qmp::connect(&Sockets::of(seat, run.incarnation).qmp).await else { return false };
+    let status = qmp.call("query-status", Value::Null).await;
+    status.is_ok_and(|status| status["running"] == json!(true))
 }
 
 /// Moves the device state; the pause that it cost.

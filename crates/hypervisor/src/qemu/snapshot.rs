@@ -13,6 +13,9 @@ mod book;
 
 mod job;
 
+#[cfg(test)]
+mod tests;
+
 use super::command_line::{Sockets, ram_path};
 use super::process::{self, Launch, RunState};
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
@@ -28,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +47,7 @@ const PAUSE_BASE: Millis = Millis(500);
 /// See [`PAUSE_BASE`].
 const PAUSE_PER_MIB: u64 = 100;
 
-/// A snapshot whose work began; kept on disk until it ended.
+/// A snapshot, or a template, whose work began; kept on disk until it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UnderWay {
@@ -52,10 +55,13 @@ pub(crate) enum UnderWay {
     Saving(SnapshotName),
     /// It is being restored: the VMM is new and its guest not there yet.
     Restoring(SnapshotName),
+    /// No snapshot: the VM is being saved into this folder as a template, and stands still.
+    Template(PathBuf),
 }
 
-fn writable(seat: &Seat) -> impl Iterator<Item = &DiskIntent> {
-    seat.intent.disks.iter().filter(|disk| !disk.read_only)
+/// The disks that the VM writes to, as its VMM opens them: of an overlay the VM's own file, never its owner's.
+fn writable(seat: &Seat) -> impl Iterator<Item = DiskIntent> {
+    seat.disks().into_iter().filter(|disk| !disk.read_only)
 }
 
 /// Why this VM keeps no snapshots, if so.
@@ -85,7 +91,7 @@ fn node(disk: &DiskIntent) -> String {
 }
 
 fn nodes(seat: &Seat) -> Vec<String> {
-    writable(seat).map(node).collect()
+    writable(seat).map(|disk| node(&disk)).collect()
 }
 
 /// The VM's snapshots, oldest first.
@@ -112,7 +118,7 @@ fn check_space(driver: &QemuDriver, seat: &Seat) -> Result<(), DriverError> {
 }
 
 /// Marks what is under way, durably.
-fn mark(seat: &Seat, run: &mut RunState, under_way: Option<UnderWay>) -> Result<(), DriverError> {
+pub(super) fn mark(seat: &Seat, run: &mut RunState, under_way: Option<UnderWay>) -> Result<(), DriverError> {
     run.under_way = under_way;
     process::save_run_state(seat, run)
 }
@@ -208,10 +214,10 @@ async fn in_disks(vm: &QemuVm, live: &Live) -> Result<Vec<(DiskName, Vec<Value>)
     let flat = json!({"flat": true});
     let all = vm_call(vm.seat.id, &live.qmp, DOING, "query-named-block-nodes", flat).await?;
     let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
-    let of = |disk: &DiskIntent| {
-        let found = all.iter().find(|n| n["node-name"] == node(disk).as_str());
+    let of = |disk: DiskIntent| {
+        let found = all.iter().find(|n| n["node-name"] == node(&disk).as_str());
         let list = found.and_then(|n| n["image"]["snapshots"].as_array()).cloned().unwrap_or_default();
-        (disk.name.clone(), list)
+        (disk.name, list)
     };
     Ok(writable(&vm.seat).map(of).collect())
 }
@@ -349,7 +355,8 @@ pub(super) async fn end_cut_short(
     live: &mut Live,
 ) -> Result<(), DriverError> {
     match live.run.under_way.clone() {
-        None => Ok(()),
+        // A template's end is its own.
+        None | Some(UnderWay::Template(_)) => Ok(()),
         Some(UnderWay::Saving(name)) => {
             job::wait_quiet(vm, live).await?;
             tracing::warn!(vm = %vm.seat.intent.name, snapshot = %name, "a snapshot was cut short; it is forgotten");

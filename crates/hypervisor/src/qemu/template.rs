@@ -13,6 +13,7 @@ use super::probe::Accelerator;
 use super::process::{self, Launch};
 use super::qmp::Qmp;
 use super::replace::wait_moved;
+use super::snapshot::{UnderWay, mark};
 use super::{Live, QemuDriver, QemuVm, vm_call};
 use crate::driver::{DriverError, Seat};
 use proteus_model::unit::Bytes;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -33,7 +34,10 @@ const CLONING: &str = "start the clone";
 /// Copied at once; a run of data in memory is often this long.
 const CHUNK: usize = 1 << 20;
 
-/// What a clone's VMM must be like: `template.json`, written last.
+/// Name of the file that is written last: with it, all of a template is there.
+const SAVED: &str = "template.json";
+
+/// What a clone's VMM must be like.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     accelerator: Accelerator,
@@ -53,7 +57,9 @@ fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
 
 /// An empty file of the same length.
 fn make_hole(from: &Path, to: &Path) -> io::Result<()> {
-    File::create(to)?.set_len(fs::metadata(from)?.len())
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(to)?.set_len(fs::metadata(from)?.len())
 }
 
 fn fill_hole(from: &Path, to: &Path) -> io::Result<()> {
@@ -101,7 +107,7 @@ fn keep_memory_out() -> Value {
 pub(super) async fn save(
     driver: &QemuDriver,
     vm: &QemuVm,
-    live: &Live,
+    live: &mut Live,
     to: &Path,
 ) -> Result<(), DriverError> {
     let id = vm.seat.id;
@@ -112,21 +118,45 @@ pub(super) async fn save(
     }
     host("make", to, fs::create_dir_all(to))?;
     host("close", to, fs::set_permissions(to, Permissions::from_mode(0o700)))?;
-    vm_call(id, &live.qmp, SAVING, "stop", Value::Null).await?;
-    let outcome = write_files(driver, vm, live, to).await;
+    mark(&vm.seat, &mut live.run, Some(UnderWay::Template(to.to_owned())))?;
+    let outcome = match vm_call(id, &live.qmp, SAVING, "stop", Value::Null).await {
+        Ok(_) => write_files(driver, vm, live, to).await,
+        Err(error) => Err(error),
+    };
     if outcome.is_err() {
-        // Refused where the state is out already; then the second goes on from there.
-        let _ = live.qmp.call("migrate_cancel", Value::Null).await;
-        let _ = live.qmp.call("cont", Value::Null).await;
-        let _ = fs::remove_dir_all(to);
+        let marked = go_on(vm, live, to).await;
+        return outcome.and(marked);
     }
     outcome
+}
+
+/// It is no template: lets the guest go on, and leaves nothing of what was written.
+async fn go_on(vm: &QemuVm, live: &mut Live, to: &Path) -> Result<(), DriverError> {
+    // Refused where the state is out already; then the second goes on from there.
+    let _ = live.qmp.call("migrate_cancel", Value::Null).await;
+    let _ = live.qmp.call("cont", Value::Null).await;
+    let _ = fs::remove_dir_all(to);
+    mark(&vm.seat, &mut live.run, None)
+}
+
+/// After a crash: a VM that was being saved goes on, unless all of it was saved. `true`: it was, and its VMM ended.
+pub(super) async fn end_cut_short(vm: &QemuVm, live: &mut Live) -> Result<bool, DriverError> {
+    let Some(UnderWay::Template(to)) = live.run.under_way.clone() else { return Ok(false) };
+    if to.join(SAVED).exists() {
+        process::kill(&live.run).await;
+        return Ok(true);
+    }
+    tracing::warn!(vm = %vm.seat.intent.name, "saving it as a template was cut short; it goes on");
+    go_on(vm, live, &to).await?;
+    Ok(false)
 }
 
 async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -> Result<(), DriverError> {
     let id = vm.seat.id;
     vm_call(id, &live.qmp, SAVING, "migrate-set-capabilities", keep_memory_out()).await?;
     let socket = vm.seat.run_dir().join("save");
+    // Left by one that was cut short.
+    let _ = fs::remove_file(&socket);
     let listener = host("listen at", &socket, UnixListener::bind(&socket))?;
     host("hand over", &socket, chown(&socket, Some(vm.seat.uid()), Some(vm.seat.uid())))?;
     let uri = json!({"uri": format!("unix:{}", socket.display())});
@@ -150,14 +180,14 @@ async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -
     copy_in_background(&ram_path(&driver.ram_dir, &vm.seat, "ram"), &to.join("ram"), copy_data).await?;
     let (accelerator, machine) = (live.run.accelerator, live.run.machine.clone());
     let saved = Saved { accelerator, machine, plugged: live.run.plugged.clone() };
-    let path = to.join("template.json");
+    let path = to.join(SAVED);
     let text = serde_json::to_vec_pretty(&saved).map_err(io::Error::other);
     host("write", &path, text.and_then(|text| process::write_whole(&path, &text)))
 }
 
 /// Starts a clone, dark.
 pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Result<(), DriverError> {
-    let path = from.join("template.json");
+    let path = from.join(SAVED);
     let saved: Saved = host(
         "read",
         &path,

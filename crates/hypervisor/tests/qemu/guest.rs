@@ -208,6 +208,15 @@ impl Guest {
         self.driver.pid(self.id()).await.unwrap()
     }
 
+    /// VMMs of this guest that run.
+    pub fn vmms(&self) -> Vec<u32> {
+        let of_qemu = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"qemu-system-x86_64\0")
+        };
+        self.clean.processes().into_iter().filter(of_qemu).collect()
+    }
+
     /// The guest channel; QEMU takes one client at a time.
     pub async fn channel(&self) -> Channel {
         let doors = self.driver.doors(self.id()).await.unwrap();

@@ -33,6 +33,8 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
     // What a replacement takes over, a restarted Proteus must find too.
     adopt(&mut guest).await;
     cut_short(&mut guest).await;
+    replace_cut_short(&mut guest).await;
+    template_cut_short(&mut guest).await;
     freeze(&guest).await;
     kill(&guest).await;
     end(&guest).await;
@@ -193,6 +195,47 @@ async fn replace(guest: &Guest) {
 }
 
 /// A VMM that hangs: a call ends in time and says so, and works again when the VMM does.
+/// Proteus starts again after it ended in the middle of something: one VMM is left, and it has the guest.
+async fn found_whole(guest: &mut Guest, when: &str) {
+    let scratch = guest.seat.dir.parent().unwrap().to_owned();
+    guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+    assert!(guest.driver.adopt(&guest.seat).await.unwrap(), "{when}");
+    assert_eq!(guest.driver.power(guest.id()).await, PowerState::Running, "{when}");
+    assert_eq!(guest.vmms().len(), 1, "{when}");
+    let mut channel = guest.channel().await;
+    let before: u64 = channel.sh("cat /tmp/count").await.parse().unwrap();
+    wait_for("the counter to go on", Duration::from_secs(30), async || {
+        let now: u64 = channel.sh("cat /tmp/count").await.parse().ok()?;
+        (now > before).then_some(())
+    })
+    .await;
+}
+
+/// Proteus dies while it replaces a VMM.
+async fn replace_cut_short(guest: &mut Guest) {
+    for millis in [20, 80, 120, 160, 200, 240, 280, 320, 400, 600] {
+        let limit = Duration::from_millis(millis);
+        let done = tokio::time::timeout(limit, guest.driver.replace_vmm(guest.id())).await;
+        println!(
+            "replacement cut short after {millis} ms: {}",
+            if done.is_ok() { "was done" } else { "cut" }
+        );
+        found_whole(guest, &format!("a replacement that was cut short after {millis} ms")).await;
+    }
+}
+
+/// Proteus dies while it saves a template: the VM goes on.
+async fn template_cut_short(guest: &mut Guest) {
+    let to = guest.seat.dir.join("template");
+    for millis in [1, 5, 20] {
+        let limit = Duration::from_millis(millis);
+        let done = tokio::time::timeout(limit, guest.driver.save_template(guest.id(), &to)).await;
+        assert!(done.is_err(), "ended within {millis} ms: {done:?}");
+        found_whole(guest, &format!("a template that was cut short after {millis} ms")).await;
+        assert!(!to.exists(), "left half of a template");
+    }
+}
+
 async fn freeze(guest: &Guest) {
     let pid = guest.pid().await;
     signal(pid, "-STOP");

@@ -6,6 +6,8 @@
 use super::CheckReport;
 use crate::store::{Change, Commit, Cursor, Event, Key, LeaseId, Outcome, Page, Record, Rev, StoreError};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// "PROT": tells our files from other databases.
@@ -70,8 +72,25 @@ fn key_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Key> {
     Key::new(text).map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error)))
 }
 
+/// Records hold what is for their owners alone. What SQLite makes beside the file has the file's own rights.
+fn close_to_others(path: &Path) -> Result<(), StoreError> {
+    let io = |source| StoreError::Io { doing: "close to others", path: path.to_owned(), source };
+    let closed = Permissions::from_mode(0o600);
+    let mut options = std::fs::File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+    file.set_permissions(closed.clone()).map_err(io)?;
+    for beside in ["db-wal", "db-shm"].map(|ending| path.with_extension(ending)) {
+        match std::fs::set_permissions(beside, closed.clone()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl Engine {
     pub(super) fn open(path: &Path, folder: &Path) -> Result<Self, StoreError> {
+        close_to_others(path)?;
         let connection = Connection::open(path).map_err(failed("open"))?;
         Self::prepare(connection, path, folder, MIGRATIONS)
     }

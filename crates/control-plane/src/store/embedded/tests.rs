@@ -153,6 +153,23 @@ fn a_full_disk_fails_the_commit_and_nothing_else() {
 }
 
 #[test]
+fn state_and_backup_are_for_nobody_else_to_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (state, backup) = (dir.path().join("state"), dir.path().join("backup.db"));
+    run(async {
+        let store = Embedded::open(&state, None).unwrap();
+        store.backup(&backup).await.unwrap();
+        let beside = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+        for path in beside.chain([backup.clone()]) {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        }
+        store.close().await;
+    });
+}
+
+#[test]
 fn a_backup_is_a_store_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let (home, copy) = (folder.path().join("home"), folder.path().join("copy"));

@@ -6,6 +6,7 @@ use super::{CheckReport, Probe};
 use crate::store::{Commit, Cursor, Event, Key, LeaseId, Outcome, Page, Record, Rev, StoreError};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -265,7 +266,8 @@ impl Worker {
     fn backup(&self, to: &Path) -> Result<(), StoreError> {
         let io = |doing| move |source| StoreError::Io { doing, path: to.to_owned(), source };
         // Makes the file itself, so that it is ours alone and never somebody else's: VACUUM takes an empty one.
-        let file = File::create_new(to).map_err(io("make the backup"))?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(to);
+        let file = file.map_err(io("make the backup"))?;
         let written = self.engine.vacuum_into(to).and_then(|()| file.sync_all().map_err(io("make durable")));
         if written.is_err() {
             // What is left of it is no backup. If it cannot be removed either, the first error still says why.
