@@ -66,9 +66,9 @@ fn vms_that_cannot_be() {
         For more information, try '--help'.
         exit 2
 
-        error: read /no/such/vmlinuz
-          because: No such file or directory (os error 2)
-        exit 1
+        error: --guest /no/such: there is no vmlinuz in it
+          hint: give a folder that `proteus image build small` or `debian` made
+        exit 2
 
         error: disks: expected a disk to boot from, found none
           hint: see `proteus vm create --help`
@@ -91,7 +91,7 @@ fn vms_that_cannot_be() {
         exit 4
 
         error: --disk "../a=/etc/passwd": expected NAME=FILE
-          hint: as in --disk root=/srv/web.qcow2
+          hint: as in --disk root=/srv/web.qcow2, or with ,overlay ,ro ,raw or ,qcow2 after it
         exit 2
 
         error: there is no VM nobody
@@ -154,9 +154,9 @@ fn what_is_said_of_them() -> expect_test::Expect {
           hint: chmod o+r DIR/closed.raw
         exit 4
 
-        error: make an overlay: qemu-img ended with exit status: 1: qemu-img: root.next: Image is not in qcow2 format
-        Could not open backing image.
-        exit 1
+        error: DIR/a.qcow2: its name says qcow2, its content does not
+          hint: if it is a raw disk, say so: --disk NAME=FILE,raw
+        exit 2
 
         error: DIR/plain.yaml:1:1: user-data: expected `#cloud-config` or `#!` at its beginning, found "hostname: a" (put `#cloud-config` alone on the first line; cloud-init ignores the file else)
           hint: see https://cloudinit.readthedocs.io
