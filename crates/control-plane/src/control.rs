@@ -3,6 +3,7 @@
 
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
+use crate::hand::Hands;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
@@ -11,7 +12,8 @@ use proteus_protocol::api::v1::AuditView;
 use proteus_protocol::node::v1::{Node, NodeError};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,6 +87,14 @@ pub enum ControlError {
         /// What is.
         scope: String,
     },
+    /// Whoever asks may not have it.
+    #[error("{what}")]
+    Forbidden {
+        /// What they may not have.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -103,6 +113,8 @@ pub struct Control {
     pub(crate) audit: Audit,
     pub(crate) clock: Clock,
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
+    pub(crate) hands: Hands,
+    pub(crate) shared_files: OnceLock<PathBuf>,
     events: broadcast::Sender<ControlEvent>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -118,10 +130,18 @@ impl Control {
             node,
             clock,
             running: Mutex::default(),
+            hands: Hands::default(),
+            shared_files: OnceLock::new(),
             events,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
+    }
+
+    /// The folder of guests and images that VMs of everybody may be made of. Until it is told there is none.
+    pub fn share_files(&self, dir: PathBuf) {
+        // Told once, when the parts are wired.
+        let _ = self.shared_files.set(dir);
     }
 
     /// Now.

@@ -20,9 +20,13 @@ use proteus_model::id::MorphId;
 use proteus_model::plan::{Goal, Plan};
 use proteus_model::unit::Millis;
 use proteus_model::verification::{Baseline, VerificationReport};
+use proteus_model::vm::PowerState;
 use serde_json::json;
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Pause before a morph is taken up again whose journal failed.
+const TAKE_UP_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a saga leaves the forward path.
 enum Stop {
@@ -30,7 +34,7 @@ enum Stop {
     GiveUp(String),
     /// Park, for this reason.
     Park(String),
-    /// The journal itself failed: nothing more may be done; recovery takes over at the next start.
+    /// The journal itself failed: nothing more may be done; it is taken up again later.
     Broken(ControlError),
 }
 
@@ -59,6 +63,8 @@ impl Control {
             });
         }
         record.generation = record.generation.next();
+        // A plan comes from outside: what is written down of it names the VM as it is called.
+        let plan = Plan { vm_name: record.intent.name.clone(), ..plan };
         let morph = Morph {
             id: MorphId::from_bits(self.records.fresh()),
             plan,
@@ -92,6 +98,12 @@ impl Control {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, abort.clone());
         let outcome = self.drive(id, &abort).await;
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Ok(morph) = &outcome
+            && !self.runs(morph.plan.vm).await
+        {
+            // It was stopped while the morph held its place.
+            self.withdraw_if_stopped(morph.plan.vm).await?;
+        }
         outcome
     }
 
@@ -195,6 +207,11 @@ impl Control {
         };
         let watched = self.watch(morph.plan.vm, verify.as_ref(), window, enough).await;
         self.check_may_go_on(journal, abort).await?;
+        // Where nothing is measured any more nothing shows harm.
+        let power = self.node.observe(journal.morph().plan.vm).await.map(|seen| seen.power);
+        if power.is_ok_and(|power| matches!(power, PowerState::Stopped | PowerState::Hung)) {
+            return Err(Stop::GiveUp("the VM does not run any more".into()));
+        }
         let unhealthy = names(&watched.unhealthy);
         let mut report =
             proteus_brain::verification::judge(verify.as_ref(), &baseline, &watched.stretches, &unhealthy);
@@ -256,28 +273,64 @@ impl Control {
         self.entry(&morph.actor, "morph.end", &subject, &why, evidence)
     }
 
+    /// Takes up a morph that was cut short, and ends it.
+    async fn take_up(&self, id: MorphId, why: &str) -> Result<Morph, ControlError> {
+        let mut journal = Journal::open(self, id).await?;
+        let morph = journal.morph();
+        let state = morph.state;
+        tracing::warn!(morph = %id, vm = %morph.plan.vm_name, state = state.word(), "found cut short");
+        let forward = match state {
+            State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
+            // What was applied is judged by a fresh window; the rest only goes on.
+            State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
+            State::Committed | State::RolledBack | State::Parked => false,
+        };
+        if forward {
+            let reason = format!("{why} while the morph was {}", state.word());
+            self.give_up(&mut journal, reason).await?;
+        }
+        drop(journal);
+        self.run_morph(id).await
+    }
+
+    /// Runs a morph to its end, also where its journal fails on the way (a full disk): it is tried again until that
+    /// is over, or Proteus ends.
+    pub async fn see_through(&self, id: MorphId) {
+        if let Err(error) = self.run_morph(id).await {
+            self.take_up_again(id, error).await;
+        }
+    }
+
+    async fn take_up_again(&self, id: MorphId, mut error: ControlError) {
+        let stopped = self.stopped();
+        loop {
+            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again");
+            if tokio::time::timeout(TAKE_UP_AGAIN, stopped.cancelled()).await.is_ok() {
+                return;
+            }
+            match self.take_up(id, "its journal could not be written").await {
+                Ok(_) => return,
+                Err(next) => error = next,
+            }
+        }
+    }
+
     /// Takes up every morph that a crash cut short, and ends it. How many there were.
-    pub async fn recover(&self) -> Result<Vec<Morph>, ControlError> {
+    pub async fn recover(self: &Arc<Self>) -> Result<Vec<Morph>, ControlError> {
         let mut ended = Vec::new();
         for (_, record) in self.records.list::<Morph>("morph/").await? {
             let morph = record.value;
             if morph.state.is_terminal() {
                 continue;
             }
-            tracing::warn!(morph = %morph.id, vm = %morph.plan.vm_name, state = morph.state.word(), "found cut short");
-            let mut journal = Journal::open(self, morph.id).await?;
-            let forward = match morph.state {
-                State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
-                // What was applied is judged by a fresh window; the rest only goes on.
-                State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
-                State::Committed | State::RolledBack | State::Parked => false,
-            };
-            if forward {
-                let reason = format!("Proteus stopped while the morph was {}", morph.state.word());
-                self.give_up(&mut journal, reason).await?;
+            match self.take_up(morph.id, "Proteus stopped").await {
+                Ok(morph) => ended.push(morph),
+                // A full disk must not keep Proteus from starting: its other VMs need it.
+                Err(error) => {
+                    let (control, id) = (self.clone(), morph.id);
+                    self.spawn(async move { control.take_up_again(id, error).await });
+                }
             }
-            drop(journal);
-            ended.push(self.run_morph(morph.id).await?);
         }
         Ok(ended)
     }

@@ -5,6 +5,8 @@ pub mod store;
 
 mod record;
 
+mod hand;
+
 pub mod audit;
 
 pub mod control;

@@ -83,6 +83,7 @@ impl Control {
         name: Option<&str>,
         actor: &str,
     ) -> Result<(Seen, StepCost), ControlError> {
+        let _turn = self.in_hand(self.vm(vm).await?.id).await;
         let record = self.free_vm(vm).await?.value;
         let taken = self.node.snapshots(record.id).await?;
         let free = || {
@@ -128,6 +129,7 @@ impl Control {
         actor: &str,
     ) -> Result<Restored, ControlError> {
         let name = parse(name)?;
+        let turn = self.in_hand(self.vm(vm).await?.id).await;
         let (snapshot, origin) = self.find_snapshot(vm, &name).await?;
         let Versioned { value: mut record, rev } = self.free_vm(vm).await?;
         // Plans that were made before it are no longer of this VM.
@@ -143,6 +145,8 @@ impl Control {
             self.note_restored(&record, &[]).await?;
         }
         let cost = restored?;
+        // A stop need not wait for a guest's agent.
+        drop(turn);
         let failed = match self.restore_settings(&record, AGENT_LIMIT).await {
             Ok(failed) => failed,
             Err(ControlError::Disarmed { scope }) => {
@@ -156,6 +160,7 @@ impl Control {
     /// Forgets a snapshot.
     pub async fn delete_snapshot(&self, vm: &str, name: &str, actor: &str) -> Result<(), ControlError> {
         let name = parse(name)?;
+        let _turn = self.in_hand(self.vm(vm).await?.id).await;
         let record = self.vm(vm).await?;
         self.find_snapshot(vm, &name).await?;
         self.node.delete_snapshot(record.id, &name).await?;

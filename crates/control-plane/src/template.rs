@@ -13,6 +13,7 @@ use std::sync::Arc;
 impl Control {
     /// Makes a running VM a template. It ends, and never runs again.
     pub async fn make_template(&self, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+        let _turn = self.in_hand(self.vm(name).await?.id).await;
         let record = self.vm(name).await?;
         if record.template.is_some() {
             return Ok(record);
@@ -57,6 +58,7 @@ impl Control {
         name: VmName,
         actor: &str,
     ) -> Result<VmRecord, ControlError> {
+        let _stays = self.kept(self.vm(template).await?.id).await;
         let source = self.vm(template).await?;
         let Some(disks) = source.template.clone() else {
             return Err(ControlError::Conflict {
@@ -71,6 +73,7 @@ impl Control {
         record.managed = source.managed.clone();
         record.wanted = true;
         record.restoring = !record.managed.is_empty();
+        let _turn = self.in_hand(record.id).await;
         let evidence = json!({ "template": source.intent.name });
         let rev = self.keep_new(&record, self.vm_entry(actor, "vm.clone", &record, evidence)).await?;
         let started = match self.admit(&record).await {

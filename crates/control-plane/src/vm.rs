@@ -15,7 +15,7 @@ use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What helps with a seed that cannot be.
@@ -125,6 +125,7 @@ impl Control {
         }
         check_files(&intent)?;
         let record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        let _turn = self.in_hand(record.id).await;
         let evidence = json!({ "intent": record.intent.without_secrets() });
         let rev = self.keep_new(&record, self.vm_entry(actor, "vm.create", &record, evidence)).await?;
         if let Err(error) = self.node.create(record.id, &record.intent).await {
@@ -211,6 +212,7 @@ impl Control {
     /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
     /// know nothing of them.
     pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+        let _turn = self.in_hand(self.vm(name).await?.id).await;
         let known = self.vm(name).await?;
         if known.template.is_some() {
             return Err(ControlError::Conflict {
@@ -237,6 +239,8 @@ impl Control {
 
     /// Stops a VM. `true`: the guest went by itself.
     pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
+        // A second stop may be less patient than the first.
+        let _turn = self.kept(self.vm(name).await?.id).await;
         let record = self.set_wanted(name, false, false, actor).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
         self.withdraw(record.id).await?;
@@ -248,6 +252,7 @@ impl Control {
 
     /// Removes a stopped VM with everything that Proteus made for it.
     pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<(), ControlError> {
+        let _turn = self.in_hand(self.vm(name).await?.id).await;
         let Versioned { value, rev } = self.find_vm(name).await?;
         if let Some(morph) = value.morph {
             return Err(ControlError::Conflict {
@@ -272,6 +277,7 @@ impl Control {
     /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
     /// or Proteus started. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
+        self.clear_table().await?;
         let mut failed = Vec::new();
         for record in self.vms().await? {
             let name = record.intent.name.clone();
@@ -292,9 +298,36 @@ impl Control {
     }
 }
 
-/// The files of a VM must be there, and its user must reach what is not handed to it: better said now than by QEMU
-/// later.
-fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
+impl Control {
+    /// Refuses files of the host that are not for everybody. A VM's disk becomes its guest's to read, and where it is
+    /// no overlay to write: whoever may name any file of the host would have it.
+    pub(crate) fn check_may_name(&self, intent: &VmIntent) -> Result<(), ControlError> {
+        let shared = self.shared_files.get().and_then(|dir| dir.canonicalize().ok());
+        let is_shared = |path: &Path| {
+            let whole = path.canonicalize().ok();
+            whole.zip(shared.as_deref()).is_some_and(|(whole, shared)| whole.starts_with(shared))
+        };
+        let refused = |what: String| {
+            ControlError::Forbidden {
+            what,
+            hint: "a token of the role operator makes VMs of what `proteus image build` made, and overlays over its \
+                   disks; any other file of the host takes the role admin"
+                .into(),
+        }
+        };
+        let own = intent.disks.iter().find(|disk| !disk.overlay && !disk.read_only);
+        if let Some(disk) = own {
+            return Err(refused(format!("disks: {} would be the guest's to write to", disk.path.display())));
+        }
+        match files(intent).find(|(_, path)| !is_shared(path)) {
+            Some((field, path)) => Err(refused(format!("{field}: {} is not for everybody", path.display()))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Every file of the host that a VM is made of, with the field that names it.
+fn files(intent: &VmIntent) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let boot = match &intent.boot {
         proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => {
             vec![("boot.kernel", kernel), ("boot.initrd", initrd)]
@@ -303,7 +336,13 @@ fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
     };
     let disks = intent.disks.iter().map(|disk| ("disks", &disk.path));
     let images = intent.images.iter().map(|image| ("images", &image.path));
-    for (field, path) in boot.into_iter().chain(disks).chain(images) {
+    boot.into_iter().chain(disks).chain(images)
+}
+
+/// The files of a VM must be there, and its user must reach what is not handed to it: better said now than by QEMU
+/// later.
+fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
+    for (field, path) in files(intent) {
         if !path.is_file() {
             return Err(ControlError::Invalid {
                 what: format!("{field}: there is no file {}", path.display()),

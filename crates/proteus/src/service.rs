@@ -68,6 +68,7 @@ impl Service {
         };
         let node = HostAgent::open(driver.clone(), reach, facts, state).await?;
         let control = Control::new(store.clone(), Arc::new(node), clock(), entropy());
+        control.share_files(state.join("images"));
         control.ensure_shipped_profiles().await.context("bring in the shipped profiles")?;
         for morph in control.recover().await.context("end the morphs that were cut short")? {
             tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");

@@ -1,4 +1,5 @@
-//! What each route does: from the wire to the control plane and back.
+//! What each route does: from the wire to the control plane and back. What changes a VM runs to its end also when
+//! the caller goes away: half of a start or of a clone would be a VM that nobody knows.
 
 mod snapshot;
 
@@ -28,7 +29,7 @@ use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
     AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
     DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use proteus_protocol::node::v1::ExecIntent;
 use serde::Deserialize;
@@ -114,8 +115,15 @@ pub(super) async fn create_vm(
     body: Body,
 ) -> Answer<VmView> {
     let intent: VmIntent = parse(&body)?;
-    let record = control.create_vm(intent, &caller.name).await?;
-    Ok(Json(view(&control, &record).await?))
+    if caller.role < Role::Admin {
+        control.check_may_name(&intent)?;
+    }
+    let runner = control.clone();
+    let work = async move {
+        let record = control.create_vm(intent, &caller.name).await?;
+        view(&control, &record).await
+    };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(super) async fn delete_vm(
@@ -123,7 +131,9 @@ pub(super) async fn delete_vm(
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
 ) -> Answer<()> {
-    Ok(Json(control.delete_vm(&vm, &caller.name).await?))
+    let runner = control.clone();
+    let work = async move { control.delete_vm(&vm, &caller.name).await };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(super) async fn start_vm(
@@ -131,8 +141,12 @@ pub(super) async fn start_vm(
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
 ) -> Answer<VmView> {
-    let record = control.start_vm(&vm, &caller.name).await?;
-    Ok(Json(view(&control, &record).await?))
+    let runner = control.clone();
+    let work = async move {
+        let record = control.start_vm(&vm, &caller.name).await?;
+        view(&control, &record).await
+    };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(super) async fn make_template(
@@ -140,8 +154,12 @@ pub(super) async fn make_template(
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
 ) -> Answer<VmView> {
-    let record = control.make_template(&vm, &caller.name).await?;
-    Ok(Json(view(&control, &record).await?))
+    let runner = control.clone();
+    let work = async move {
+        let record = control.make_template(&vm, &caller.name).await?;
+        view(&control, &record).await
+    };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(super) async fn clone_vm(
@@ -151,8 +169,12 @@ pub(super) async fn clone_vm(
     body: Body,
 ) -> Answer<VmView> {
     let request: CloneRequest = parse(&body)?;
-    let record = control.clone_vm(&vm, request.name, &caller.name).await?;
-    Ok(Json(view(&control, &record).await?))
+    let runner = control.clone();
+    let work = async move {
+        let record = control.clone_vm(&vm, request.name, &caller.name).await?;
+        view(&control, &record).await
+    };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(super) async fn stop_vm(
@@ -162,8 +184,9 @@ pub(super) async fn stop_vm(
     body: Body,
 ) -> Answer<StopView> {
     let request: StopRequest = parse(&body)?;
-    let by_itself = control.stop_vm(&vm, request.grace_ms, &caller.name).await?;
-    Ok(Json(StopView { by_itself }))
+    let runner = control.clone();
+    let work = async move { control.stop_vm(&vm, request.grace_ms, &caller.name).await };
+    Ok(Json(StopView { by_itself: runner.run_to_end(work).await? }))
 }
 
 pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {
@@ -279,14 +302,17 @@ pub(super) async fn begin_morph(
         let message = format!("{} is not supported here: {}", first.field, first.why);
         return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));
     }
-    let morph = control.begin_morph(request.plan, &caller.name).await?;
-    let (control, id) = (control.clone(), morph.id);
-    control.clone().spawn(async move {
-        if let Err(error) = control.run_morph(id).await {
-            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again at the next start");
-        }
-    });
-    Ok(Json(MorphView { morph }))
+    let runner = control.clone();
+    // Begun and run in one go: a morph that nobody runs would hold its VM.
+    let work = async move {
+        let morph = control.begin_morph(request.plan, &caller.name).await?;
+        let (control, id) = (control.clone(), morph.id);
+        control.clone().spawn(async move {
+            control.see_through(id).await;
+        });
+        Ok::<_, ControlError>(morph)
+    };
+    Ok(Json(MorphView { morph: runner.run_to_end(work).await? }))
 }
 
 pub(super) async fn morph(State(control): Shared, Path(id): Path<String>) -> Answer<MorphView> {

@@ -1,5 +1,6 @@
 //! Errors as HTTP answers: a status, a stable word, the message, its causes and a hint. Logged once, here.
 
+use crate::audit::AuditError;
 use crate::control::ControlError;
 use crate::record::RecordError;
 use crate::store::StoreError;
@@ -57,6 +58,7 @@ impl From<ControlError> for Refusal {
                     "profile" => "`proteus profile list` shows what there is",
                     "snapshot" => "`proteus vm snapshot list VM` shows what there is",
                     "morph" => "`proteus morph history` shows what there is",
+                    "version" => "`proteus morph history VM` shows what there is",
                     _ => "look at the list first",
                 };
                 (StatusCode::NOT_FOUND, "not_found", Some(list.to_owned()))
@@ -65,6 +67,7 @@ impl From<ControlError> for Refusal {
             ControlError::Invalid { hint, .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
             }
+            ControlError::Forbidden { hint, .. } => (StatusCode::FORBIDDEN, "forbidden", Some(hint.clone())),
             ControlError::Disarmed { .. } => (
                 StatusCode::LOCKED,
                 "disarmed",
@@ -89,7 +92,8 @@ impl From<ControlError> for Refusal {
             ControlError::Record(RecordError::Conflict { .. }) => {
                 (StatusCode::CONFLICT, "conflict", Some("try again".to_owned()))
             }
-            ControlError::Record(RecordError::Store(StoreError::DiskFull { .. })) => {
+            ControlError::Record(RecordError::Store(StoreError::DiskFull { .. }))
+            | ControlError::Audit(AuditError::Store { source: StoreError::DiskFull { .. }, .. }) => {
                 let hint = "nothing was changed; free space on the file system of the state folder";
                 (StatusCode::INSUFFICIENT_STORAGE, "storage", Some(hint.to_owned()))
             }

@@ -123,7 +123,7 @@ impl Control {
         }
     }
 
-    async fn runs(&self, vm: VmId) -> bool {
+    pub(crate) async fn runs(&self, vm: VmId) -> bool {
         self.node.observe(vm).await.is_ok_and(|seen| seen.power != PowerState::Stopped)
     }
 }

@@ -56,6 +56,38 @@ fn a_token_does_what_its_role_allows_until_it_is_revoked() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
 }
 
+#[test]
+fn an_operator_gives_no_file_of_the_host_to_a_guest() {
+    let server = Server::start();
+    let hand = token(&server, "hand", "operator");
+    let boss = token(&server, "boss", "admin");
+    let (images, outside) = (server.state().join("images"), server.dir.path().join("secret.raw"));
+    std::fs::create_dir_all(&images).unwrap();
+    let shared = images.join("disk.raw");
+    for path in [&shared, &outside] {
+        std::fs::write(path, "x").unwrap();
+    }
+    // A way out of the folder is no way in.
+    let link = images.join("link.raw");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    let create = |token: &str, name: &str, path: &Path, how: &str| {
+        let mut disk = json!({ "name": "root", "path": path, "format": "raw" });
+        if !how.is_empty() {
+            disk[how] = json!(true);
+        }
+        let intent = json!({ "name": name, "vcpus": 1, "vcpus_max": 1, "memory": 268_435_456u64,
+            "memory_max": 268_435_456u64, "boot": { "from": "firmware" }, "disks": [disk] });
+        server.tcp("POST", "/api/v1/vms", Some(token), intent.to_string().as_bytes()).0
+    };
+    for how in ["", "overlay", "read_only"] {
+        assert_eq!(create(&hand, "a", &outside, how), 403, "{how} outside");
+        assert_eq!(create(&hand, "a", &link, how), 403, "{how} by a link");
+    }
+    assert_eq!(create(&hand, "a", &shared, ""), 403, "what all share would be written to");
+    assert_eq!(create(&hand, "a", &shared, "read_only"), 200);
+    assert_eq!(create(&boss, "b", &outside, ""), 200);
+}
+
 fn openssl(dir: &Path, words: &str) {
     let output = Command::new("openssl").current_dir(dir).args(words.split(' ')).output();
     let output = output.expect("the program openssl makes the certificates of this test");
