@@ -116,19 +116,9 @@ impl Control {
         .await
     }
 
-    /// Takes a VM out of the table that a morph held when it was stopped, or that ended by itself meanwhile.
-    pub(crate) async fn withdraw_if_stopped(&self, vm: VmId) -> Result<(), ControlError> {
-        let _turn = self.in_hand(vm).await;
-        if self.runs(vm).await { Ok(()) } else { self.withdraw(vm).await }
-    }
-
-    /// Takes everything out of the table that does not run: what a crash left in it.
-    pub async fn clear_table(&self) -> Result<(), ControlError> {
-        let listed: Vec<VmId> = self.table().await?.0.vms().keys().copied().collect();
-        for vm in listed {
-            self.withdraw_if_stopped(vm).await?;
-        }
-        Ok(())
+    /// The VMs in the table.
+    pub(crate) async fn admitted(&self) -> Result<Vec<VmId>, ControlError> {
+        Ok(self.table().await?.0.vms().keys().copied().collect())
     }
 
     /// The table, for people and programs.

@@ -1,5 +1,7 @@
 //! The VMs: made, started, stopped, removed. A VM's record is its truth; the node's seat follows from it.
 
+mod ended;
+
 mod restore;
 
 use crate::audit::AuditRecord;
@@ -277,7 +279,7 @@ impl Control {
     /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
     /// or Proteus started. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
-        self.clear_table().await?;
+        self.clear_ended().await?;
         let mut failed = Vec::new();
         for record in self.vms().await? {
             let name = record.intent.name.clone();

@@ -79,6 +79,7 @@ impl Service {
         for (vm, error) in control.start_wanted().await? {
             tracing::error!(%vm, %error, "not started");
         }
+        control.watch_for_ends();
         Ok(Self { control, store, driver })
     }
 

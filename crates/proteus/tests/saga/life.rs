@@ -4,6 +4,7 @@
 use crate::support::{Bench, bench, intent, start_vm};
 use crate::{morph, plan};
 use proteus_control_plane::control::ControlEvent;
+use proteus_hypervisor::driver::Driver;
 use proteus_model::execution::State;
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
@@ -51,6 +52,24 @@ async fn what_does_not_run_is_taken_out_of_the_table_at_the_next_start() {
     bench.control.recover().await.unwrap();
     assert!(bench.control.start_wanted().await.unwrap().is_empty());
     assert_eq!(listed(&bench, vm).await, (false, false));
+}
+
+#[tokio::test]
+async fn a_vm_that_ended_by_itself_gives_back_what_it_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    bench.control.clear_ended().await.unwrap();
+    assert_eq!(listed(&bench, vm).await, (true, true), "it runs");
+    bench.sim.stop(vm, Millis(0)).await.unwrap();
+    let mut events = bench.control.events();
+    bench.control.watch_for_ends();
+    while !matches!(events.recv().await.unwrap(), ControlEvent::Vm { what: "ended", .. }) {}
+    assert_eq!(listed(&bench, vm).await, (false, false));
+    let view = bench.control.audit_view().await.unwrap();
+    assert_eq!(view.entries.last().unwrap()["action"], "vm.ended");
+    bench.control.start_vm("web", "test").await.unwrap();
+    assert_eq!(listed(&bench, vm).await, (true, true));
 }
 
 #[tokio::test]

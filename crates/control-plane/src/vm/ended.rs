@@ -1,0 +1,57 @@
+//! Notices VMs that ended by themselves, as a guest that powers off or a VMM that dies, and gives back what they held:
+//! their memory on the host and their place in the allocation table. They are not started again by this.
+
+use crate::control::{Control, ControlError};
+use proteus_model::id::VmId;
+use proteus_model::unit::Millis;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl Control {
+    /// Gives back what a VM holds, if it does not run.
+    pub(crate) async fn withdraw_if_stopped(&self, vm: VmId) -> Result<(), ControlError> {
+        let _turn = self.in_hand(vm).await;
+        if self.runs(vm).await {
+            return Ok(());
+        }
+        // What is left of it on the host; a VM that is gone whole, or is no longer known, has nothing.
+        let _ = self.node.stop(vm, Millis(0)).await;
+        if !self.admitted().await?.contains(&vm) {
+            return Ok(());
+        }
+        self.withdraw(vm).await?;
+        if let Ok(record) = self.vm(&vm.to_string()).await {
+            let mut entry = self.vm_entry("proteus", "vm.ended", &record, json!({}));
+            entry.why = "it does not run any more".into();
+            self.audit.append(entry).await?;
+            self.tell_vm(&record, "ended");
+        }
+        Ok(())
+    }
+
+    /// Gives back what VMs hold that do not run: those that ended by themselves, and what a crash left.
+    pub async fn clear_ended(&self) -> Result<(), ControlError> {
+        for vm in self.admitted().await? {
+            if !self.runs(vm).await {
+                self.withdraw_if_stopped(vm).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does that again and again until Proteus ends.
+    pub fn watch_for_ends(self: &Arc<Self>) {
+        let (control, stopped) = (self.clone(), self.stopped());
+        self.spawn(async move {
+            while tokio::time::timeout(LOOK, stopped.cancelled()).await.is_err() {
+                if let Err(error) = control.clear_ended().await {
+                    tracing::warn!(%error, "what ended VMs held is not given back yet");
+                }
+            }
+        });
+    }
+}
