@@ -110,6 +110,10 @@ impl Cleaner {
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("vm/qemu.log")).unwrap_or_default();
+            eprintln!("VMMs that still run: {:?}; what the last one said: {log:?}", self.processes());
+        }
         for pid in self.processes() {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
             let start = Instant::now();
