@@ -83,6 +83,13 @@ pub struct Guest {
     clean: Cleaner,
 }
 
+/// Removes a control group and those below it, as far as nothing runs in them.
+fn remove_groups(group: &Path) {
+    let children = std::fs::read_dir(group).into_iter().flatten().flatten();
+    children.filter(|child| child.path().is_dir()).for_each(|child| remove_groups(&child.path()));
+    let _ = std::fs::remove_dir(group);
+}
+
 /// Ends and removes everything of an instance, by its own folder and names.
 struct Cleaner {
     dir: tempfile::TempDir,
@@ -126,10 +133,12 @@ impl Drop for Cleaner {
             let _ = Command::new("ip").args(["netns", "delete", &space]).status();
         }
         let group = group_dir(&self.instance);
-        for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(child.path());
+        // A killed VMM's last threads leave after its first: until then its group is busy.
+        let start = Instant::now();
+        while group.exists() && start.elapsed() < Duration::from_secs(20) {
+            remove_groups(&group);
+            std::thread::park_timeout(Duration::from_millis(10));
         }
-        let _ = std::fs::remove_dir(group);
         let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(space));
         let _ = std::fs::remove_dir_all(self.dhcp());
     }
