@@ -27,6 +27,8 @@ pub(crate) async fn follow(client: &Client, id: MorphId) -> Result<Morph, Client
         if morph.state.is_terminal() {
             return Ok(morph);
         }
+        // Each of its steps, and its windows, have limits where they are taken: a morph ends. Who leaves earlier
+        // leaves it running.
         tokio::time::sleep(INTERVAL).await;
     }
 }

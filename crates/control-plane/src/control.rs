@@ -219,19 +219,6 @@ impl Control {
         }
     }
 
-    /// Writes an audit entry of an act that changes no record.
-    pub(crate) async fn write_audit(
-        &self,
-        actor: &str,
-        action: &str,
-        subject: &str,
-        why: &str,
-        evidence: serde_json::Value,
-    ) -> Result<(), ControlError> {
-        self.audit.append(self.entry(actor, action, subject, why, evidence)).await?;
-        Ok(())
-    }
-
     /// The last entries of the audit log, and whether its chain holds.
     pub async fn audit_view(&self) -> Result<AuditView, ControlError> {
         let entries = self.audit.tail(AUDIT_SHOWN).await?;

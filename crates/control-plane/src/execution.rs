@@ -365,7 +365,8 @@ impl Control {
             }
         }
         let subject = format!("vm/{}", morph.plan.vm_name);
-        self.write_audit(actor, "morph.abort", &subject, "asked for", json!({ "morph": id })).await?;
+        let entry = self.entry(actor, "morph.abort", &subject, "asked for", json!({ "morph": id }));
+        self.audit.append(entry).await?;
         Ok(morph)
     }
 

@@ -212,18 +212,10 @@ mod tests {
         let driver = SimDriver::open(dir.path()).unwrap();
         let image = ImageIntent { name: "nginx".parse().unwrap(), path: "/x".into(), digest: "d".into() };
         let intent = VmIntent {
-            name: "a".parse().unwrap(),
-            vcpus: 1,
             vcpus_max: 2,
-            memory: Bytes::mib(256),
             memory_max: Bytes::mib(512),
-            boot: Boot::Firmware,
-            disks: Vec::new(),
             images: vec![image],
-            services: Vec::new(),
-            autostart: false,
-            labels: Default::default(),
-            seed: None,
+            ..VmIntent::new("a".parse().unwrap(), Boot::Firmware, Bytes::mib(256))
         };
         let seat = Seat {
             id: VmId::from_bits(7),

@@ -122,6 +122,24 @@ pub struct IntentError {
 }
 
 impl VmIntent {
+    /// A VM of one vCPU and so much memory, neither of which can grow, without disks, images and services.
+    pub fn new(name: VmName, boot: Boot, memory: Bytes) -> Self {
+        Self {
+            name,
+            vcpus: 1,
+            vcpus_max: 1,
+            memory,
+            memory_max: memory,
+            boot,
+            disks: Vec::new(),
+            images: Vec::new(),
+            services: Vec::new(),
+            autostart: false,
+            labels: BTreeMap::new(),
+            seed: None,
+        }
+    }
+
     /// The same without what only its guest may read: for views and records of what was done.
     pub fn without_secrets(&self) -> Self {
         Self { seed: self.seed.as_ref().map(SeedIntent::hidden), ..self.clone() }
@@ -247,18 +265,9 @@ mod tests {
             digest: String::new(),
         };
         let of = |disks: usize, images: usize| VmIntent {
-            name: "vm".parse().unwrap(),
-            vcpus: 1,
-            vcpus_max: 1,
-            memory: MEMORY_MIN,
-            memory_max: MEMORY_MIN,
-            boot: Boot::Firmware,
             disks: (0..disks).map(disk).collect(),
             images: (0..images).map(image).collect(),
-            services: Vec::new(),
-            autostart: false,
-            labels: BTreeMap::new(),
-            seed: None,
+            ..VmIntent::new("vm".parse().unwrap(), Boot::Firmware, MEMORY_MIN)
         };
         assert_eq!(of(DISKS_MAX, IMAGES_MAX).validate(), Ok(()));
         assert_eq!(of(DISKS_MAX + 1, 0).validate().unwrap_err().field, "disks");

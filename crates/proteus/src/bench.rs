@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for the real guest.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// Longest wait for a morph: seconds are usual.
+const MORPH_LIMIT: Duration = Duration::from_secs(180);
 /// How often the real guest's VMM is replaced.
 const REPLACEMENTS: usize = 5;
 /// How often the real guest is saved and put back.
@@ -86,24 +88,15 @@ pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
 }
 
 fn bench_intent() -> Result<VmIntent> {
-    Ok(VmIntent {
-        name: "bench".parse()?,
-        vcpus: 1,
-        vcpus_max: 1,
-        memory: Bytes::mib(256),
-        memory_max: Bytes::mib(256),
-        boot: Boot::Kernel {
+    Ok(VmIntent::new(
+        "bench".parse()?,
+        Boot::Kernel {
             kernel: "/proc/self/exe".into(),
             initrd: "/proc/self/exe".into(),
             append: String::new(),
         },
-        disks: Vec::new(),
-        images: Vec::new(),
-        services: Vec::new(),
-        autostart: false,
-        labels: Default::default(),
-        seed: None,
-    })
+        Bytes::mib(256),
+    ))
 }
 
 /// A plan of one step that costs the simulated hypervisor next to nothing.
@@ -220,11 +213,13 @@ async fn start_times() -> Result<Vec<Row>> {
 async fn morph(host: &Host, request: &PlanRequest) -> Result<Morph> {
     let plan: Plan = host.client.post("/vms/web/plan", request).await?;
     let view: MorphView = host.client.post("/morphs", &MorphRequest { plan, skip_unsupported: true }).await?;
+    let start = Instant::now();
     loop {
         let view: MorphView = host.client.get(&format!("/morphs/{}", view.morph.id)).await?;
         if view.morph.state.is_terminal() {
             return Ok(view.morph);
         }
+        ensure!(start.elapsed() < MORPH_LIMIT, "the morph stays {}", view.morph.state.word());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

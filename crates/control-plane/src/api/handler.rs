@@ -109,6 +109,16 @@ pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer
     Ok(Json(view(&control, &control.vm(&vm).await?).await?))
 }
 
+/// Makes or changes a VM, to the end also when the caller goes away; the VM as it is then.
+async fn change_vm<F>(control: Arc<Control>, act: impl FnOnce(Arc<Control>) -> F) -> Answer<VmView>
+where
+    F: Future<Output = Result<VmRecord, ControlError>> + Send + 'static,
+{
+    let (acting, looking) = (act(control.clone()), control.clone());
+    let work = async move { view(&looking, &acting.await?).await };
+    Ok(Json(control.run_to_end(work).await?))
+}
+
 pub(super) async fn create_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
@@ -118,12 +128,7 @@ pub(super) async fn create_vm(
     if caller.role < Role::Admin {
         control.check_may_name(&intent)?;
     }
-    let runner = control.clone();
-    let work = async move {
-        let record = control.create_vm(intent, &caller.name).await?;
-        view(&control, &record).await
-    };
-    Ok(Json(runner.run_to_end(work).await?))
+    change_vm(control, |control| async move { control.create_vm(intent, &caller.name).await }).await
 }
 
 pub(super) async fn delete_vm(
@@ -141,12 +146,7 @@ pub(super) async fn start_vm(
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
 ) -> Answer<VmView> {
-    let runner = control.clone();
-    let work = async move {
-        let record = control.start_vm(&vm, &caller.name).await?;
-        view(&control, &record).await
-    };
-    Ok(Json(runner.run_to_end(work).await?))
+    change_vm(control, |control| async move { control.start_vm(&vm, &caller.name).await }).await
 }
 
 pub(super) async fn make_template(
@@ -154,12 +154,7 @@ pub(super) async fn make_template(
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
 ) -> Answer<VmView> {
-    let runner = control.clone();
-    let work = async move {
-        let record = control.make_template(&vm, &caller.name).await?;
-        view(&control, &record).await
-    };
-    Ok(Json(runner.run_to_end(work).await?))
+    change_vm(control, |control| async move { control.make_template(&vm, &caller.name).await }).await
 }
 
 pub(super) async fn clone_vm(
@@ -169,12 +164,7 @@ pub(super) async fn clone_vm(
     body: Body,
 ) -> Answer<VmView> {
     let request: CloneRequest = parse(&body)?;
-    let runner = control.clone();
-    let work = async move {
-        let record = control.clone_vm(&vm, request.name, &caller.name).await?;
-        view(&control, &record).await
-    };
-    Ok(Json(runner.run_to_end(work).await?))
+    change_vm(control, |control| async move { control.clone_vm(&vm, request.name, &caller.name).await }).await
 }
 
 pub(super) async fn stop_vm(
@@ -232,7 +222,8 @@ pub(super) async fn exec(
         timeout: request.timeout_ms,
     };
     let evidence = serde_json::json!({ "program": intent.argv.first() });
-    control.write_audit(&caller.name, "vm.exec", &format!("vm/{vm}"), "asked for", evidence).await?;
+    let entry = control.entry(&caller.name, "vm.exec", &format!("vm/{vm}"), "asked for", evidence);
+    control.audit().append(entry).await.map_err(ControlError::from)?;
     let seen = control.node().exec(record.id, &intent).await.map_err(ControlError::from)?;
     Ok(Json(ExecView {
         exit_code: seen.exit_code,

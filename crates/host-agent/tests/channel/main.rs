@@ -175,20 +175,7 @@ async fn play(listener: UnixListener, how: Arc<AtomicU8>) {
 
 fn intent(name: &str) -> VmIntent {
     let boot = Boot::Kernel { kernel: "/k".into(), initrd: "/i".into(), append: String::new() };
-    VmIntent {
-        name: name.parse().unwrap(),
-        vcpus: 1,
-        vcpus_max: 1,
-        memory: Bytes::mib(128),
-        memory_max: Bytes::mib(128),
-        boot,
-        disks: Vec::new(),
-        images: Vec::new(),
-        services: Vec::new(),
-        autostart: false,
-        labels: Default::default(),
-        seed: None,
-    }
+    VmIntent::new(name.parse().unwrap(), boot, Bytes::mib(128))
 }
 
 async fn agent(dir: &Path) -> HostAgent {

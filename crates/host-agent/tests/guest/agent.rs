@@ -10,7 +10,7 @@ use proteus_protocol::guest::v1::{
 use std::time::Duration;
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn a_guest_boots_says_hello_and_tells_how_it_fares() {
     let mut vm = Vm::boot(&Options::default());
     let hello = vm.hello();
@@ -34,7 +34,7 @@ fn a_guest_boots_says_hello_and_tells_how_it_fares() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn the_channel_survives_garbage_cut_frames_and_a_new_host() {
     let mut vm = Vm::boot(&Options::default());
     vm.send_raw(&[0xF5, b'P', b'R', 1, 0, 15, 0, 0, 1, 2, 3, 4, b'{']);
@@ -57,7 +57,7 @@ fn the_channel_survives_garbage_cut_frames_and_a_new_host() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn programs_run_within_their_limits() {
     let mut vm = Vm::boot(&Options::default());
     let outcome = vm.exec(&["/bin/echo", "a b", "$HOME; reboot"], None);
@@ -75,7 +75,10 @@ fn programs_run_within_their_limits() {
     let Reply::Exec { outcome } = vm.ask(exec(&["/bin/wc", "-c"], 60_000, &input)) else { panic!() };
     assert_eq!(outcome.stdout.to_text_lossy().trim(), "200000");
     // Its orphan is reaped by the first process.
-    vm.exec(&["/bin/sh", "-c", "(sleep 0.2; exit 3) & exit 0"], None);
+    vm.exec(&["/bin/sh", "-c", "(: >/tmp/orphan; exit 3) & exit 0"], None);
+    wait_for("the orphan's end", Duration::from_secs(20), || {
+        (vm.exec(&["/bin/ls", "/tmp/orphan"], None).exit_code == Some(0)).then_some(())
+    });
     wait_for("no zombie", Duration::from_secs(20), || {
         let states = vm.exec(&["/bin/sh", "-c", "cat /proc/[0-9]*/stat | grep -c ' Z ' || true"], None);
         (states.stdout.to_text_lossy().trim() == "0").then_some(())
@@ -95,7 +98,7 @@ fn exec(argv: &[&str], timeout_ms: u64, stdin: &[u8]) -> Request {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn a_clone_becomes_somebody_else_and_powers_off() {
     let mut vm = Vm::boot(&Options::default());
     let before = vm.hello();
@@ -135,7 +138,7 @@ fn a_clone_becomes_somebody_else_and_powers_off() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn the_power_button_powers_off() {
     let mut vm = Vm::boot(&Options::default());
     let answer = vm.qmp("{\"execute\":\"system_powerdown\"}");
@@ -156,7 +159,7 @@ fn samples(vm: &Vm) -> usize {
 /// The goal is 8 MiB and 0.5 % of a core at 1 Hz on real hardware; emulation takes about ten times the CPU, so only
 /// the memory is held to its limit here, and the CPU to ten times its own.
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn the_agent_is_small() {
     let mut vm = Vm::boot(&Options { images: &["nginx"], ..Options::default() });
     crate::service::start(&mut vm, "nginx", None);

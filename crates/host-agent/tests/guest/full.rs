@@ -21,7 +21,7 @@ fn setting(reply: Reply) -> Setting {
 }
 
 #[test]
-#[ignore = "boots a full guest"]
+#[ignore = "boots a full guest: ./test runs it"]
 fn the_agent_works_beside_systemd() {
     let mut vm = Vm::boot(&Options { full: true, cpus: Some((2, 2)), ..Options::default() });
     let hello = vm.hello();

@@ -33,7 +33,7 @@ fn refusal(vm: &mut Vm, setting: Setting) -> (ErrorCode, String) {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn cpus_go_offline_and_online_and_hot_plugged_ones_come_in() {
     let mut vm = Vm::boot(&Options { cpus: Some((2, 3)), ..Options::default() });
     assert_eq!(read(&mut vm, Knob::VcpusOnline), Setting::VcpusOnline { count: 2 });
@@ -56,7 +56,7 @@ fn cpus_go_offline_and_online_and_hot_plugged_ones_come_in() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn kernel_parameters_are_read_set_and_restored() {
     let mut vm = Vm::boot(&Options { images: &["nginx"], ..Options::default() });
     for (key, value, file) in [
@@ -94,7 +94,7 @@ fn kernel_parameters_are_read_set_and_restored() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn priorities_take_hold_and_go_back_exactly() {
     let mut vm = Vm::boot(&Options { images: &["nginx"], ports: &[80], ..Options::default() });
     start(&mut vm, "nginx", None);
@@ -145,7 +145,7 @@ fn policy(ingress: Verdict, rules: Vec<NetworkRule>) -> NetworkPolicy {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn a_network_policy_holds_for_its_application_only_and_is_removed_whole() {
     let mut vm = Vm::boot(&Options { images: &["nginx", "redis"], ports: &[80, 6379], ..Options::default() });
     start(&mut vm, "nginx", None);

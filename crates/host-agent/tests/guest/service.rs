@@ -110,7 +110,7 @@ fn service_status(vm: &mut Vm, name: &str) -> ServiceStatus {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn nginx_refuses_nobody_in_a_crash_and_loses_no_request_in_an_upgrade() {
     let mut vm = Vm::boot(&Options { images: &["nginx"], ports: &[80], ..Options::default() });
     let first = start(&mut vm, "nginx", None);
@@ -169,7 +169,7 @@ fn nginx_refuses_nobody_in_a_crash_and_loses_no_request_in_an_upgrade() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn redis_says_that_it_keeps_its_sockets_and_comes_back() {
     let mut vm = Vm::boot(&Options { images: &["redis"], ports: &[6379], ..Options::default() });
     let first = start(&mut vm, "redis", None);
@@ -201,7 +201,7 @@ fn redis_says_that_it_keeps_its_sockets_and_comes_back() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn postgresql_makes_its_data_once_and_keeps_it_on_its_disk() {
     let options =
         Options { images: &["postgresql"], ports: &[5432], data_mib: Some(256), ..Options::default() };
@@ -229,7 +229,7 @@ fn postgresql_makes_its_data_once_and_keeps_it_on_its_disk() {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn a_service_that_cannot_start_says_why() {
     let mut vm = Vm::boot(&Options { images: &["nginx", "redis"], ..Options::default() });
     let missing =
@@ -245,7 +245,11 @@ fn a_service_that_cannot_start_says_why() {
     let no_data = vm.ask(Request::StartService { name: "nginx".into(), image: "nginx".into(), data_serial });
     assert!(matches!(no_data, Reply::Error { code: ErrorCode::Unsupported, .. }), "{no_data:?}");
     // Somebody else has the port: nobody but the user can mend that.
-    vm.exec(&["/bin/sh", "-c", "nc -l -p 80 >/dev/null 2>&1 </dev/null & sleep 0.5"], None);
+    vm.exec(&["/bin/sh", "-c", "nc -l -p 80 >/dev/null 2>&1 </dev/null &"], None);
+    wait_for("a listener on the port", Duration::from_secs(20), || {
+        let listens = ["/bin/grep", "-qsE", ":0050 0+:0000 0A", "/proc/net/tcp", "/proc/net/tcp6"];
+        (vm.exec(&listens, None).exit_code == Some(0)).then_some(())
+    });
     let taken =
         vm.ask(Request::StartService { name: "nginx".into(), image: "nginx".into(), data_serial: None });
     let Reply::Error { code: ErrorCode::System, message } = taken else { panic!("{taken:?}") };

@@ -166,16 +166,8 @@ impl Guest {
         assert!(made.unwrap().success());
         let images = image_dir();
         let intent = VmIntent {
-            name: "guest".parse().unwrap(),
-            vcpus: 1,
             vcpus_max: 4,
-            memory: Bytes::mib(256),
             memory_max: Bytes::mib(512),
-            boot: Boot::Kernel {
-                kernel: images.join("small/vmlinuz").canonicalize().unwrap(),
-                initrd: images.join("small/initramfs.cpio").canonicalize().unwrap(),
-                append: String::new(),
-            },
             disks: vec![DiskIntent {
                 name: "data".parse().unwrap(),
                 path: disk,
@@ -184,10 +176,15 @@ impl Guest {
                 overlay: false,
             }],
             images: vec![image("nginx")],
-            services: Vec::new(),
-            autostart: false,
-            labels: Default::default(),
-            seed: None,
+            ..VmIntent::new(
+                "guest".parse().unwrap(),
+                Boot::Kernel {
+                    kernel: images.join("small/vmlinuz").canonicalize().unwrap(),
+                    initrd: images.join("small/initramfs.cpio").canonicalize().unwrap(),
+                    append: String::new(),
+                },
+                Bytes::mib(256),
+            )
         };
         let seat = Seat {
             id: VmId::from_bits(u128::from(hasher.finish()) << 64),

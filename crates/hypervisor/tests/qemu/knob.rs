@@ -34,7 +34,7 @@ async fn undo(guest: &Guest, before: &Setting) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 async fn every_knob_takes_effect_and_its_undo_restores_what_was() {
     let guest = Guest::boot().await;
     let turned = conformance::check(&guest.driver, &guest.seat).await.unwrap();

@@ -17,7 +17,7 @@ fn signal(pid: u32, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
     let mut guest = Guest::boot().await;
     {

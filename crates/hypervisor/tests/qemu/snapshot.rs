@@ -98,7 +98,7 @@ async fn counts_on(channel: &mut Channel, from: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 async fn a_snapshot_brings_ram_and_disk_back_whatever_was_plugged_or_replaced_since() {
     let mut guest = Guest::boot_with(DiskFormat::Qcow2).await;
     conformance::check(&guest.driver, &guest.seat).await.unwrap();

@@ -117,22 +117,20 @@ impl Host {
         disks: Vec<DiskIntent>,
     ) -> Result<()> {
         let intent = VmIntent {
-            name: name.parse::<VmName>()?,
-            vcpus: 1,
             vcpus_max: 2,
-            memory: Bytes::mib(512),
             memory_max: Bytes::mib(768),
-            boot: Boot::Kernel {
-                kernel: images.join("small/vmlinuz"),
-                initrd: images.join("small/initramfs.cpio"),
-                append: String::new(),
-            },
             disks,
             images: services.iter().map(|image| image_of(images, image)).collect::<Result<_>>()?,
             services: services.iter().map(|image| Ok(image.parse()?)).collect::<Result<_>>()?,
-            autostart: false,
-            labels: Default::default(),
-            seed: None,
+            ..VmIntent::new(
+                name.parse::<VmName>()?,
+                Boot::Kernel {
+                    kernel: images.join("small/vmlinuz"),
+                    initrd: images.join("small/initramfs.cpio"),
+                    append: String::new(),
+                },
+                Bytes::mib(512),
+            )
         };
         let _: VmView = self.client.post("/vms", &intent).await?;
         let _: VmView =

@@ -95,6 +95,7 @@ impl Load {
 
     pub(super) async fn run_for(&self, time: Duration) -> Result<Measured> {
         let running = self.start().await?;
+        // The length of the measurement: nothing is waited for.
         tokio::time::sleep(time).await;
         running.stop().await
     }

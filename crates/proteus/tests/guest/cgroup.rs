@@ -87,7 +87,7 @@ fn folders(instance: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-#[ignore = "takes root and a CPU"]
+#[ignore = "takes root and a CPU: ./test runs it"]
 fn a_busy_process_is_held_and_let_go() {
     let instance = instance();
     let hierarchy = Hierarchy::find(&instance).unwrap();

@@ -179,7 +179,7 @@ fn cut_short(bench: &mut Bench) {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn clones_are_vms_of_their_own() {
     let mut bench = Bench::begin();
     each_is_somebody(&bench);

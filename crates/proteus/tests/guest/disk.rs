@@ -45,7 +45,7 @@ fn check_private(place: &Path) {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn an_overlay_and_a_seed_are_the_vms_own() {
     let server = Server::start();
     let (base, seed) = (server.dir.path().join("base.raw"), server.dir.path().join("user.yaml"));

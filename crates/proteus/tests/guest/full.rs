@@ -152,7 +152,7 @@ fn a_clone_is_somebody_else(server: &Server) {
 }
 
 #[test]
-#[ignore = "boots a full guest"]
+#[ignore = "boots a full guest: ./test runs it"]
 fn a_full_guest_is_reshaped_and_given_back() {
     let server = begin();
     a_morph_and_its_way_back(&server);

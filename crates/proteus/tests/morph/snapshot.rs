@@ -40,7 +40,7 @@ fn serves(server: &Server) {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn an_owner_goes_back_to_before_a_morph() {
     let mut server = Server::start();
     let raw = server.dir.path().join("data.raw");

@@ -195,7 +195,7 @@ fn values(plan: &Value) -> Vec<(Value, Value)> {
 }
 
 #[test]
-#[ignore = "boots a guest"]
+#[ignore = "boots a guest: ./test runs it"]
 fn a_vm_is_reshaped_and_given_back_whatever_happens() {
     let mut bench = Bench::begin();
     let first = bench.plan();

@@ -77,12 +77,8 @@ pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
 
 pub fn intent(name: &str) -> VmIntent {
     VmIntent {
-        name: name.parse().unwrap(),
-        vcpus: 1,
         vcpus_max: 4,
-        memory: Bytes::mib(256),
         memory_max: Bytes::mib(512),
-        boot: Boot::Firmware,
         disks: vec![DiskIntent {
             name: "root".parse().unwrap(),
             path: "/dev/null".into(),
@@ -90,11 +86,7 @@ pub fn intent(name: &str) -> VmIntent {
             read_only: false,
             overlay: false,
         }],
-        images: Vec::new(),
-        services: Vec::new(),
-        autostart: false,
-        labels: Default::default(),
-        seed: None,
+        ..VmIntent::new(name.parse().unwrap(), Boot::Firmware, Bytes::mib(256))
     }
 }
 

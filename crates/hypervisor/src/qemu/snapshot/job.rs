@@ -23,14 +23,18 @@ fn limit(vm: &QemuVm) -> Duration {
     LIMIT_BASE + Duration::from_secs(vm.seat.intent.memory_max.0 / LIMIT_BYTES_PER_SECOND)
 }
 
+/// Disks and RAM, which is in the first of them.
+fn whole(name: &SnapshotName, nodes: &[String]) -> Value {
+    json!({"job-id": JOB, "tag": name, "vmstate": nodes.first(), "devices": nodes})
+}
+
 pub(super) async fn save(
     vm: &QemuVm,
     live: &Live,
     name: &SnapshotName,
     nodes: Vec<String>,
 ) -> Result<(), DriverError> {
-    let with = json!({"job-id": JOB, "tag": name, "vmstate": nodes.first(), "devices": nodes});
-    run(vm, live, "snapshot-save", with).await
+    run(vm, live, "snapshot-save", whole(name, &nodes)).await
 }
 
 pub(super) async fn load(
@@ -39,8 +43,7 @@ pub(super) async fn load(
     name: &SnapshotName,
     nodes: Vec<String>,
 ) -> Result<(), DriverError> {
-    let with = json!({"job-id": JOB, "tag": name, "vmstate": nodes.first(), "devices": nodes});
-    run(vm, live, "snapshot-load", with).await
+    run(vm, live, "snapshot-load", whole(name, &nodes)).await
 }
 
 pub(super) async fn delete(

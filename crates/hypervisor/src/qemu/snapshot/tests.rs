@@ -7,18 +7,8 @@ use std::process::Command;
 
 fn seat(dir: &Path, disk: DiskIntent) -> Seat {
     let intent = VmIntent {
-        name: "test".parse().unwrap(),
-        vcpus: 1,
-        vcpus_max: 1,
-        memory: Bytes::mib(128),
-        memory_max: Bytes::mib(128),
-        boot: Boot::Firmware,
         disks: vec![disk],
-        images: Vec::new(),
-        services: Vec::new(),
-        autostart: false,
-        labels: std::collections::BTreeMap::new(),
-        seed: None,
+        ..VmIntent::new("test".parse().unwrap(), Boot::Firmware, Bytes::mib(128))
     };
     let (dir, attached) = (dir.to_owned(), Vec::new());
     Seat { id: VmId::from_bits(7), slot: 0, dir, intent, attached, furnished: true, newborn: false }
