@@ -4,7 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../../../tests/support/random.rs"]
+mod random;
+
 use proteus_hypervisor::qemu::qmp::{MESSAGE_BYTES_MAX, Message, decode};
+use random::{Random, number};
 use serde_json::Value;
 use std::panic::catch_unwind;
 
@@ -25,26 +29,6 @@ const SEEDS: [&str; 12] = [
     r#"{"return": "\ud83d\ude00 \u0000 \\", "id": 3}"#,
     r#"[{"return": {}, "id": 1}]"#,
 ];
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 fn mutate(random: &mut Random, data: &mut Vec<u8>) {
     for _ in 0..random.below(5) {

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../../../tests/support/random.rs"]
+mod random;
+
 use proteus_model::telemetry::GuestSample;
 use proteus_protocol::guest::frame::{Decoder, HEADER_BYTES, encode};
 use proteus_protocol::guest::v1::setting::{ApplicationSelector, DiskSelector, Priority, PriorityClass};
@@ -11,31 +14,12 @@ use proteus_protocol::guest::v1::{
     Blob, ErrorCode, Event, ExecRequest, GuestMessage, HostMessage, Knob, Reply, Request, Sample,
     ServiceManifest, Setting,
 };
+use random::{Random, number};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const LIMIT: usize = 16 * 1024;
 const RUNS: u64 = 20_000;
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 fn mutate(random: &mut Random, data: &mut Vec<u8>) {
     for _ in 0..=random.below(6) {

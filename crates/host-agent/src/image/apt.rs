@@ -23,6 +23,9 @@ fn options(scratch: &Path) -> Vec<String> {
         "-o".into(),
         format!("Dir::State::status={}", scratch.join("status").display()),
         "-o".into(),
+        // What the host downloaded earlier is not listed as to be downloaded, so its cache must not be seen.
+        format!("Dir::Cache::archives={}", scratch.join("archives").display()),
+        "-o".into(),
         "Debug::NoLocking=1".into(),
         "-o".into(),
         // Downloads go to a folder of root's own.
@@ -36,6 +39,8 @@ fn options(scratch: &Path) -> Vec<String> {
 pub fn closure(packages: &[String], scratch: &Path) -> Result<Vec<Package>, ImageError> {
     let status = scratch.join("status");
     std::fs::write(&status, "").map_err(file_error("write", &status))?;
+    let partial = scratch.join("archives/partial");
+    std::fs::create_dir_all(&partial).map_err(file_error("make", &partial))?;
     let mut args = options(scratch);
     args.extend(["-qq", "--no-install-recommends", "--print-uris", "install", "--"].map(str::to_owned));
     args.extend(packages.iter().cloned());

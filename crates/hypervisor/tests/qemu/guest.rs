@@ -1,6 +1,7 @@
 //! A real VM of the driver under test, in an instance of its own.
 
 use crate::channel::Channel;
+use crate::instance::Instance;
 use proteus_hypervisor::driver::{Driver, Seat};
 use proteus_hypervisor::network::Network;
 use proteus_hypervisor::qemu::QemuDriver;
@@ -10,7 +11,6 @@ use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
 use proteus_protocol::guest::v1::{Reply, Request};
 use std::fs::Permissions;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -63,19 +63,6 @@ pub fn lives(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Where this host's `cpu` controller keeps the group of an instance.
-fn group_dir(instance: &str) -> PathBuf {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    let of = |kind: &str, option: &str| {
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| {
-            let fits = fields[2] == kind && (option.is_empty() || fields[3].split(',').any(|o| o == option));
-            fits.then(|| PathBuf::from(fields[1]))
-        })
-    };
-    let root = of("cgroup", "cpu").or_else(|| of("cgroup2", "")).unwrap();
-    root.join(format!("proteus-{instance}"))
-}
-
 pub struct Guest {
     pub driver: QemuDriver,
     pub seat: Seat,
@@ -83,64 +70,20 @@ pub struct Guest {
     clean: Cleaner,
 }
 
-/// Removes a control group and those below it, as far as nothing runs in them.
-fn remove_groups(group: &Path) {
-    let children = std::fs::read_dir(group).into_iter().flatten().flatten();
-    children.filter(|child| child.path().is_dir()).for_each(|child| remove_groups(&child.path()));
-    let _ = std::fs::remove_dir(group);
-}
-
-/// Ends and removes everything of an instance, by its own folder and names.
+/// Ends and removes everything of an instance, then its folder.
 struct Cleaner {
     dir: tempfile::TempDir,
-    instance: String,
-}
-
-impl Cleaner {
-    fn dhcp(&self) -> String {
-        format!("/run/proteus-{}-dhcp", self.instance)
-    }
-
-    /// VMMs of this instance, and its DHCP server: their command lines name its folders.
-    fn processes(&self) -> Vec<u32> {
-        let marks = [self.dir.path().as_os_str().as_encoded_bytes().to_vec(), self.dhcp().into_bytes()];
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let tool = line.starts_with(b"qemu-system-x86_64\0") || line.starts_with(b"dnsmasq\0");
-            tool && marks.iter().any(|mark| line.windows(mark.len()).any(|part| part == mark))
-        })
-        .collect()
-    }
+    instance: Instance,
 }
 
 impl Drop for Cleaner {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir.path().join("vm/qemu.log")).unwrap_or_default();
-            eprintln!("VMMs that still run: {:?}; what the last one said: {log:?}", self.processes());
+            let running = self.instance.processes();
+            eprintln!("VMMs that still run: {running:?}; what the last one said: {log:?}");
         }
-        for pid in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            let start = Instant::now();
-            while lives(pid) && start.elapsed() < Duration::from_secs(20) {
-                std::thread::park_timeout(Duration::from_millis(10));
-            }
-        }
-        let space = format!("proteus-{}", self.instance);
-        if Path::new("/run/netns").join(&space).exists() {
-            let _ = Command::new("ip").args(["netns", "delete", &space]).status();
-        }
-        let group = group_dir(&self.instance);
-        // A killed VMM's last threads leave after its first: until then its group is busy.
-        let start = Instant::now();
-        while group.exists() && start.elapsed() < Duration::from_secs(20) {
-            remove_groups(&group);
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(space));
-        let _ = std::fs::remove_dir_all(self.dhcp());
+        self.instance.clear();
     }
 }
 
@@ -158,7 +101,7 @@ impl Guest {
         let mut hasher = DefaultHasher::new();
         dir.path().hash(&mut hasher);
         let instance = format!("{:08x}", hasher.finish() as u32);
-        let clean = Cleaner { dir, instance: instance.clone() };
+        let clean = Cleaner { instance: Instance::new(instance.clone(), dir.path().to_owned()), dir };
         let dir = clean.dir.path();
         let disk = dir.join("data");
         let word = if format == DiskFormat::Raw { "raw" } else { "qcow2" };
@@ -224,7 +167,7 @@ impl Guest {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             line.starts_with(b"qemu-system-x86_64\0")
         };
-        self.clean.processes().into_iter().filter(of_qemu).collect()
+        self.clean.instance.processes().into_iter().filter(of_qemu).collect()
     }
 
     /// The guest channel; QEMU takes one client at a time.
@@ -237,7 +180,7 @@ impl Guest {
 
     /// Its control group.
     pub fn group(&self) -> PathBuf {
-        group_dir(&self.instance).join(self.id().short())
+        self.clean.instance.group().join(self.id().short())
     }
 
     /// Value of a file of its control group, by its v1 and v2 name.
@@ -279,30 +222,6 @@ impl Guest {
 
     /// What is left of this instance on the host.
     pub fn leftovers(&self) -> Vec<String> {
-        let name = format!("proteus-{}", self.instance);
-        let mut left: Vec<String> =
-            self.clean.processes().iter().map(|pid| format!("process {pid}")).collect();
-        let places = [Path::new("/run/netns").join(&name), Path::new("/dev/shm").join(&name)];
-        let places = places.into_iter().chain([group_dir(&self.instance), self.clean.dhcp().into()]);
-        left.extend(places.filter(|path| path.exists()).map(|path| path.display().to_string()));
-        left
+        self.clean.instance.leftovers()
     }
-}
-
-/// One page over a connection that stays open.
-pub fn get_page(stream: &mut TcpStream) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: guest\r\n\r\n")?;
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte)?;
-        text.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&text).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length = length.and_then(|n| n.trim().parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok(format!("{head}{}", String::from_utf8_lossy(&body)))
 }

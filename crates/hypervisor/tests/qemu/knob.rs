@@ -1,7 +1,8 @@
 //! Each knob of the driver on one guest: the effect in the guest or by the host's own tool, and the way back.
 
 use crate::channel::Channel;
-use crate::guest::{Guest, get_page, image, wait_for};
+use crate::guest::{Guest, image, wait_for};
+use crate::page::get_page;
 use proteus_hypervisor::conformance;
 use proteus_hypervisor::driver::{Driver, DriverError};
 use proteus_model::policy::{Direction, PacketPolicy, PacketRule, Protocol, Verdict};

@@ -1,6 +1,7 @@
 //! The life of a VMM: found again, replaced under its guest, stopped by a signal, killed, started anew, ended.
 
-use crate::guest::{Guest, get_page, image, lives, wait_for};
+use crate::guest::{Guest, image, lives, wait_for};
+use crate::page::get_page;
 use proteus_hypervisor::driver::{Driver, DriverError};
 use proteus_hypervisor::qemu::QemuDriver;
 use proteus_model::policy::{PacketPolicy, Verdict};

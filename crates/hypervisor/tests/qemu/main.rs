@@ -12,8 +12,14 @@ mod channel;
 
 mod guest;
 
+#[path = "../../../../tests/support/instance.rs"]
+mod instance;
+
 mod knob;
 
 mod life;
+
+#[path = "../../../../tests/support/page.rs"]
+mod page;
 
 mod snapshot;

@@ -182,7 +182,7 @@ async fn reshaped_and_back(guest: &Guest) {
 async fn back_to_first(guest: &Guest, channel: Channel) {
     assert_eq!(guest.capped_threads().len(), 1);
     let mut page = guest.connect(80, Duration::from_secs(10)).await.unwrap();
-    assert!(crate::guest::get_page(&mut page).unwrap().contains("200"));
+    assert!(crate::page::get_page(&mut page).unwrap().contains("200"));
     assert_eq!(names(guest).await, ["first", "second"]);
     // A restored VM can be replaced, and reshaped as before.
     drop(channel);

@@ -1,9 +1,10 @@
 //! A client of the guest's web server on one connection that is never opened again: each request that is not
 //! answered, or answered otherwise, is a lost one.
 
+use crate::page::get_page;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{Error, Result};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,21 +18,6 @@ pub struct Client {
     thread: JoinHandle<(u64, Duration, Option<Error>)>,
 }
 
-fn get(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte)?;
-        text.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&text).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length = length.and_then(|n| n.trim().parse::<usize>().ok()).ok_or(ErrorKind::InvalidData)?;
-    stream.read_exact(&mut vec![0; length])?;
-    if head.starts_with("http/1.1 200") { Ok(()) } else { Err(Error::other(head)) }
-}
-
 fn run(namespace: &str, address: &str, stop: &AtomicBool, answered: &AtomicU64) -> Result<Duration> {
     let space = File::open(format!("/run/netns/{namespace}"))?;
     move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -41,7 +27,7 @@ fn run(namespace: &str, address: &str, stop: &AtomicBool, answered: &AtomicU64) 
     let mut longest = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        get(&mut stream)?;
+        get_page(&mut stream)?;
         longest = longest.max(begun.elapsed());
         answered.fetch_add(1, Ordering::Relaxed);
         std::thread::park_timeout(Duration::from_millis(10));

@@ -9,6 +9,9 @@
 
 mod client;
 
+#[path = "../../../../tests/support/page.rs"]
+mod page;
+
 #[path = "../service/server.rs"]
 #[allow(dead_code, reason = "the other test uses the rest")]
 mod server;

@@ -143,7 +143,7 @@ impl Bench {
 
     /// The file of the VM's weight, and what an administrator writes into it.
     fn weight_file(&self) -> (PathBuf, &'static str) {
-        let group = self.server.instance.group().unwrap();
+        let group = self.server.instance.group();
         let child = std::fs::read_dir(&group).unwrap().flatten().find(|entry| entry.path().is_dir());
         let child = child.unwrap().path();
         let v1 = child.join("cpu.shares");

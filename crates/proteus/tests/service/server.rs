@@ -1,6 +1,10 @@
 //! A real `proteus serve` as a child process, in a state folder of its own, with the command line and plain HTTP to
 //! ask it. Ends and removes everything of its instance when dropped, also its VMs.
 
+#[path = "../../../../tests/support/instance.rs"]
+mod instance;
+
+pub use instance::Instance;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::{File, Permissions};
@@ -81,76 +85,11 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What an instance leaves on the host, by its state folder.
-pub struct Instance {
-    pub name: String,
-    state: PathBuf,
-}
-
-impl Instance {
-    pub fn of(state: &Path) -> Self {
-        let whole = state.canonicalize().unwrap();
-        let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
-        let name = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Self { name, state: whole }
-    }
-
-    pub fn namespace(&self) -> String {
-        format!("proteus-{}", self.name)
-    }
-
-    /// Its control group, where it has one.
-    pub fn group(&self) -> Option<PathBuf> {
-        let places = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"];
-        places.iter().map(|place| Path::new(place).join(self.namespace())).find(|path| path.exists())
-    }
-
-    /// Processes beside `proteus` itself whose command line names the state folder or the namespace.
-    pub fn processes(&self) -> Vec<u32> {
-        let marks = [self.state.as_os_str().as_encoded_bytes().to_vec(), self.namespace().into_bytes()];
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let tool = line.starts_with(b"qemu-system-x86_64\0") || line.starts_with(b"dnsmasq\0");
-            tool && marks.iter().any(|mark| line.windows(mark.len()).any(|part| part == mark))
-        })
-        .collect()
-    }
-
-    /// Everything of it that is on the host.
-    pub fn leftovers(&self) -> Vec<String> {
-        let mut left: Vec<String> = self.processes().iter().map(|pid| format!("process {pid}")).collect();
-        let places = ["/run/netns", "/dev/shm"].map(|dir| Path::new(dir).join(self.namespace()));
-        let dhcp = PathBuf::from(format!("/run/{}-dhcp", self.namespace()));
-        let uplink = PathBuf::from(format!("/run/{}-uplink.json", self.namespace()));
-        let places =
-            places.into_iter().chain([dhcp, uplink]).filter(|path| path.exists()).chain(self.group());
-        left.extend(places.map(|path| path.display().to_string()));
-        left
-    }
-
-    fn clear(&self) {
-        for pid in self.processes() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            let start = Instant::now();
-            while self.processes().contains(&pid) && start.elapsed() < Duration::from_secs(20) {
-                std::thread::park_timeout(Duration::from_millis(10));
-            }
-        }
-        if Path::new("/run/netns").join(self.namespace()).exists() {
-            let _ = Command::new("ip").args(["netns", "delete", &self.namespace()]).status();
-        }
-        if let Some(group) = self.group() {
-            for child in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_dir(child.path());
-            }
-            let _ = std::fs::remove_dir(group);
-        }
-        let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(self.namespace()));
-        let _ = std::fs::remove_dir_all(format!("/run/{}-dhcp", self.namespace()));
-        let _ = std::fs::remove_file(format!("/run/{}-uplink.json", self.namespace()));
-    }
+/// The instance of a state folder.
+pub fn instance_of(state: &Path) -> Instance {
+    let whole = state.canonicalize().unwrap();
+    let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
+    Instance::new(digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect(), whole)
 }
 
 pub struct Server {
@@ -172,7 +111,7 @@ impl Server {
         let dir = open_dir();
         std::fs::create_dir(dir.path().join("state")).unwrap();
         std::fs::set_permissions(dir.path().join("state"), Permissions::from_mode(0o711)).unwrap();
-        let instance = Instance::of(&dir.path().join("state"));
+        let instance = instance_of(&dir.path().join("state"));
         let port = free_port();
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let child = Self::spawn(&dir.path().join("state"), port, &words);
