@@ -32,7 +32,7 @@ impl Instance {
 
     /// Where this host's `cpu` controller keeps its control group, there or not.
     pub fn group(&self) -> PathBuf {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts are listed");
         let of = |kind: &str, option: &str| {
             mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| {
                 let fits =
@@ -40,7 +40,10 @@ impl Instance {
                 fits.then(|| PathBuf::from(fields[1]))
             })
         };
-        of("cgroup", "cpu").or_else(|| of("cgroup2", "")).unwrap().join(self.namespace())
+        of("cgroup", "cpu")
+            .or_else(|| of("cgroup2", ""))
+            .expect("a control group hierarchy")
+            .join(self.namespace())
     }
 
     /// Files and folders of it.
@@ -54,7 +57,7 @@ impl Instance {
     /// Its VMMs and its DHCP server: their command lines name its folder or its namespace.
     pub fn processes(&self) -> Vec<u32> {
         let marks = [self.folder.as_os_str().as_encoded_bytes().to_vec(), self.namespace().into_bytes()];
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -19,5 +19,5 @@ impl Random {
 
 /// A number of the environment: how long, or from which seed.
 pub fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
