@@ -7,7 +7,8 @@ mod uplink;
 use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
-use crate::client::{Client, ClientError, segment};
+use crate::client::{Client, segment};
+use crate::error::{CommandError, usage};
 use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
@@ -25,95 +26,6 @@ use serde_json::json;
 use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// The server said no, or is not there.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// What was typed cannot be.
-    #[error("{what}")]
-    Usage {
-        /// What is wrong.
-        what: String,
-        /// What to do about it.
-        hint: String,
-    },
-    /// A file of the user's could not be read.
-    #[error("read {path}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// There is no such thing.
-    #[error("{what}")]
-    Missing {
-        /// What there is not.
-        what: String,
-        /// What to do about it.
-        hint: String,
-    },
-    /// It did not come about in time.
-    #[error("{what}")]
-    TimedOut {
-        /// What did not.
-        what: String,
-        /// What to do about it.
-        hint: String,
-    },
-}
-
-impl CommandError {
-    /// The exit code, as `proteus --help` lists them.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage { .. } => 2,
-            Self::Missing { .. } => 3,
-            Self::File { .. } | Self::TimedOut { .. } => 1,
-            Self::Client(ClientError::Unreachable { .. }) => 7,
-            Self::Client(ClientError::Address { .. }) => 2,
-            Self::Client(ClientError::Strange(_)) => 1,
-            Self::Client(ClientError::Refused { status, .. }) => match status {
-                401 | 403 => 8,
-                404 => 3,
-                409 | 422 | 423 => 4,
-                _ => 1,
-            },
-        }
-    }
-
-    /// Message, causes and hint, for people.
-    pub fn report(&self) -> String {
-        let mut text = format!("error: {self}\n");
-        let mut hint = None;
-        match self {
-            Self::Usage { hint: h, .. } | Self::Missing { hint: h, .. } | Self::TimedOut { hint: h, .. } => {
-                hint = Some(h.clone());
-            }
-            Self::File { source, .. } => text.push_str(&format!("  because: {source}\n")),
-            Self::Client(ClientError::Refused { body, .. }) => {
-                for cause in &body.detail {
-                    text.push_str(&format!("  because: {cause}\n"));
-                }
-                hint = body.hint.clone();
-            }
-            Self::Client(ClientError::Unreachable { .. }) => {
-                hint = Some(
-                    "is it running? `proteus serve` starts it; only root may use the unix socket".to_owned(),
-                );
-            }
-            Self::Client(_) => {}
-        }
-        if let Some(hint) = hint {
-            text.push_str(&format!("  hint: {hint}\n"));
-        }
-        text
-    }
-}
 
 /// A client and how answers are written.
 pub struct Session {
@@ -530,10 +442,6 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);
-
-pub(crate) fn usage(what: String, hint: &str) -> CommandError {
-    CommandError::Usage { what, hint: hint.to_owned() }
-}
 
 /// Waits until the VM's agent answers and all its services serve.
 pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<(), CommandError> {

@@ -2,7 +2,7 @@
 //! an error names the user's own file.
 
 use crate::argument::VmCreate;
-use crate::command::{CommandError, usage};
+use crate::error::{CommandError, usage};
 use proteus_model::id::{DiskName, ServiceName};
 use proteus_model::profile::document::Problem;
 use proteus_model::seed::{SEED_BYTES_MAX, SeedIntent, check_map, check_user_data};

@@ -5,6 +5,8 @@ pub mod argument;
 
 pub mod client;
 
+pub mod error;
+
 pub mod command;
 
 mod follow;

@@ -4,6 +4,7 @@
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
 use crate::hand::Hands;
+use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
@@ -14,7 +15,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -114,6 +115,7 @@ pub struct Control {
     pub(crate) clock: Clock,
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
     pub(crate) hands: Hands,
+    pub(crate) made: Made,
     pub(crate) shared_files: OnceLock<PathBuf>,
     events: broadcast::Sender<ControlEvent>,
     tasks: TaskTracker,
@@ -131,6 +133,7 @@ impl Control {
             clock,
             running: Mutex::default(),
             hands: Hands::default(),
+            made: Made::default(),
             shared_files: OnceLock::new(),
             events,
             tasks: TaskTracker::new(),
@@ -228,6 +231,16 @@ impl Control {
             intact: verified.is_ok(),
             broken: verified.err().map(|error| error.to_string()),
         })
+    }
+
+    /// Waits for a VM's turn; nobody else has it in hand until this is dropped.
+    pub(crate) async fn in_hand(&self, vm: VmId) -> OwnedRwLockWriteGuard<()> {
+        self.hands.of(vm).write_owned().await
+    }
+
+    /// Waits until nobody has a VM in hand, and keeps it so: for what only needs it to stay, as clones their template.
+    pub(crate) async fn kept(&self, vm: VmId) -> OwnedRwLockReadGuard<()> {
+        self.hands.of(vm).read_owned().await
     }
 
     pub(crate) fn abort_of(&self, morph: MorphId) -> Option<Abort> {

@@ -1,18 +1,18 @@
 //! Whose turn it is with a VM: what makes, starts, stops, saves or removes it takes it in hand first, so that no two
 //! of these are half-way at once. Must never be held while a guest's own pace is waited for longer than an act takes.
 
-use crate::control::Control;
 use proteus_model::id::VmId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::RwLock;
 
 /// The VMs that somebody has in hand or waits for.
 #[derive(Default)]
 pub(crate) struct Hands(Mutex<HashMap<VmId, Weak<RwLock<()>>>>);
 
 impl Hands {
-    fn of(&self, vm: VmId) -> Arc<RwLock<()>> {
+    /// The turn of a VM.
+    pub(crate) fn of(&self, vm: VmId) -> Arc<RwLock<()>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, turn| turn.strong_count() > 0);
         let known = all.get(&vm).and_then(Weak::upgrade);
@@ -21,17 +21,5 @@ impl Hands {
             all.insert(vm, Arc::downgrade(&turn));
             turn
         })
-    }
-}
-
-impl Control {
-    /// Waits for a VM's turn; nobody else has it in hand until this is dropped.
-    pub(crate) async fn in_hand(&self, vm: VmId) -> OwnedRwLockWriteGuard<()> {
-        self.hands.of(vm).write_owned().await
-    }
-
-    /// Waits until nobody has a VM in hand, and keeps it so: for what only needs it to stay, as clones their template.
-    pub(crate) async fn kept(&self, vm: VmId) -> OwnedRwLockReadGuard<()> {
-        self.hands.of(vm).read_owned().await
     }
 }

@@ -7,6 +7,8 @@ mod record;
 
 mod hand;
 
+mod made;
+
 pub mod audit;
 
 pub mod control;

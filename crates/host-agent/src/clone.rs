@@ -4,8 +4,10 @@
 //! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start.
 
 use crate::disk;
-use crate::node::{HostAgent, chain, driver_error, guest_error, seat_error};
+use crate::error::{chain, driver_error, guest_error, seat_error};
+use crate::node::HostAgent;
 use crate::seat::SeatError;
+use crate::template::{disks_of_clones, is_template, set_frozen, template_dir};
 use proteus_hypervisor::driver::Seat;
 use proteus_hypervisor::network::Network;
 use proteus_model::id::VmId;
@@ -14,9 +16,7 @@ use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest wait for a clone to become somebody else: a moment, times ten for load, and the agent's own patience.
@@ -26,16 +26,6 @@ const KEYS_LIMIT: Millis = Millis(180_000);
 /// Randomness that a clone gets: twice what the agent asks for at least.
 const ENTROPY_BYTES: usize = 64;
 
-/// Where a saved VM is.
-fn template_dir(seat: &Seat) -> PathBuf {
-    seat.dir.join("template")
-}
-
-/// Whether the VM is a template.
-pub(crate) fn is_template(seat: &Seat) -> bool {
-    template_dir(seat).join("template.json").exists()
-}
-
 fn random<const N: usize>() -> Result<[u8; N], NodeError> {
     let mut bytes = [0; N];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -43,31 +33,6 @@ fn random<const N: usize>() -> Result<[u8; N], NodeError> {
         Ok(count) if count == N => Ok(bytes),
         _ => Err(NodeError::new(NodeErrorCode::Failed, "the kernel gave no randomness")),
     }
-}
-
-/// The disks that clones get: overlays over what the template wrote to, the rest as it is.
-fn disks_of_clones(seat: &Seat) -> Vec<DiskIntent> {
-    let own = seat.disks().into_iter().filter(|disk| seat.intent.disks.iter().any(|d| d.name == disk.name));
-    own.map(|disk| DiskIntent { overlay: !disk.read_only, ..disk }).collect()
-}
-
-/// Nobody writes to a template's disks from now on, and each clone, which has a user of its own, may read them.
-fn set_frozen(seat: &Seat, frozen: bool) -> Result<(), NodeError> {
-    for disk in disks_of_clones(seat).iter().filter(|disk| disk.overlay) {
-        let done = chown(&disk.path, Some(0), Some(0)).and_then(|()| {
-            let mode = if frozen { 0o444 } else { 0o644 };
-            fs::set_permissions(&disk.path, Permissions::from_mode(mode))
-        });
-        let failed =
-            |e| NodeError::new(NodeErrorCode::Failed, format!("freeze {}: {e}", disk.path.display()));
-        done.map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// What the template's disks were before, as far as it matters: somebody may write again.
-pub(crate) fn thaw(seat: &Seat) -> Result<(), NodeError> {
-    if is_template(seat) { set_frozen(seat, false) } else { Ok(()) }
 }
 
 impl HostAgent {

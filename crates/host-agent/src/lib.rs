@@ -9,6 +9,10 @@ mod disk;
 
 mod clone;
 
+mod error;
+
+mod template;
+
 mod guest;
 
 mod convert;

@@ -1,12 +1,13 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
 use crate::console::Console;
+use crate::error::{chain, driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{Guest, GuestError};
-use crate::seat::{SeatError, Seats};
-use crate::{bring_up, clone, convert, disk, health};
+use crate::seat::Seats;
+use crate::{bring_up, convert, disk, health, template};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
-use proteus_hypervisor::network::{Network, UplinkError};
+use proteus_hypervisor::network::Network;
 use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
@@ -16,7 +17,7 @@ use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
-use proteus_protocol::guest::v1::{Blob, ErrorCode, HelloReply, Reply, Request, Sample};
+use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
     ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
     ServiceObserved, StepCost,
@@ -73,62 +74,6 @@ pub struct HostAgent {
     /// Per VM: ends the task that brings its services up.
     bringing_up: Mutex<HashMap<VmId, CancellationToken>>,
     tasks: TaskTracker,
-}
-
-/// The whole chain of causes, as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-pub(crate) fn driver_error(error: DriverError) -> NodeError {
-    let code = match &error {
-        DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
-        DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
-        DriverError::UnknownSnapshot { .. } => NodeErrorCode::NotFound,
-        DriverError::SnapshotExists { .. } => NodeErrorCode::Conflict,
-        DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
-        DriverError::Stalled { .. } => NodeErrorCode::Stalled,
-        DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
-    };
-    NodeError::new(code, chain(&error))
-}
-
-pub(crate) fn seat_error(error: SeatError) -> NodeError {
-    NodeError::new(NodeErrorCode::Failed, chain(&error))
-}
-
-pub(crate) fn guest_error(error: GuestError) -> NodeError {
-    let code = match &error {
-        GuestError::Refused { code: ErrorCode::Unsupported, .. } => NodeErrorCode::Unsupported,
-        GuestError::Refused { code: ErrorCode::Invalid, .. } => NodeErrorCode::OutOfRange,
-        GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => {
-            NodeErrorCode::Stalled
-        }
-        GuestError::NoChannel | GuestError::Open(_) | GuestError::Closed(_) | GuestError::Confused => {
-            NodeErrorCode::Guest
-        }
-        // It answers: nothing is wrong with the agent.
-        GuestError::Refused { .. } => NodeErrorCode::Failed,
-    };
-    NodeError::new(code, chain(&error))
-}
-
-fn uplink_error(error: UplinkError) -> NodeError {
-    match &error {
-        UplinkError::Refused { what, hint } => {
-            NodeError::new(NodeErrorCode::Unsupported, format!("{what}; {hint}"))
-        }
-        UplinkError::Tool(_) | UplinkError::Host { .. } => {
-            NodeError::new(NodeErrorCode::Failed, chain(&error))
-        }
-    }
 }
 
 fn now() -> UnixMillis {
@@ -408,7 +353,7 @@ impl Node for HostAgent {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
         if let Ok(seat) = self.seat(vm) {
-            clone::thaw(&seat)?;
+            template::thaw(&seat)?;
             // They are inside disks of its owner's, which stay.
             for snapshot in self.driver.snapshots(&seat).await.map_err(driver_error)? {
                 self.driver.delete_snapshot(&seat, &snapshot.name).await.map_err(driver_error)?;
@@ -427,7 +372,7 @@ impl Node for HostAgent {
 
     async fn start(&self, vm: VmId) -> Result<(), NodeError> {
         let seat = self.seat(vm)?;
-        if clone::is_template(&seat) {
+        if template::is_template(&seat) {
             let message =
                 format!("{} is a template: its clones need its disks as they are", seat.intent.name);
             return Err(NodeError::new(NodeErrorCode::Conflict, message));

@@ -1,6 +1,8 @@
 //! The QEMU driver: one QEMU process per VM, its own user, its own sandbox, and a control socket. The process
 //! outlives Proteus; `adopt` finds it again. Never choose a value here: knobs are turned as told.
 
+mod capability;
+
 pub(crate) mod command_line;
 
 mod knob;
@@ -185,7 +187,7 @@ impl QemuDriver {
         outcome: Result<T, DriverError>,
     ) -> Result<T, DriverError> {
         let run = vm.live.lock().await.run.clone();
-        if outcome.is_err() && matches!(run.under_way, Some(snapshot::UnderWay::Restoring(_))) {
+        if outcome.is_err() && matches!(run.under_way, Some(process::UnderWay::Restoring(_))) {
             process::kill(&run).await;
             self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.seat.id);
             self.sweep(&vm.seat).await?;
@@ -351,7 +353,7 @@ impl Driver for QemuDriver {
 
     async fn capabilities(&self, id: VmId) -> Result<CapabilityReport, DriverError> {
         let vm = self.vm(id)?;
-        Ok(knob::capabilities(self, &vm).await)
+        Ok(capability::report(self, &vm).await)
     }
 
     fn turns(&self, knob: &Knob) -> bool {

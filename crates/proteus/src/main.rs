@@ -20,7 +20,8 @@ mod tls;
 use clap::{CommandFactory, Parser};
 use proteus_cli::argument::{Cli, Command};
 use proteus_cli::client::Client;
-use proteus_cli::command::{CommandError, Session};
+use proteus_cli::command::Session;
+use proteus_cli::error::CommandError;
 use std::process::ExitCode;
 use std::sync::Arc;
 

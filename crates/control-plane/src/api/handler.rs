@@ -271,7 +271,9 @@ pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: B
             return Err(Refusal::invalid(message, "say where the plan shall lead"));
         }
     };
-    Ok(Json(if request.snapshot { control.plan_with_snapshot(plan).await? } else { plan }))
+    let plan = if request.snapshot { control.plan_with_snapshot(plan).await? } else { plan };
+    control.made.keep(&plan);
+    Ok(Json(plan))
 }
 
 pub(super) async fn morphs(State(control): Shared) -> Answer<Vec<MorphView>> {
@@ -289,6 +291,12 @@ pub(super) async fn begin_morph(
     body: Body,
 ) -> Answer<MorphView> {
     let request: MorphRequest = parse(&body)?;
+    if !control.made.knows(&request.plan) {
+        return Err(Refusal::from(ControlError::Conflict {
+            what: "this plan is not one that Proteus made, or Proteus was started again since".into(),
+            hint: "plan again, and send back what comes, unchanged".into(),
+        }));
+    }
     if let (Some(first), false) = (request.plan.unsupported.first(), request.skip_unsupported) {
         let message = format!("{} is not supported here: {}", first.field, first.why);
         return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));

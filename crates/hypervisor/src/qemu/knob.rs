@@ -12,10 +12,9 @@ use super::process::{self, FilterNext};
 use super::{Live, QemuDriver, QemuVm};
 use crate::cgroup::CAP_MIN;
 use crate::driver::DriverError;
-use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::policy::PacketPolicy;
-use proteus_model::setting::{Knob, KnobKind, Setting};
-use proteus_model::unit::{Bytes, Millis, UnixMillis};
+use proteus_model::setting::{Knob, Setting};
+use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::VmCounters;
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -120,57 +119,6 @@ pub(super) async fn apply(
         | Setting::Priority { .. }
         | Setting::AppPolicy { .. } => Err(not_mine(setting.knob())),
     }
-}
-
-/// What can be done to this VM, by what is plugged into it.
-pub(super) async fn capabilities(driver: &QemuDriver, vm: &QemuVm) -> CapabilityReport {
-    let mut report = CapabilityReport {
-        driver: "qemu".into(),
-        accelerator: driver.probe.accelerator.word().into(),
-        ..CapabilityReport::default()
-    };
-    let (none, hierarchy, intent) = (Millis(0), &driver.hierarchy, &vm.seat.intent);
-    let hot = intent.memory_max.saturating_sub(intent.memory);
-    report.limits.vcpus_max = intent.vcpus_max;
-    report.limits.memory_boot = intent.memory;
-    report.limits.hot_memory_max = hot;
-    let mut yes = |kind, mechanism: String| report.supports(Ability::Knob(kind), mechanism, none);
-    yes(KnobKind::CpuCap, hierarchy.mechanism("cpu.cfs_quota_us", "cpu.max"));
-    yes(KnobKind::CpuWeight, hierarchy.mechanism("cpu.shares", "cpu.weight"));
-    yes(KnobKind::Memory, "virtio-balloon".into());
-    yes(KnobKind::NicRate, "tc tbf towards the guest, nft limit from it".into());
-    yes(KnobKind::NetworkPolicy, "nft netdev table on the tap".into());
-    yes(KnobKind::Image, "virtio-blk hot-plug".into());
-    if hot > Bytes::ZERO {
-        yes(KnobKind::HotMemory, "virtio-mem".into());
-    }
-    if !intent.disks.is_empty() {
-        yes(KnobKind::DiskLimit, "QEMU throttle group".into());
-    }
-    if hot == Bytes::ZERO {
-        let why = "the VM was created with memory_max equal to memory: no virtio-mem device";
-        report.lacks(Ability::Knob(KnobKind::HotMemory), why);
-    }
-    if intent.disks.is_empty() {
-        report.lacks(Ability::Knob(KnobKind::DiskLimit), "the VM has no disk");
-    }
-    let unfit = {
-        let live = vm.live.lock().await;
-        super::replace::why_not(driver, vm, &live).await.unwrap_or_else(|error| Some(error.to_string()))
-    };
-    match unfit {
-        None => report.supports(Ability::ReplaceVmm, "shared memory file and x-ignore-shared", Millis(500)),
-        Some(why) => report.lacks(Ability::ReplaceVmm, why),
-    }
-    crate::share::report(&mut report, intent);
-    match super::snapshot::why_not(&vm.seat) {
-        None => {
-            let pause = super::snapshot::pause_max(driver, vm);
-            report.supports(Ability::Snapshot, "qcow2 snapshot with the RAM in it", pause);
-        }
-        Some(why) => report.lacks(Ability::Snapshot, why),
-    }
-    report
 }
 
 fn two_fields(text: &str) -> Option<(u64, u64)> {

@@ -6,6 +6,7 @@ use super::probe::Accelerator;
 use super::qmp::{Qmp, QmpError};
 use crate::driver::{DriverError, Seat};
 use command_fds::{CommandFdExt, FdMapping};
+use proteus_model::id::SnapshotName;
 use proteus_model::vm::DiskIntent;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,18 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longest time that a killed process may take to vanish: it has its memory to give back.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
+
+/// A snapshot, or a template, whose work began; kept on disk until it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UnderWay {
+    /// It is being saved: the guest stands still.
+    Saving(SnapshotName),
+    /// It is being restored: the VMM is new and its guest not there yet.
+    Restoring(SnapshotName),
+    /// No snapshot: the VM is being saved into this folder as a template, and stands still.
+    Template(PathBuf),
+}
 
 /// What is remembered of a running VMM, on disk, so that a restarted Proteus finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +55,7 @@ pub(crate) struct RunState {
     pub filter_next: Option<FilterNext>,
     /// A snapshot that is being saved or restored: a restarted Proteus ends what was cut short.
     #[serde(default)]
-    pub under_way: Option<super::snapshot::UnderWay>,
+    pub under_way: Option<UnderWay>,
 }
 
 /// What a packet filter is about to be.

@@ -17,7 +17,7 @@ mod job;
 mod tests;
 
 use super::command_line::{Sockets, ram_path};
-use super::process::{self, Launch, RunState};
+use super::process::{self, Launch, RunState, UnderWay};
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{Applied, DriverError, Seat};
 use crate::sparse;
@@ -27,11 +27,10 @@ use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,18 +45,6 @@ const BESIDE: Bytes = Bytes::mib(16);
 const PAUSE_BASE: Millis = Millis(500);
 /// See [`PAUSE_BASE`].
 const PAUSE_PER_MIB: u64 = 100;
-
-/// A snapshot, or a template, whose work began; kept on disk until it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum UnderWay {
-    /// It is being saved: the guest stands still.
-    Saving(SnapshotName),
-    /// It is being restored: the VMM is new and its guest not there yet.
-    Restoring(SnapshotName),
-    /// No snapshot: the VM is being saved into this folder as a template, and stands still.
-    Template(PathBuf),
-}
 
 /// The disks that the VM writes to, as its VMM opens them: of an overlay the VM's own file, never its owner's.
 fn writable(seat: &Seat) -> impl Iterator<Item = DiskIntent> {

@@ -10,10 +10,10 @@
 
 use super::command_line::{Plugged, ram_path};
 use super::probe::Accelerator;
-use super::process::{self, Launch};
+use super::process::{self, Launch, UnderWay};
 use super::qmp::Qmp;
 use super::replace::wait_moved;
-use super::snapshot::{UnderWay, mark};
+use super::snapshot::mark;
 use super::{Live, QemuDriver, QemuVm, vm_call};
 use crate::driver::{DriverError, Seat};
 use proteus_model::unit::Bytes;

@@ -215,6 +215,7 @@ fn a_vm_is_reshaped_and_given_back_whatever_happens() {
     "#]]
     .assert_eq(&structure(&first));
     let rules = bench.in_namespace(&["nft", "list", "ruleset"]);
+    a_plan_of_ones_own_is_refused(&bench, &first);
     commit_and_roll_back(&bench, &first);
     assert_eq!(bench.in_namespace(&["nft", "list", "ruleset"]), rules);
     harm_is_undone(&bench);
@@ -222,6 +223,21 @@ fn a_vm_is_reshaped_and_given_back_whatever_happens() {
     abort_and_disarm(&bench, &first);
     kill_in_the_middle(&mut bench);
     end(bench);
+}
+
+/// A plan comes back as it was handed out, or not at all: also one whose list of what is not supported was emptied.
+fn a_plan_of_ones_own_is_refused(bench: &Bench, first: &Value) {
+    let token = bench.server.cli(&["token", "create", "hand", "--role", "operator"]).ok().stdout;
+    let begin = |plan: &Value| {
+        let body = json!({ "plan": plan, "skip_unsupported": true }).to_string();
+        bench.server.tcp("POST", "/api/v1/morphs", Some(token.trim()), body.as_bytes())
+    };
+    let mut other = first.clone();
+    other["steps"].as_array_mut().unwrap().truncate(1);
+    let (code, said) = begin(&other);
+    assert!(code == 409 && said.contains("not one that Proteus made"), "{code}: {said}");
+    assert_eq!(bench.server.get("/api/v1/morphs"), json!([]));
+    assert_eq!(values(&bench.plan()), values(first));
 }
 
 fn commit_and_roll_back(bench: &Bench, first: &Value) {

@@ -1,0 +1,64 @@
+//! What the parts of this host refuse, in the node API's words.
+
+use crate::guest::GuestError;
+use crate::seat::SeatError;
+use proteus_hypervisor::driver::DriverError;
+use proteus_hypervisor::network::UplinkError;
+use proteus_protocol::guest::v1::ErrorCode;
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+
+/// The whole chain of causes, as one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+pub(crate) fn driver_error(error: DriverError) -> NodeError {
+    let code = match &error {
+        DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
+        DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
+        DriverError::UnknownSnapshot { .. } => NodeErrorCode::NotFound,
+        DriverError::SnapshotExists { .. } => NodeErrorCode::Conflict,
+        DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
+        DriverError::Stalled { .. } => NodeErrorCode::Stalled,
+        DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
+    };
+    NodeError::new(code, chain(&error))
+}
+
+pub(crate) fn seat_error(error: SeatError) -> NodeError {
+    NodeError::new(NodeErrorCode::Failed, chain(&error))
+}
+
+pub(crate) fn guest_error(error: GuestError) -> NodeError {
+    let code = match &error {
+        GuestError::Refused { code: ErrorCode::Unsupported, .. } => NodeErrorCode::Unsupported,
+        GuestError::Refused { code: ErrorCode::Invalid, .. } => NodeErrorCode::OutOfRange,
+        GuestError::TimedOut(_) | GuestError::Refused { code: ErrorCode::Timeout, .. } => {
+            NodeErrorCode::Stalled
+        }
+        GuestError::NoChannel | GuestError::Open(_) | GuestError::Closed(_) | GuestError::Confused => {
+            NodeErrorCode::Guest
+        }
+        // It answers: nothing is wrong with the agent.
+        GuestError::Refused { .. } => NodeErrorCode::Failed,
+    };
+    NodeError::new(code, chain(&error))
+}
+
+pub(crate) fn uplink_error(error: UplinkError) -> NodeError {
+    match &error {
+        UplinkError::Refused { what, hint } => {
+            NodeError::new(NodeErrorCode::Unsupported, format!("{what}; {hint}"))
+        }
+        UplinkError::Tool(_) | UplinkError::Host { .. } => {
+            NodeError::new(NodeErrorCode::Failed, chain(&error))
+        }
+    }
+}
