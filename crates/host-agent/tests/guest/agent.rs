@@ -41,10 +41,11 @@ fn the_channel_survives_garbage_cut_frames_and_a_new_host() {
     assert!(matches!(vm.ask(Request::Ping), Reply::Pong { .. }));
     vm.send_raw(&b"no frame at all \xF5\xF5PR".repeat(2000));
     assert!(matches!(vm.ask(Request::Ping), Reply::Pong { .. }));
-    vm.send_raw(
-        &encode(&serde_json::json!({"id": 4711, "request": {"op": "sample_interval"}}), 1000).unwrap(),
-    );
-    vm.send_raw(&encode(&serde_json::json!({"id": 4712, "request": {"op": "exec"}}), 1000).unwrap());
+    // Both in one write, so that the two answers may come in one read.
+    let mut both =
+        encode(&serde_json::json!({"id": 4711, "request": {"op": "sample_interval"}}), 1000).unwrap();
+    both.extend(encode(&serde_json::json!({"id": 4712, "request": {"op": "exec"}}), 1000).unwrap());
+    vm.send_raw(&both);
     assert!(matches!(vm.answer(4711), Reply::Error { code: ErrorCode::Unsupported, .. }));
     assert!(matches!(vm.answer(4712), Reply::Error { code: ErrorCode::Invalid, .. }));
     let huge = vec![b'x'; 3 << 20];

@@ -8,6 +8,7 @@ use proteus_protocol::guest::v1::{
     Blob, Event, ExecOutcome, ExecRequest, GuestMessage, HelloRequest, HostMessage, Reply, Request,
 };
 use proteus_protocol::guest::{GUEST_PAYLOAD_BYTES_MAX, HOST_PAYLOAD_BYTES_MAX, PORT_NAME};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -87,6 +88,8 @@ pub struct Vm {
     next_id: u64,
     /// Everything that came unasked.
     pub events: Vec<Event>,
+    /// Answers that nobody has waited for yet: two can come in one read.
+    replies: BTreeMap<u64, Reply>,
     ports: Vec<(u16, u16)>,
 }
 
@@ -128,7 +131,16 @@ impl Vm {
         });
         channel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let decoder = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
-        let mut vm = Self { dir, qemu, channel, decoder, next_id: 0, events: Vec::new(), ports };
+        let mut vm = Self {
+            dir,
+            qemu,
+            channel,
+            decoder,
+            next_id: 0,
+            events: Vec::new(),
+            replies: BTreeMap::new(),
+            ports,
+        };
         let what = "the agent's hello";
         wait_for(what, Duration::from_secs(300), || {
             vm.pump();
@@ -173,28 +185,27 @@ impl Vm {
         self.next_id
     }
 
-    /// Takes what has arrived; gives the answers.
-    pub fn pump(&mut self) -> Vec<(u64, Reply)> {
+    /// Takes what has arrived.
+    pub fn pump(&mut self) {
         let mut chunk = [0; 65536];
         if let Ok(got) = self.channel.read(&mut chunk) {
             self.decoder.push(&chunk[..got]);
         }
-        let mut replies = Vec::new();
         while let Some(message) = self.decoder.next() {
             match message.unwrap() {
-                GuestMessage::Reply { id, reply } => replies.push((id, *reply)),
+                GuestMessage::Reply { id, reply } => drop(self.replies.insert(id, *reply)),
                 GuestMessage::Event { event } => self.events.push(event),
                 GuestMessage::Unknown => panic!("an unknown message"),
             }
         }
-        replies
     }
 
     /// Waits for an answer.
     pub fn answer(&mut self, id: u64) -> Reply {
         let start = Instant::now();
         loop {
-            if let Some((_, reply)) = self.pump().into_iter().find(|(got, _)| *got == id) {
+            self.pump();
+            if let Some(reply) = self.replies.remove(&id) {
                 return reply;
             }
             assert!(start.elapsed() < ANSWER_PATIENCE, "no answer to {id}; console:\n{}", self.console());
