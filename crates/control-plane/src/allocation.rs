@@ -2,7 +2,7 @@
 //! reserve in it is theirs to say.
 
 use crate::control::{Control, ControlError};
-use crate::record::{RecordError, Versioned};
+use crate::record::{Batch, RecordError, Versioned};
 use crate::vm::VmRecord;
 use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity};
 use proteus_model::id::{HostName, VmId};
@@ -71,12 +71,13 @@ impl Control {
     /// Changes the table, trying again when somebody else did in between.
     async fn change_table(
         &self,
+        batch: impl Fn() -> Batch,
         change: impl Fn(&mut AllocationTable) -> Result<(), ControlError>,
     ) -> Result<(), ControlError> {
         for _ in 0..TRIES {
             let (mut table, rev) = self.table().await?;
             change(&mut table)?;
-            match self.records.commit(self.records.batch().put(TABLE, &table, rev)?).await {
+            match self.records.commit(batch().put(TABLE, &table, rev)?).await {
                 Err(RecordError::Conflict { .. }) => {}
                 other => return Ok(other.map(|_| ())?),
             }
@@ -88,7 +89,8 @@ impl Control {
     pub(crate) async fn admit(&self, record: &VmRecord) -> Result<(), ControlError> {
         let (host, capacity) = self.host().await?;
         let wanted = amount(record, &record.managed.iter().collect::<Vec<_>>());
-        self.change_table(|table| {
+        let batch = || self.records.batch();
+        self.change_table(batch, |table| {
             let refused = |e: proteus_model::allocation::AllocationError| ControlError::Conflict {
                 what: e.to_string(),
                 hint:
@@ -108,7 +110,8 @@ impl Control {
 
     /// Takes a VM that no longer runs out of the table.
     pub(crate) async fn withdraw(&self, vm: VmId) -> Result<(), ControlError> {
-        self.change_table(|table| {
+        let batch = || self.records.batch().relief();
+        self.change_table(batch, |table| {
             // A morph that is being undone still holds it; its end releases, the next stop withdraws.
             let _ = table.remove(vm);
             Ok(())

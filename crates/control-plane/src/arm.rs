@@ -58,6 +58,9 @@ impl Control {
 
     async fn set_armed(&self, scope: &ArmScope, armed: bool, actor: &str) -> Result<(), ControlError> {
         let mut batch = self.records.batch();
+        if !armed {
+            batch = batch.relief();
+        }
         match scope {
             ArmScope::Vm { vm } => {
                 let Versioned { mut value, rev } = self.find_vm(vm).await?;

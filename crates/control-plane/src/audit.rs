@@ -324,9 +324,10 @@ impl Audit {
         self.read_head().await.map(|(head, _)| head)
     }
 
-    /// Writes an entry; it is durable when this returns.
+    /// Writes an entry that goes with no other change: what it tells of was done already. It is durable when this
+    /// returns.
     pub async fn append(&self, record: AuditRecord) -> Result<Entry, AuditError> {
-        match self.append_with(record, Commit::new(OpId::from_bits(0))).await? {
+        match self.append_with(record, Commit::new(OpId::from_bits(0)).relief()).await? {
             Appended::Written { entry, .. } => Ok(*entry),
             // Nothing but the chain was guarded.
             Appended::Conflict(_) => Err(AuditError::Contended),

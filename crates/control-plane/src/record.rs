@@ -68,6 +68,13 @@ impl Batch {
         &self.commit
     }
 
+    /// Marked as one that helps out of a shortage: it is taken on a full disk too, as long as the reserve lasts.
+    #[must_use]
+    pub(crate) fn relief(mut self) -> Self {
+        self.commit = self.commit.relief();
+        self
+    }
+
     /// The error that names the first of our keys whose guard did not hold.
     pub(crate) fn conflict(&self, failed: &[(Key, Option<Rev>)]) -> RecordError {
         let guard = self.commit.guards.iter().find(|guard| guard.is_among(failed));

@@ -142,12 +142,14 @@ pub struct Commit {
     pub puts: Vec<Put>,
     /// What is deleted; a key that is not there stays so.
     pub deletes: Vec<Key>,
+    /// It helps out of a shortage, as a stop or an undo does: a store that keeps space back may use it for this.
+    pub relief: bool,
 }
 
 impl Commit {
     /// An empty commit.
     pub fn new(op_id: OpId) -> Self {
-        Self { op_id, guards: Vec::new(), puts: Vec::new(), deletes: Vec::new() }
+        Self { op_id, guards: Vec::new(), puts: Vec::new(), deletes: Vec::new(), relief: false }
     }
 
     /// With one more guard.
@@ -176,6 +178,12 @@ impl Commit {
     pub fn delete(mut self, key: Key) -> Self {
         self.deletes.push(key);
         self
+    }
+
+    /// Marked as one that helps out of a shortage.
+    #[must_use]
+    pub fn relief(self) -> Self {
+        Self { relief: true, ..self }
     }
 
     /// Checks the limits that hold for every store.
@@ -208,7 +216,7 @@ impl Commit {
         Ok(())
     }
 
-    /// Digest of everything but the operation id, to tell a resubmission from a reused id.
+    /// Digest of what is done, without the operation id, to tell a resubmission from a reused id.
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut part = |tag: u8, key: &Key, number: u64, value: &[u8]| {
@@ -325,7 +333,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// No space is left; the store can be used again once there is.
-    #[error("no space left for the state while trying to {doing}")]
+    #[error(
+        "no space left for the state while trying to {doing}; make room (VMs can still be stopped and deleted)"
+    )]
     DiskFull {
         /// What was tried.
         doing: &'static str,

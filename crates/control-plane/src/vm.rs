@@ -173,7 +173,7 @@ impl Control {
         entry: AuditRecord,
     ) -> Result<(), ControlError> {
         let name_key = key::vm_name(&record.intent.name);
-        let mut batch = self.records.batch().delete(&key::vm(record.id), rev)?;
+        let mut batch = self.records.batch().relief().delete(&key::vm(record.id), rev)?;
         if let Some(named) = self.records.get::<VmId>(&name_key).await? {
             batch = batch.delete(&name_key, named.rev)?;
         }
@@ -207,6 +207,7 @@ impl Control {
             batch = batch.put(&key::vm(value.id), &value, Some(rev))?;
         }
         let action = if wanted { "vm.start" } else { "vm.stop" };
+        let batch = if wanted { batch } else { batch.relief() };
         self.commit_audited(batch, self.vm_entry(actor, action, &value, json!({}))).await?;
         Ok(value)
     }

@@ -1,4 +1,4 @@
-//! A disk that is really full: a tmpfs of 2 MiB. Needs root for the mount; says so and stops where it may not.
+//! A disk that is really full: a tmpfs of 16 MiB, 8 of which the store keeps back. Needs root for the mount; says so and stops where it may not.
 #![allow(clippy::unwrap_used, reason = "all of it is test code")]
 
 use proteus_control_plane::store::embedded::Embedded;
@@ -14,7 +14,7 @@ impl SmallDisk {
     fn mount(path: &Path) -> Option<Self> {
         std::fs::create_dir(path).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(path);
+        mount.args(["-t", "tmpfs", "-o", "size=16m", "none"]).arg(path);
         mount.status().is_ok_and(|status| status.success()).then(|| Self(path.to_owned()))
     }
 }
@@ -56,13 +56,22 @@ fn a_full_disk_is_said_and_survived() {
         let backup = store.backup(&disk.0.join("backup")).await;
         assert!(matches!(backup, Err(StoreError::DiskFull { .. } | StoreError::Io { .. })), "{backup:?}");
         assert!(!disk.0.join("backup").exists(), "half a backup is left");
+        // What helps out of it is taken all the same, and nothing else until there is room for that again.
+        for stop in 0..300 {
+            let commit = Commit::new(OpId::from_bits(1_000_000 + stop)).relief();
+            let outcome = store.commit(commit.put(Key::new("stopped").unwrap(), vec![1; 100])).await;
+            assert!(matches!(outcome, Ok(Outcome::Committed(_))), "stop {stop}: {outcome:?}");
+        }
+        let plain = store.commit(put(committed, 100)).await;
+        assert!(matches!(plain, Err(StoreError::DiskFull { .. })), "{plain:?}");
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         // With room again it goes on, without being opened anew.
         let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk.0).status().unwrap();
         assert!(status.success());
         assert!(matches!(store.commit(put(committed, 50_000)).await, Ok(Outcome::Committed(_))));
         store.close().await;
         let again = Embedded::open(&disk.0.join("state"), None).unwrap();
-        assert_eq!(again.list("", None, 1000).await.unwrap().records.len() as u64, committed + 1);
+        assert_eq!(again.list("", None, 1000).await.unwrap().records.len() as u64, committed + 2);
         again.close().await;
     });
 }

@@ -8,6 +8,7 @@ use crate::{bring_up, convert, disk, health, template};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
+use proteus_hypervisor::ownership;
 use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
@@ -162,7 +163,9 @@ impl HostAgent {
 
     pub(crate) fn seat(&self, vm: VmId) -> Result<Seat, NodeError> {
         let unknown = || NodeError::new(NodeErrorCode::NotFound, format!("this host has no VM {vm}"));
-        self.seats().get(vm).cloned().ok_or_else(unknown)
+        let seats = self.seats();
+        seats.check(vm).map_err(seat_error)?;
+        seats.get(vm).cloned().ok_or_else(unknown)
     }
 
     pub(crate) fn guest(&self, vm: VmId) -> Arc<Guest> {
@@ -349,6 +352,7 @@ impl Node for HostAgent {
     }
 
     async fn delete(&self, vm: VmId) -> Result<(), NodeError> {
+        self.seats().check(vm).map_err(seat_error)?;
         if self.driver.power(vm).await != PowerState::Stopped {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
@@ -358,6 +362,7 @@ impl Node for HostAgent {
             for snapshot in self.driver.snapshots(&seat).await.map_err(driver_error)? {
                 self.driver.delete_snapshot(&seat, &snapshot.name).await.map_err(driver_error)?;
             }
+            ownership::give_back(&seat).map_err(driver_error)?;
         }
         self.seats().remove(vm).map_err(seat_error)
     }

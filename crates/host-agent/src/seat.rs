@@ -1,13 +1,17 @@
 //! The places of VMs on this host, as files: `vms/ID/seat.json`, and beside it the highest generation seen.
-//! Written whole or not at all. Must never hand out a slot twice.
+//! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
+//! reason: the other VMs of the host need Proteus.
 
-use proteus_hypervisor::driver::{SLOT_MAX, Seat};
+use crate::error::chain;
+use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
+use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
-use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// All seats of a host.
@@ -15,6 +19,10 @@ pub(crate) struct Seats {
     dir: PathBuf,
     taken: BTreeMap<VmId, Seat>,
     fences: BTreeMap<VmId, Generation>,
+    /// Places that cannot be read, and why.
+    damaged: BTreeMap<VmId, String>,
+    /// Slots of theirs, as far as they can be told.
+    reserved: BTreeSet<u16>,
 }
 
 /// Why a seat could not be given or kept.
@@ -27,8 +35,8 @@ pub(crate) enum SeatError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is damaged: {why}")]
-    Damaged { path: PathBuf, why: String },
+    #[error("{why}; mend the file or bring it back from a backup, then start Proteus again")]
+    Damaged { why: String },
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
 }
@@ -38,45 +46,97 @@ fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Sea
     move |source| SeatError::File { doing, path, source }
 }
 
-/// Writes a file so that a crash leaves the old one or the new one. For nobody else to read: a seat holds what its
-/// owner keeps for the guest alone.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SeatError> {
-    let next = path.with_extension("next");
-    let write = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&next, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    whole::write(path, bytes).map_err(file_error("write", path))
+}
+
+/// Reads the place in a folder; `None` where it has none.
+fn read_place(place: &Path) -> Result<Option<(Seat, Generation)>, SeatError> {
+    let path = place.join("seat.json");
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(file_error("read", &path))?,
     };
-    write().map_err(file_error("write", path))
+    // Once they were open to everybody.
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(file_error("close", &path))?;
+    let damaged = |why: &dyn fmt::Display, path: &Path| SeatError::Damaged {
+        why: format!("{} is damaged: {why}", path.display()),
+    };
+    let seat: Seat = serde_json::from_slice(&text).map_err(|error| damaged(&error, &path))?;
+    let path = place.join("generation");
+    let fence = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(file_error("read", &path)(error)),
+        // A fence that is not known must not be taken for the lowest.
+        Ok(text) => text.trim().parse().map_err(|error| damaged(&error, &path))?,
+    };
+    Ok(Some((seat, Generation(fence))))
+}
+
+/// The slot of a place that cannot be read: the user of its VMM owns the folder of its sockets.
+fn slot_of_run_dir(place: &Path) -> Option<u16> {
+    let uid = fs::metadata(place.join("run")).ok()?.uid();
+    uid.checked_sub(UID_BASE).and_then(|slot| u16::try_from(slot).ok()).filter(|slot| *slot < SLOT_MAX)
 }
 
 impl Seats {
     /// Reads all seats below `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, SeatError> {
         fs::create_dir_all(dir).map_err(file_error("make", dir))?;
-        let mut seats = Self { dir: dir.to_owned(), taken: BTreeMap::new(), fences: BTreeMap::new() };
+        let mut seats = Self {
+            dir: dir.to_owned(),
+            taken: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+        };
         for entry in fs::read_dir(dir).map_err(file_error("read", dir))? {
             let place = entry.map_err(file_error("read", dir))?.path();
-            let path = place.join("seat.json");
-            let text = match fs::read(&path) {
-                // A folder without a seat is one whose making was cut short, or whose removal was.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::remove_dir_all(&place).map_err(file_error("clear", &place))?;
-                    continue;
-                }
-                other => other.map_err(file_error("read", &path))?,
+            let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Ok(vm) = name.parse::<VmId>() else {
+                tracing::warn!(path = %place.display(), "is no VM's place and left alone");
+                continue;
             };
-            // Once they were open to everybody.
-            fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(file_error("close", &path))?;
-            let seat: Seat = serde_json::from_slice(&text)
-                .map_err(|e| SeatError::Damaged { path: path.clone(), why: e.to_string() })?;
-            let fence = fs::read_to_string(place.join("generation")).unwrap_or_default();
-            seats.fences.insert(seat.id, Generation(fence.trim().parse().unwrap_or(0)));
-            seats.taken.insert(seat.id, seat);
+            match read_place(&place).and_then(|found| seats.check_place(vm, found)) {
+                // A folder without a seat is one whose making was cut short, or whose removal was.
+                Ok(None) => fs::remove_dir_all(&place).map_err(file_error("clear", &place))?,
+                Ok(Some((seat, fence))) => {
+                    seats.fences.insert(vm, fence);
+                    seats.taken.insert(vm, seat);
+                }
+                Err(error) => {
+                    let why = chain(&error);
+                    tracing::error!(%vm, %why, "VM set aside");
+                    seats.reserved.extend(slot_of_run_dir(&place));
+                    seats.damaged.insert(vm, why);
+                }
+            }
         }
         Ok(seats)
+    }
+
+    /// A place must be the one of its folder, with a slot of its own.
+    fn check_place(
+        &self,
+        vm: VmId,
+        found: Option<(Seat, Generation)>,
+    ) -> Result<Option<(Seat, Generation)>, SeatError> {
+        let Some((seat, fence)) = found else { return Ok(None) };
+        let path = self.dir.join(vm.to_string()).join("seat.json");
+        let damaged =
+            |why: String| SeatError::Damaged { why: format!("{} is damaged: {why}", path.display()) };
+        if seat.id != vm {
+            return Err(damaged(format!("it is the place of {}", seat.id)));
+        }
+        match self.taken.values().find(|other| other.slot == seat.slot) {
+            Some(other) => Err(damaged(format!("slot {} is taken by {}", seat.slot, other.intent.name))),
+            None => Ok(Some((seat, fence))),
+        }
+    }
+
+    /// Fails where the VM's place was set aside.
+    pub(crate) fn check(&self, vm: VmId) -> Result<(), SeatError> {
+        self.damaged.get(&vm).map_or(Ok(()), |why| Err(SeatError::Damaged { why: why.clone() }))
     }
 
     pub(crate) fn get(&self, vm: VmId) -> Option<&Seat> {
@@ -89,9 +149,11 @@ impl Seats {
 
     /// Gives the VM a place; the same one when asked again.
     pub(crate) fn ensure(&mut self, vm: VmId, intent: &VmIntent) -> Result<&Seat, SeatError> {
+        self.check(vm)?;
         if !self.taken.contains_key(&vm) {
-            let used: std::collections::BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
-            let slot = (0..SLOT_MAX).find(|slot| !used.contains(slot)).ok_or(SeatError::Full)?;
+            let used: BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
+            let free = |slot: &u16| !used.contains(slot) && !self.reserved.contains(slot);
+            let slot = (0..SLOT_MAX).find(free).ok_or(SeatError::Full)?;
             let dir = self.dir.join(vm.to_string());
             let seat = Seat {
                 id: vm,
@@ -120,6 +182,7 @@ impl Seats {
     /// Takes the place away, with all files in it: overlays and seed too. A file that the owner brought is never
     /// in it.
     pub(crate) fn remove(&mut self, vm: VmId) -> Result<(), SeatError> {
+        self.check(vm)?;
         let Some(seat) = self.taken.remove(&vm) else { return Ok(()) };
         self.fences.remove(&vm);
         // The seat first: a folder without one is swept at the next start.

@@ -26,10 +26,9 @@ pub(crate) fn disks_of_clones(seat: &Seat) -> Vec<DiskIntent> {
 /// Nobody writes to a template's disks from now on, and each clone, which has a user of its own, may read them.
 pub(crate) fn set_frozen(seat: &Seat, frozen: bool) -> Result<(), NodeError> {
     for disk in disks_of_clones(seat).iter().filter(|disk| disk.overlay) {
-        let done = chown(&disk.path, Some(0), Some(0)).and_then(|()| {
-            let mode = if frozen { 0o444 } else { 0o644 };
-            fs::set_permissions(&disk.path, Permissions::from_mode(mode))
-        });
+        let (owner, mode) = if frozen { (0, 0o444) } else { (seat.uid(), 0o644) };
+        let done = chown(&disk.path, Some(owner), Some(owner))
+            .and_then(|()| fs::set_permissions(&disk.path, Permissions::from_mode(mode)));
         let failed =
             |e| NodeError::new(NodeErrorCode::Failed, format!("freeze {}: {e}", disk.path.display()));
         done.map_err(failed)?;

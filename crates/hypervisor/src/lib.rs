@@ -13,6 +13,10 @@ pub mod conformance;
 
 pub mod cgroup;
 
+pub mod ownership;
+
+pub mod whole;
+
 mod sparse;
 
 mod share;

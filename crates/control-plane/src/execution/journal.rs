@@ -3,7 +3,7 @@
 
 use crate::allocation::{TABLE, TRIES};
 use crate::control::{Control, ControlError, key};
-use crate::record::{Batch, RecordError, Versioned};
+use crate::record::{Batch, RecordError, Records, Versioned};
 use crate::store::Rev;
 use crate::vm::VmRecord;
 use proteus_model::execution::{Event, Morph, State, Version};
@@ -19,6 +19,22 @@ pub(crate) struct Journal<'a> {
     rev: Rev,
     /// When the undo began in this process.
     pub(crate) began_undo: Option<Instant>,
+}
+
+/// A batch for a move to where `next` is. A morph that cannot go on for want of space can still be undone.
+fn batch_of(records: &Records, next: &Morph) -> Batch {
+    match next.state {
+        State::Undoing { .. } | State::Releasing | State::RolledBack | State::Parked => {
+            records.batch().relief()
+        }
+        State::Planned
+        | State::Validated
+        | State::Reserved
+        | State::Applying { .. }
+        | State::Verifying
+        | State::Committing
+        | State::Committed => records.batch(),
+    }
 }
 
 impl<'a> Journal<'a> {
@@ -82,7 +98,7 @@ impl<'a> Journal<'a> {
     ) -> Result<(), ControlError> {
         let next = self.after(event, change)?;
         let records = &self.control.records;
-        let batch = more(records.batch().put(&key::morph(next.id), &next, Some(self.rev))?)?;
+        let batch = more(batch_of(records, &next).put(&key::morph(next.id), &next, Some(self.rev))?)?;
         let rev = records.commit(batch).await?;
         self.moved(next, rev);
         Ok(())
@@ -117,7 +133,7 @@ impl<'a> Journal<'a> {
 
     async fn commit_end(&self, next: &Morph, changed: Option<After<'_>>) -> Result<Rev, ControlError> {
         let records = &self.control.records;
-        let mut batch = records.batch().put(&key::morph(next.id), next, Some(self.rev))?;
+        let mut batch = batch_of(records, next).put(&key::morph(next.id), next, Some(self.rev))?;
         if let Some(found) = records.get::<VmRecord>(&key::vm(next.plan.vm)).await?
             && found.value.morph == Some(next.id)
         {

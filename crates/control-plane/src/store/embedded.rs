@@ -11,6 +11,8 @@ mod engine;
 
 mod folder;
 
+mod reserve;
+
 mod worker;
 
 #[cfg(test)]
@@ -22,6 +24,7 @@ use super::{
 };
 use engine::Engine;
 use folder::StateFolder;
+use reserve::Reserve;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,8 +79,9 @@ impl Embedded {
     fn start(engine: Engine, folder: Option<StateFolder>, probe: Option<Probe>) -> Result<Self, StoreError> {
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
         let (rev_tx, rev) = watch::channel(engine.rev()?);
-        let worker = Worker::new(engine, inbox, rev_tx, probe)?;
         let path = folder.as_ref().map_or_else(PathBuf::new, |f| f.path().to_owned());
+        let reserve = folder.as_ref().map(|folder| Reserve::of(folder.path()));
+        let worker = Worker::new(engine, inbox, rev_tx, probe, reserve)?;
         let thread = std::thread::Builder::new().name("proteus-store".to_owned()).spawn(move || {
             worker.run();
             // The database is closed before the folder is given up.

@@ -9,6 +9,7 @@ use proteus_model::capability::Ability;
 use proteus_model::id::VmId;
 use proteus_model::setting::KnobKind;
 use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,7 +124,11 @@ impl Control {
         }
     }
 
+    /// Whether a VM runs, or may: where its host cannot tell, it is not taken for stopped.
     pub(crate) async fn runs(&self, vm: VmId) -> bool {
-        self.node.observe(vm).await.is_ok_and(|seen| seen.power != PowerState::Stopped)
+        match self.node.observe(vm).await {
+            Ok(seen) => seen.power != PowerState::Stopped,
+            Err(error) => !matches!(error.code, NodeErrorCode::NotFound | NodeErrorCode::NotRunning),
+        }
     }
 }

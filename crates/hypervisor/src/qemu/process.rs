@@ -5,15 +5,16 @@ use super::command_line::{self, Plugged, Sockets, Surroundings, ram_path};
 use super::probe::Accelerator;
 use super::qmp::{Qmp, QmpError};
 use crate::driver::{DriverError, Seat};
+use crate::{ownership, whole};
 use command_fds::{CommandFdExt, FdMapping};
 use proteus_model::id::SnapshotName;
 use proteus_model::vm::DiskIntent;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -79,20 +80,10 @@ fn run_state_path(seat: &Seat) -> PathBuf {
     seat.dir.join("run.json")
 }
 
-/// Writes a file so that a crash leaves the old one or the new one.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
-}
-
 pub(crate) fn save_run_state(seat: &Seat, run: &RunState) -> Result<(), DriverError> {
     let path = run_state_path(seat);
     let text = serde_json::to_vec_pretty(run).map_err(io::Error::other);
-    text.and_then(|text| write_whole(&path, &text))
+    text.and_then(|text| whole::write(&path, &text))
         .map_err(DriverError::host(format!("write {}", path.display())))
 }
 
@@ -189,7 +180,7 @@ fn prepare(seat: &Seat, around: &Launch) -> io::Result<fs::File> {
     }
     let own = |disk: &DiskIntent| !disk.read_only || disk.path.starts_with(&seat.dir);
     for disk in seat.disks().iter().filter(|disk| own(disk)) {
-        chown(&disk.path, Some(uid), Some(uid))?;
+        ownership::hand_over(seat, &disk.path)?;
     }
     fs::File::create(seat.dir.join("qemu.log"))
 }

@@ -16,6 +16,7 @@ use super::replace::wait_moved;
 use super::snapshot::mark;
 use super::{Live, QemuDriver, QemuVm, vm_call};
 use crate::driver::{DriverError, Seat};
+use crate::whole;
 use proteus_model::unit::Bytes;
 use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
@@ -182,7 +183,7 @@ async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -
     let saved = Saved { accelerator, machine, plugged: live.run.plugged.clone() };
     let path = to.join(SAVED);
     let text = serde_json::to_vec_pretty(&saved).map_err(io::Error::other);
-    host("write", &path, text.and_then(|text| process::write_whole(&path, &text)))
+    host("write", &path, text.and_then(|text| whole::write(&path, &text)))
 }
 
 /// Starts a clone, dark.

@@ -5,6 +5,7 @@ use crate::server::Server;
 use crate::steps::image_dir;
 use expect_test::expect;
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 /// Changes how the VM is built: another vCPU; and settings that only the guest has.
@@ -49,6 +50,7 @@ fn an_owner_goes_back_to_before_a_morph() {
     let made =
         Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&qcow2).arg("256M").status();
     assert!(made.unwrap().success());
+    std::os::unix::fs::chown(&qcow2, Some(4711), Some(4712)).unwrap();
     refused(&server, &format!("data={}", raw.display()));
 
     create(&server, "web", Some(&format!("data={}", qcow2.display())));
@@ -138,7 +140,10 @@ fn end(mut server: Server, disk: &std::path::Path) {
     server.cli(&["vm", "stop", "web"]).ok();
     server.cli(&["vm", "snapshot", "delete", "web", "before-morph-1"]).ok();
     // What is left inside the owner's disk goes with the VM.
+    assert_ne!(std::fs::metadata(disk).unwrap().uid(), 4711, "the VMM's user has the disk of its VM");
     server.cli(&["vm", "delete", "web"]).ok();
+    let owner = std::fs::metadata(disk).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (4711, 4712), "the disk is its owner's again");
     let held = Command::new("qemu-img").args(["snapshot", "-l"]).arg(disk).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&held.stdout), "");
     assert_eq!(server.ask(&["audit"])["intact"], json!(true));

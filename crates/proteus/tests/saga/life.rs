@@ -119,3 +119,46 @@ async fn starts_stops_and_removals_at_once_leave_nothing_half_done() {
         assert!(known.is_none_or(|record| record.wanted == runs), "the record differs from what runs");
     }
 }
+
+#[tokio::test]
+async fn a_place_that_cannot_be_read_is_set_aside_and_the_others_live_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broken, other) = {
+        let bench = bench(dir.path(), None).await;
+        let broken = start_vm(&bench, dir.path(), "broken").await;
+        let other = start_vm(&bench, dir.path(), "other").await;
+        bench.store.close().await;
+        (broken, other)
+    };
+    let seat = dir.path().join("vms").join(broken.to_string()).join("seat.json");
+    let whole = std::fs::read(&seat).unwrap();
+    std::fs::write(&seat, &whole[..whole.len() / 2]).unwrap();
+    std::fs::create_dir(dir.path().join("vms/notes")).unwrap();
+    {
+        let bench = bench(dir.path(), None).await;
+        bench.control.recover().await.unwrap();
+        // It wants to run and nobody can tell whether it does: its place in the table stays.
+        bench.control.clear_ended().await.unwrap();
+        assert_eq!(listed(&bench, broken).await, (true, true));
+        let errors = [
+            bench.control.start_vm("broken", "test").await.map(drop).unwrap_err(),
+            bench.control.stop_vm("broken", Millis(0), "test").await.map(drop).unwrap_err(),
+            bench.control.delete_vm("broken", "test").await.unwrap_err(),
+        ];
+        for error in errors {
+            let said = error.to_string();
+            assert!(said.contains("seat.json is damaged: ") && said.contains("mend the file"), "{said}");
+        }
+        assert!(bench.control.vm("broken").await.is_ok(), "its record is kept");
+        assert_eq!(
+            bench.control.observe_vm(&bench.control.vm("other").await.unwrap()).await.unwrap().id,
+            other
+        );
+        start_vm(&bench, dir.path(), "third").await;
+        bench.store.close().await;
+    }
+    std::fs::write(&seat, whole).unwrap();
+    let bench = bench(dir.path(), None).await;
+    assert!(dir.path().join("vms/notes").exists(), "a folder that is no VM's is left alone");
+    bench.control.observe_vm(&bench.control.vm("broken").await.unwrap()).await.unwrap();
+}

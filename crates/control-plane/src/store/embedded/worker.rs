@@ -2,6 +2,7 @@
 //! ends leases when their time is over. Must never answer a commit before it is durable.
 
 use super::engine::{Engine, Unfinished};
+use super::reserve::Reserve;
 use super::{CheckReport, Probe};
 use crate::store::{Commit, Cursor, Event, Key, LeaseId, Outcome, Page, Record, Rev, StoreError};
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub(super) struct Worker {
     inbox: mpsc::Receiver<Request>,
     rev: watch::Sender<Rev>,
     probe: Option<Probe>,
+    /// None in memory.
+    reserve: Option<Reserve>,
     leases: BTreeMap<LeaseId, Running>,
     /// Only for waiting on the inbox with a time limit.
     runtime: Runtime,
@@ -70,6 +73,7 @@ impl Worker {
         inbox: mpsc::Receiver<Request>,
         rev: watch::Sender<Rev>,
         probe: Option<Probe>,
+        reserve: Option<Reserve>,
     ) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let io = |source| StoreError::Io { doing: "start the timer of", path: PathBuf::new(), source };
@@ -81,7 +85,7 @@ impl Worker {
             (id, Running { ttl, ends_at: now + ttl })
         });
         let leases = leases.collect();
-        Ok(Self { engine, inbox, rev, probe, leases, runtime })
+        Ok(Self { engine, inbox, rev, probe, reserve, leases, runtime })
     }
 
     /// Until it is told to close or nobody can ask any more.
@@ -146,7 +150,7 @@ impl Worker {
 
     /// Commits all with one fsync; where that fails, each by itself, so that one cannot fail the others.
     fn commit_group(&mut self, group: Vec<(Commit, Reply<Outcome>)>) {
-        if group.len() > 1 {
+        if group.len() > 1 && self.has_reserve() {
             let commits: Vec<&Commit> = group.iter().map(|(commit, _)| commit).collect();
             if let Ok(results) = self.commit_together(&commits) {
                 self.publish();
@@ -155,10 +159,32 @@ impl Worker {
             }
         }
         for (commit, reply) in group {
-            let result = self.commit_together(&[&commit]);
+            let single = self.commit_one(&commit);
             self.publish();
-            let single = result.and_then(|mut results| results.pop().unwrap_or(Err(StoreError::Closed)));
             answer(reply, single);
+        }
+    }
+
+    /// Whether the space that is kept for a full disk is there, as far as any is kept.
+    fn has_reserve(&mut self) -> bool {
+        self.reserve.as_mut().is_none_or(Reserve::hold)
+    }
+
+    /// Only a commit that helps out of it is taken on a full disk.
+    fn commit_one(&mut self, commit: &Commit) -> Result<Outcome, StoreError> {
+        let single = |results: Vec<Result<Outcome, StoreError>>| {
+            results.into_iter().next().unwrap_or(Err(StoreError::Closed))
+        };
+        if !self.has_reserve() && !commit.relief {
+            return Err(StoreError::DiskFull { doing: "write a commit" });
+        }
+        match self.commit_together(&[commit]) {
+            Err(StoreError::DiskFull { .. })
+                if commit.relief && self.reserve.as_mut().is_some_and(Reserve::give_up) =>
+            {
+                self.commit_together(&[commit]).and_then(single)
+            }
+            other => other.and_then(single),
         }
     }
 

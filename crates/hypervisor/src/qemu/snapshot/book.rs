@@ -3,7 +3,7 @@
 
 use crate::driver::{DriverError, Seat};
 use crate::qemu::command_line::Plugged;
-use crate::qemu::process::write_whole;
+use crate::whole;
 use proteus_model::id::SnapshotName;
 use proteus_model::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ impl Book {
     pub(super) fn save(&self, seat: &Seat) -> Result<(), DriverError> {
         let path = path(seat);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other);
-        let written = text.and_then(|text| write_whole(&path, &text));
+        let written = text.and_then(|text| whole::write(&path, &text));
         written.map_err(DriverError::host(format!("write {}", path.display())))
     }
 

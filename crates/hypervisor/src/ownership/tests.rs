@@ -1,0 +1,77 @@
+//! Whose a disk is before, during and after. Files change hands here: only root may do that.
+
+use super::*;
+use proteus_model::id::VmId;
+use proteus_model::unit::Bytes;
+use proteus_model::vm::{Boot, VmIntent};
+
+fn seat(dir: &Path, slot: u16) -> Seat {
+    let dir = dir.join(format!("vm-{slot}"));
+    fs::create_dir_all(&dir).unwrap();
+    let intent = VmIntent::new("test".parse().unwrap(), Boot::Firmware, Bytes::mib(128));
+    let id = VmId::from_bits(u128::from(slot) + 1);
+    Seat { id, slot, dir, intent, attached: Vec::new(), furnished: true, newborn: false }
+}
+
+fn owned_file(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, b"data").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    chown(&path, Some(1234), Some(5678)).unwrap();
+    path
+}
+
+fn is(path: &Path) -> (u32, u32, u32) {
+    let now = fs::metadata(path).unwrap();
+    (now.uid(), now.gid(), now.mode() & 0o7777)
+}
+
+#[test]
+fn a_disk_is_its_owners_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (seat, disk) = (seat(dir.path(), 3), owned_file(dir.path(), "disk"));
+    // Each start hands it over; the first owner counts.
+    for _ in 0..2 {
+        hand_over(&seat, &disk).unwrap();
+        assert_eq!(is(&disk), (seat.uid(), seat.uid(), 0o640));
+    }
+    for _ in 0..2 {
+        give_back(&seat).unwrap();
+        assert_eq!(is(&disk), (1234, 5678, 0o640));
+    }
+}
+
+#[test]
+fn what_is_another_file_or_somebody_elses_by_then_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (seat(dir.path(), 1), seat(dir.path(), 2));
+    let names = ["gone", "replaced", "taken", "shared"];
+    let [gone, replaced, taken, shared] = names.map(|name| owned_file(dir.path(), name));
+    for disk in [&gone, &replaced, &taken, &shared] {
+        hand_over(&first, disk).unwrap();
+    }
+    fs::remove_file(&gone).unwrap();
+    let fresh = dir.path().join("fresh");
+    fs::write(&fresh, b"another").unwrap();
+    chown(&fresh, Some(first.uid()), None).unwrap();
+    fs::rename(&fresh, &replaced).unwrap();
+    chown(&taken, Some(99), Some(99)).unwrap();
+    hand_over(&second, &shared).unwrap();
+    give_back(&first).unwrap();
+    assert_eq!(is(&replaced).0, first.uid(), "another file of the same name was touched");
+    assert_eq!(is(&taken).0, 99);
+    assert_eq!(is(&shared).0, second.uid(), "another VM lost its disk");
+    // The user of a VMM that has ended is nobody to give it back to.
+    give_back(&second).unwrap();
+    assert_eq!(is(&shared), (0, 0, 0o640));
+}
+
+#[test]
+fn files_of_the_vms_own_folder_need_no_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let seat = seat(dir.path(), 3);
+    let overlay = owned_file(&seat.dir, "root.qcow2");
+    hand_over(&seat, &overlay).unwrap();
+    assert_eq!(is(&overlay).0, seat.uid());
+    assert!(!owners_path(&seat).exists());
+}
