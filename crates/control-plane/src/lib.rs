@@ -35,4 +35,6 @@ pub mod execution;
 
 pub mod verification;
 
+pub mod history;
+
 pub mod api;

@@ -146,6 +146,12 @@ impl Records {
         }
     }
 
+    /// Forgets versions that are older than the last `kept` commits and no longer a record's last.
+    pub(crate) async fn forget_history(&self, kept: u64) -> Result<(), RecordError> {
+        let rev = self.store.rev().await?;
+        Ok(self.store.compact(Rev(rev.0.saturating_sub(kept))).await?)
+    }
+
     /// Commits; an outcome that is not known is resolved by submitting the same commit again.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<Rev, RecordError> {
         loop {

@@ -80,6 +80,7 @@ impl Service {
             tracing::error!(%vm, %error, "not started");
         }
         control.watch_for_ends();
+        control.keep_history_short();
         Ok(Self { control, store, driver })
     }
 

@@ -1,0 +1,35 @@
+//! Forgets old versions of records. A morph writes its journal some twenty times, and only the last version of a
+//! record is ever read again: without this the state would grow by each morph's whole journal for ever. What is kept
+//! for people is in records of its own: morphs, versions of VMs, the audit log.
+
+use crate::control::{Control, ControlError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Commits whose versions are kept: far more than any reader that goes through pages is behind.
+const KEPT: u64 = 10_000;
+
+/// How often older ones are forgotten.
+const EVERY: Duration = Duration::from_secs(600);
+
+impl Control {
+    /// Forgets versions that are older than the last `kept` commits and no longer a record's last.
+    pub async fn forget_history(&self, kept: u64) -> Result<(), ControlError> {
+        Ok(self.records.forget_history(kept).await?)
+    }
+
+    /// Does that now and again until Proteus ends.
+    pub fn keep_history_short(self: &Arc<Self>) {
+        let (control, stopped) = (self.clone(), self.stopped());
+        self.spawn(async move {
+            loop {
+                if let Err(error) = control.forget_history(KEPT).await {
+                    tracing::warn!(%error, "old versions of records are not forgotten yet");
+                }
+                if tokio::time::timeout(EVERY, stopped.cancelled()).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+}
