@@ -10,6 +10,11 @@ use std::time::Instant;
 
 const HOT_PATH: &str = "/machine/peripheral/vmem0";
 
+/// How often a guest that stopped giving memory back is asked again before it counts as stalled. One page that is
+/// held for a moment keeps its block, and Linux tries such a block again only after 50 seconds and then ever later
+/// (`VIRTIO_MEM_RETRY_TIMER_MIN_MS` in its `virtio_mem.c`), or as soon as it is asked anew.
+const ASKED_AGAIN_MAX: u32 = 2;
+
 /// Memory plugged in beyond the boot memory.
 pub(in crate::qemu) async fn plugged(vm: &QemuVm, live: &Live) -> Result<Bytes, DriverError> {
     if vm.seat.intent.memory_max == vm.seat.intent.memory {
@@ -101,7 +106,18 @@ pub(super) async fn set_plugged(vm: &QemuVm, live: &Live, target: Bytes) -> Resu
         return Ok(());
     }
     command_plugged(vm, live, target).await?;
-    let outcome = follow(vm, live, &Setting::HotMemory { plugged: target }).await;
+    let want = Setting::HotMemory { plugged: target };
+    let mut outcome = follow(vm, live, &want).await;
+    for _ in 0..ASKED_AGAIN_MAX {
+        if !matches!(outcome, Err(DriverError::Stalled { .. })) {
+            break;
+        }
+        // Only a change is told to the guest.
+        let stayed = plugged(vm, live).await?;
+        command_plugged(vm, live, stayed).await?;
+        command_plugged(vm, live, target).await?;
+        outcome = follow(vm, live, &want).await;
+    }
     if outcome.is_err() {
         let stayed = plugged(vm, live).await?;
         command_plugged(vm, live, stayed).await?;
