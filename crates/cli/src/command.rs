@@ -8,7 +8,7 @@ use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
 use crate::client::{Client, segment};
-use crate::error::{CommandError, usage};
+use crate::error::CommandError;
 use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
@@ -135,9 +135,9 @@ impl Session {
     async fn create(&self, create: &VmCreate) -> Outcome {
         let intent = intent_of(create)?;
         if create.dry_run {
-            let checked = intent.validate();
-            checked.map_err(|e| usage(e.to_string(), "see `proteus vm create --help`"))?;
-            self.print(&intent.without_secrets(), || format!("would create {}\n", intent.name));
+            // Proteus says it: only there is it known which names are taken.
+            let view: VmView = self.client.post("/vms?dry_run=true", &intent).await?;
+            self.print(&view.intent, || format!("would create {}\n", view.name));
             return Ok(0);
         }
         let view: VmView = self.client.post("/vms", &intent).await?;
@@ -171,21 +171,14 @@ impl Session {
 
     async fn clone_vm(&self, template: &str, name: &VmName, wait: bool, dry_run: bool) -> Outcome {
         let path = format!("/vms/{}", segment(template));
+        let request = CloneRequest { name: name.clone(), dry_run };
+        let mut view: VmView = self.client.post(&format!("{path}/clone"), &request).await?;
         if dry_run {
-            let view: VmView = self.client.get(&path).await?;
-            if !view.template {
-                return Err(usage(
-                    format!("{} is no template", view.name),
-                    "`proteus vm template VM` makes one",
-                ));
-            }
             self.print(&view, || {
-                format!("would start {name} from {}, with {}\n", view.name, view.intent.memory)
+                format!("would start {name} from {template}, with {}\n", view.intent.memory)
             });
             return Ok(0);
         }
-        let request = CloneRequest { name: name.clone() };
-        let mut view: VmView = self.client.post(&format!("{path}/clone"), &request).await?;
         if wait {
             wait_serving(&self.client, name.as_str(), START_LIMIT).await?;
             view = self.client.get(&format!("/vms/{name}")).await?;

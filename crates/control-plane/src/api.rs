@@ -70,7 +70,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/host/uplink", Admin, "Let guests reach the outside", handler::enable_uplink, wire::UplinkRequest => wire::UplinkView),
     route!(delete "/host/uplink", Admin, "Let guests reach nothing outside", handler::disable_uplink),
     route!(get "/vms", Viewer, "All VMs", handler::vms => Vec<wire::VmView>),
-    route!(post "/vms", Operator, "Make a VM", handler::create_vm, serde_json::Value => wire::VmView),
+    route!(post "/vms", Operator, "Make a VM; with ?dry_run=true only say whether it could be made", handler::create_vm, serde_json::Value => wire::VmView),
     route!(get "/vms/{vm}", Viewer, "One VM", handler::vm => wire::VmView),
     route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm),
     route!(post "/vms/{vm}/start", Operator, "Start a VM", handler::start_vm => wire::VmView),

@@ -115,8 +115,8 @@ impl Control {
         self.tell(ControlEvent::Vm { at: self.now(), vm: record.intent.name.clone(), what });
     }
 
-    /// Makes a VM. It does not run yet.
-    pub async fn create_vm(&self, intent: VmIntent, actor: &str) -> Result<VmRecord, ControlError> {
+    /// The record that a VM would begin with: refused as making it would be, and nothing is written.
+    pub async fn check_new_vm(&self, intent: VmIntent) -> Result<VmRecord, ControlError> {
         let invalid = |e: proteus_model::vm::IntentError| ControlError::Invalid {
             what: e.to_string(),
             hint: "see `proteus vm create --help`".into(),
@@ -126,7 +126,21 @@ impl Control {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
         check_files(&intent)?;
-        let record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        self.check_name_free(&intent.name).await?;
+        Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
+    }
+
+    /// Refuses a name that a VM has. It may be taken right after: the record's commit looks again.
+    pub(crate) async fn check_name_free(&self, name: &VmName) -> Result<(), ControlError> {
+        match self.records.get::<VmId>(&key::vm_name(name)).await? {
+            Some(_) => Err(name_taken(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a VM. It does not run yet.
+    pub async fn create_vm(&self, intent: VmIntent, actor: &str) -> Result<VmRecord, ControlError> {
+        let record = self.check_new_vm(intent).await?;
         let _turn = self.in_hand(record.id).await;
         let evidence = json!({ "intent": record.intent.without_secrets() });
         let rev = self.keep_new(&record, self.vm_entry(actor, "vm.create", &record, evidence)).await?;
@@ -157,10 +171,7 @@ impl Control {
             .put(&key::vm_name(&record.intent.name), &record.id, None)?
             .put(&key::version(record.id, 0), &first, None)?;
         match self.commit_audited(batch, entry).await {
-            Err(ControlError::Record(RecordError::Conflict { .. })) => Err(ControlError::Conflict {
-                what: format!("there is a VM {} already", record.intent.name),
-                hint: "choose another name, or delete that VM first".into(),
-            }),
+            Err(ControlError::Record(RecordError::Conflict { .. })) => Err(name_taken(&record.intent.name)),
             other => other,
         }
     }
@@ -325,6 +336,13 @@ impl Control {
             Some((field, path)) => Err(refused(format!("{field}: {} is not for everybody", path.display()))),
             None => Ok(()),
         }
+    }
+}
+
+fn name_taken(name: &VmName) -> ControlError {
+    ControlError::Conflict {
+        what: format!("there is a VM {name} already"),
+        hint: "choose another name, or delete that VM first".into(),
     }
 }
 

@@ -119,14 +119,24 @@ where
     Ok(Json(control.run_to_end(work).await?))
 }
 
+#[derive(Deserialize)]
+pub(super) struct DryRun {
+    #[serde(default)]
+    dry_run: bool,
+}
+
 pub(super) async fn create_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
+    Query(DryRun { dry_run }): Query<DryRun>,
     body: Body,
 ) -> Answer<VmView> {
     let intent: VmIntent = parse(&body)?;
     if caller.role < Role::Admin {
         control.check_may_name(&intent)?;
+    }
+    if dry_run {
+        return Ok(Json(view(&control, &control.check_new_vm(intent).await?).await?));
     }
     change_vm(control, |control| async move { control.create_vm(intent, &caller.name).await }).await
 }
@@ -164,6 +174,9 @@ pub(super) async fn clone_vm(
     body: Body,
 ) -> Answer<VmView> {
     let request: CloneRequest = parse(&body)?;
+    if request.dry_run {
+        return Ok(Json(view(&control, &control.check_clone(&vm, request.name).await?).await?));
+    }
     change_vm(control, |control| async move { control.clone_vm(&vm, request.name, &caller.name).await }).await
 }
 

@@ -33,6 +33,12 @@ fn it_tells_how_it_is_and_what_happens() {
     let taken = server.cli(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]);
     assert_eq!(taken.code, 4, "{}", taken.stderr);
     assert!(taken.stderr.contains("there is a VM one already"), "{}", taken.stderr);
+    let disk = format!("root={}", disk.display());
+    let tried = server.cli(&["vm", "create", "one", "--disk", &disk, "--dry-run"]);
+    assert_eq!((tried.code, tried.stderr), (taken.code, taken.stderr), "a dry run is refused as the act is");
+    let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]).ok();
+    assert_eq!(tried.stdout, "would create two\n");
+    assert_eq!(server.ask(&["vm", "list"]).as_array().unwrap().len(), 1, "a dry run made a VM");
     let secret = server.cli(&["token", "create", "m"]).ok().stdout;
     let metrics = server.tcp("GET", "/metrics", Some(secret.trim()), b"").1;
     assert!(metrics.contains("proteus_vm_running{vm=\"one\"} 0"), "{metrics}");

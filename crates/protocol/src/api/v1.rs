@@ -86,6 +86,9 @@ pub struct CloneRequest {
     /// Name of the new VM, also its host name.
     #[schemars(with = "String")]
     pub name: VmName,
+    /// Only say whether it could be started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Asks a VM to stop.
