@@ -4,6 +4,7 @@ use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::unit::UnixMillis;
+use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
     AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
@@ -172,6 +173,13 @@ pub fn plan(plan: &Plan) -> String {
     text
 }
 
+/// How one measure compares.
+fn comparison(c: &Comparison) -> String {
+    let told = |value: Option<f64>| or_dash(value.map(|value| c.told(value)));
+    let (before, after, limit) = (told(c.before), told(c.after), told(c.limit));
+    format!("{}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why)
+}
+
 /// A morph.
 pub fn morph(morph: &Morph) -> String {
     let mut text = String::new();
@@ -204,10 +212,7 @@ pub fn morph(morph: &Morph) -> String {
         let verdict = if report.passed { "passed" } else { "failed" };
         let _ = writeln!(text, "  verification {verdict}");
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
-            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
-            let (before, after, limit) = (number(c.before), number(c.after), number(c.limit));
-            let _ =
-                writeln!(text, "    {}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why);
+            let _ = writeln!(text, "    {}", comparison(c));
         }
         for failed in &report.unhealthy {
             let _ = writeln!(text, "    failed: {failed}");
@@ -416,6 +421,23 @@ mod tests {
         assert_eq!(moment(UnixMillis(0)), "1970-01-01 00:00:00");
         assert_eq!(moment(UnixMillis(951_782_400_000)), "2000-02-29 00:00:00");
         assert_eq!(moment(UnixMillis(1_795_269_785_000)), "2026-11-21 14:03:05");
+    }
+
+    #[test]
+    fn what_is_compared_has_units() {
+        let told = |measure: &str, before, after, limit| {
+            let why = "within the limit".to_owned();
+            let (measure, noise, limit) = (measure.to_owned(), None, Some(limit));
+            comparison(&Comparison { measure, before, noise, after, limit, harm: false, why })
+        };
+        assert_eq!(
+            told("throttled", None, Some(123.4), 600.0),
+            "throttled: - before, 12.3 % after, limit 60.0 %: within the limit"
+        );
+        assert_eq!(
+            told("probe_latency", Some(1_500.0), Some(20_049.0), 500_000.0),
+            "probe_latency: 1.5 ms before, 20.0 ms after, limit 500.0 ms: within the limit"
+        );
     }
 
     #[test]
