@@ -355,7 +355,7 @@ pub enum Image {
 pub enum Profile {
     /// Check a document; every problem with file, line, field and hint.
     Validate {
-        /// The documents.
+        /// The documents; `-` is standard input.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -368,7 +368,7 @@ pub enum Profile {
     },
     /// Take a document into the registry.
     Push {
-        /// The document.
+        /// The document; `-` is standard input.
         file: PathBuf,
         /// Only check.
         #[arg(long)]
