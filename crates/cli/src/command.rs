@@ -18,9 +18,10 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
-    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
+    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
+    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
+    VmView,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -378,8 +379,8 @@ impl Session {
     }
 
     async fn allocation(&self) -> Outcome {
-        let view: serde_json::Value = self.client.get("/allocation").await?;
-        self.print(&view, || serde_json::to_string_pretty(&view).unwrap_or_default() + "\n");
+        let view: AllocationView = self.client.get("/allocation").await?;
+        self.print(&view, || output::allocation(&view));
         Ok(0)
     }
 

@@ -1,13 +1,16 @@
 //! Answers as text. Every text form is made here from the same value that `--output json` prints.
 
+use proteus_model::allocation::Capacity;
 use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
+use proteus_model::id::HostName;
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::unit::UnixMillis;
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
+    AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView,
+    UplinkView, VmView,
 };
 use std::fmt::Write;
 
@@ -366,6 +369,39 @@ pub fn host(host: &HostView) -> String {
     text
 }
 
+/// Who has what.
+pub fn allocation(view: &AllocationView) -> String {
+    let all = &view.table;
+    let host_row = |(host, capacity): (&HostName, &Capacity)| {
+        let (whole, free) = (capacity.shareable(), view.free.get(host).copied().unwrap_or_default());
+        let (cpu, memory) = (whole.cpu.to_string(), whole.memory.to_string());
+        vec![host.to_string(), cpu, free.cpu.to_string(), memory, free.memory.to_string()]
+    };
+    let mut rows = Vec::new();
+    for (vm, allocation) in all.vms() {
+        let name = view.names.get(vm).map_or_else(|| vm.to_string(), ToString::to_string);
+        let held = all.reservations().iter().find(|(_, reservation)| reservation.vm == *vm);
+        for (host, has) in &allocation.slices {
+            let after = held.and_then(|(morph, r)| Some((morph, r.after.get(host)?)));
+            let after = after.map(|(morph, after)| format!("{}, {} by {morph}", after.cpu, after.memory));
+            let (cpu, memory) = (has.cpu.to_string(), has.memory.to_string());
+            rows.push(vec![name.clone(), host.to_string(), cpu, memory, or_dash(after)]);
+        }
+    }
+    rows.sort();
+    let hosts: Vec<_> = all.hosts().iter().map(host_row).collect();
+    let mut text = String::new();
+    if !hosts.is_empty() {
+        text += &table(&["HOST", "CPU TO SHARE", "FREE", "MEMORY TO SHARE", "FREE"], &hosts);
+        text.push('\n');
+    }
+    match rows.as_slice() {
+        [] => text.push_str("no VM has a share; it gets one when it starts\n"),
+        rows => text += &table(&["VM", "HOST", "CPU", "MEMORY", "RESERVED"], rows),
+    }
+    text
+}
+
 /// The guests' way out.
 pub fn uplink(view: &UplinkView) -> String {
     let Some(up) = &view.uplink else {
@@ -415,12 +451,41 @@ pub fn audit(view: &AuditView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proteus_model::allocation::{Amount, Bounds, Reservation};
+    use proteus_model::id::{Generation, MorphId, VmId};
+    use proteus_model::unit::{Bytes, MilliCpu, Permille};
 
     #[test]
     fn moments_are_civil_dates() {
         assert_eq!(moment(UnixMillis(0)), "1970-01-01 00:00:00");
         assert_eq!(moment(UnixMillis(951_782_400_000)), "2000-02-29 00:00:00");
         assert_eq!(moment(UnixMillis(1_795_269_785_000)), "2026-11-21 14:03:05");
+    }
+
+    #[test]
+    fn who_has_what_is_a_table() {
+        let mut view = AllocationView { table: Default::default(), free: [].into(), names: [].into() };
+        assert_eq!(allocation(&view), "no VM has a share; it gets one when it starts\n");
+        let (host, vm): (HostName, _) = ("box".parse().unwrap(), VmId::from_bits(1));
+        let amount = |cpu, mib| Amount::new(MilliCpu(cpu), Bytes::mib(mib));
+        let capacity =
+            Capacity { cpu: MilliCpu(2000), cpu_overcommit: Permille(4000), memory: Bytes::mib(2048) };
+        view.table.set_host(host.clone(), capacity).unwrap();
+        view.table.admit(vm, host.clone(), amount(1000, 256), Bounds::NONE).unwrap();
+        let after = [(host.clone(), amount(1500, 384))].into();
+        let morph = MorphId::from_bits(2);
+        view.table.reserve(morph, Reservation { vm, generation: Generation(1), after }).unwrap();
+        view.names = [(vm, "web".parse().unwrap())].into();
+        view.free = [(host.clone(), view.table.free(&host).unwrap())].into();
+        assert_eq!(
+            allocation(&view),
+            format!(
+                "HOST  CPU TO SHARE  FREE      MEMORY TO SHARE  FREE\n\
+                 box   8 CPU         6.50 CPU  2 GiB            1.6 GiB\n\n\
+                 VM   HOST  CPU    MEMORY   RESERVED\n\
+                 web  box   1 CPU  256 MiB  1.50 CPU, 384 MiB by {morph}\n"
+            )
+        );
     }
 
     #[test]

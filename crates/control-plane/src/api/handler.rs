@@ -27,9 +27,10 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
-    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
+    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
+    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
+    VmView,
 };
 use proteus_protocol::node::v1::ExecIntent;
 use serde::Deserialize;
@@ -375,7 +376,7 @@ pub(super) async fn push_profile(
     Ok(Json(profile_view(control.push_profile(profile, &caller.name).await?)))
 }
 
-pub(super) async fn allocation(State(control): Shared) -> Answer<serde_json::Value> {
+pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView> {
     Ok(Json(control.allocation_view().await?))
 }
 

@@ -13,8 +13,7 @@ use proteus_model::vm::PowerState;
 /// Whether the allocation table has this VM, and whether it has any.
 async fn listed(bench: &Bench, vm: VmId) -> (bool, bool) {
     let view = bench.control.allocation_view().await.unwrap();
-    let vms = view["table"]["vms"].as_object().unwrap().clone();
-    (vms.contains_key(&vm.to_string()), !vms.is_empty())
+    (view.table.vms().contains_key(&vm), !view.table.vms().is_empty())
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
-use proteus_model::id::{MorphId, SnapshotName, VmId, VmName};
+use proteus_model::id::{HostName, MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::policy::Cidr;
 use proteus_model::setting::Setting;
@@ -12,6 +13,7 @@ use proteus_model::uplink::{InterfaceName, UplinkObserved};
 use proteus_model::vm::{PowerState, VmIntent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// Where the API begins.
@@ -428,6 +430,21 @@ pub struct TokenView {
     /// The secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+/// Who has what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AllocationView {
+    /// The table.
+    #[schemars(with = "serde_json::Value")]
+    pub table: AllocationTable,
+    /// What is free, by host.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub free: BTreeMap<HostName, Amount>,
+    /// The names of the VMs in the table.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub names: BTreeMap<VmId, VmName>,
 }
 
 /// An entry of the audit log.
