@@ -83,7 +83,7 @@ pub fn vms(all: &[VmView]) -> String {
             or_dash(vm.address),
             or_dash(vm.profile.clone()),
             vm.version.to_string(),
-            or_dash(vm.agent.clone()),
+            if vm.agent_silent_since.is_some() { "silent".to_owned() } else { or_dash(vm.agent.clone()) },
         ]
     };
     let heading = ["NAME", "POWER", "VCPUS", "MEMORY", "ON HOST", "ADDRESS", "PROFILE", "VERSION", "AGENT"];
@@ -93,6 +93,14 @@ pub fn vms(all: &[VmView]) -> String {
 /// One VM.
 pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
     let mut text = vms(std::slice::from_ref(vm));
+    if vm.power == PowerState::Running && vm.agent.is_none() {
+        let _ = match vm.agent_silent_since {
+            Some(at) => {
+                writeln!(text, "\nits agent does not answer; it was heard last at {} UTC", moment(at))
+            }
+            None => writeln!(text, "\nno agent answers, and none did since the VM or Proteus started"),
+        };
+    }
     if !services.is_empty() {
         text.push_str("\nservices\n");
         for service in services {
@@ -454,12 +462,31 @@ mod tests {
     use proteus_model::allocation::{Amount, Bounds, Reservation};
     use proteus_model::id::{Generation, MorphId, VmId};
     use proteus_model::unit::{Bytes, MilliCpu, Permille};
+    use proteus_model::vm::{Boot, VmIntent};
 
     #[test]
     fn moments_are_civil_dates() {
         assert_eq!(moment(UnixMillis(0)), "1970-01-01 00:00:00");
         assert_eq!(moment(UnixMillis(951_782_400_000)), "2000-02-29 00:00:00");
         assert_eq!(moment(UnixMillis(1_795_269_785_000)), "2026-11-21 14:03:05");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_not_shown_as_if_it_did() {
+        let view = |agent: serde_json::Value, silent: serde_json::Value| -> VmView {
+            let intent = VmIntent::new("web".parse().unwrap(), Boot::Firmware, Bytes::mib(256));
+            let whole = serde_json::json!({
+                "id": VmId::from_bits(1), "name": "web", "power": "running", "version": 0, "disarmed": false,
+                "agent": agent, "agent_silent_since": silent, "intent": intent, "managed": [],
+            });
+            serde_json::from_value(whole).unwrap()
+        };
+        let told = |agent, silent| vm(&view(agent, silent), None, &[]);
+        assert!(told("0.1.0".into(), ().into()).ends_with("  0.1.0\n"));
+        let silent = told(().into(), 1_795_269_785_000_u64.into());
+        let said = "  silent\n\nits agent does not answer; it was heard last at 2026-11-21 14:03:05 UTC\n";
+        assert!(silent.ends_with(said), "{silent}");
+        assert!(told(().into(), ().into()).contains("no agent answers"));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct HostAgent {
     tasks: TaskTracker,
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(0))
 }
@@ -397,11 +397,12 @@ impl Node for HostAgent {
         let seat = self.seat(vm)?;
         let power = self.driver.power(vm).await;
         let running = power == PowerState::Running;
-        let known = self.guest(vm).hello();
-        let hello = match known {
-            Some(hello) if running => Some(hello),
-            _ if running => self.hello(vm).await,
-            _ => None,
+        let guest = self.guest(vm);
+        let silent_since = guest.silent_since().filter(|_| running && guest.hello().is_some());
+        let hello = match guest.hello() {
+            _ if !running || silent_since.is_some() => None,
+            Some(hello) => Some(hello),
+            None => self.hello(vm).await,
         };
         let address = match &self.reach {
             Reach::Network(_) => Some(Network::address(seat.slot)),
@@ -413,6 +414,7 @@ impl Node for HostAgent {
             pid: self.driver.pid(vm).await,
             address,
             agent: hello.map(|hello| hello.agent_version),
+            agent_silent_since: silent_since,
             observed_at: now(),
         })
     }

@@ -57,12 +57,16 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
     // A VM whose host lost its seat is shown stopped, not hidden.
-    let observed = control.observe_vm(record).await.ok();
+    let mut observed = control.observe_vm(record).await.ok();
     let running = observed.as_ref().is_some_and(|seen| seen.power == PowerState::Running);
     let resident = match running {
         true => control.node().measure(record.id).await.ok().and_then(|m| m.counters.resident),
         false => None,
     };
+    if observed.as_ref().is_some_and(|seen| seen.agent.is_some() || seen.agent_silent_since.is_some()) {
+        // Measuring asked the agent: now it is known whether it still answers.
+        observed = control.observe_vm(record).await.ok().or(observed);
+    }
     Ok(VmView {
         id: record.id,
         name: record.intent.name.clone(),
@@ -72,6 +76,7 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         morph: record.morph,
         address: observed.as_ref().and_then(|seen| seen.address),
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
+        agent_silent_since: observed.as_ref().and_then(|seen| seen.agent_silent_since),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
         intent: record.intent.without_secrets(),

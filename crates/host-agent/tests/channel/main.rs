@@ -225,6 +225,30 @@ async fn a_guest_that_floods_or_lies_is_cut_off_and_no_other_vm_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_fell_silent_is_not_seen_as_answering() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = agent(dir.path()).await;
+    let vm = VmId::from_bits(1 << 96);
+    agent.create(vm, &intent("web")).await.unwrap();
+    agent.start(vm).await.unwrap();
+    let listener = UnixListener::bind(dir.path().join(vm.short())).unwrap();
+    let how = Arc::new(AtomicU8::new(HONEST));
+    tokio::spawn(play(listener, how.clone()));
+    let heard = agent.observe(vm).await.unwrap();
+    assert_eq!((heard.agent.as_deref(), heard.agent_silent_since), (Some("0.1.0"), None));
+    how.store(SILENT, Ordering::SeqCst);
+    agent.measure(vm).await.unwrap();
+    let silent = agent.observe(vm).await.unwrap();
+    assert_eq!(silent.agent, None, "a dead agent is told of as if it answered");
+    let since = silent.agent_silent_since.unwrap();
+    assert!(since <= heard.observed_at && since.0 + 5_000 > heard.observed_at.0, "{since:?} {heard:?}");
+    how.store(HONEST, Ordering::SeqCst);
+    agent.measure(vm).await.unwrap();
+    let back = agent.observe(vm).await.unwrap();
+    assert_eq!((back.agent.as_deref(), back.agent_silent_since), (Some("0.1.0"), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_misses_the_first_word_on_a_new_link_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let agent = agent(dir.path()).await;

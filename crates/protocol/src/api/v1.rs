@@ -59,6 +59,10 @@ pub struct VmView {
     pub address: Option<Ipv4Addr>,
     /// Version of its agent, where one answers.
     pub agent: Option<String>,
+    /// When its agent was heard last, if that answered once and does not any more.
+    #[serde(default)]
+    #[schemars(with = "Option<u64>")]
+    pub agent_silent_since: Option<UnixMillis>,
     /// Process id of its VMM.
     pub pid: Option<u32>,
     /// Whether it was taken out of Proteus's hands.
