@@ -1,5 +1,6 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
+use crate::bring_up::BringUp;
 use crate::console::Console;
 use crate::error::{chain, driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{Guest, GuestError};
@@ -24,9 +25,8 @@ use proteus_protocol::node::v1::{
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
@@ -71,8 +71,8 @@ pub struct HostAgent {
     seats: Mutex<Seats>,
     guests: Mutex<HashMap<VmId, Arc<Guest>>>,
     consoles: tokio::sync::Mutex<HashMap<VmId, Arc<Console>>>,
-    /// Per VM: ends the task that brings its services up.
-    bringing_up: Mutex<HashMap<VmId, CancellationToken>>,
+    /// Per VM: the task that brings its services up, and what failed of it.
+    bringing_up: Mutex<HashMap<VmId, BringUp>>,
     tasks: TaskTracker,
 }
 
@@ -130,20 +130,21 @@ impl HostAgent {
             tracing::debug!(vm = %seat.intent.name, "no console to drain");
         }
         if !seat.intent.services.is_empty() {
-            let stop = CancellationToken::new();
-            let old =
-                self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.id, stop.clone());
-            if let Some(old) = old {
-                old.cancel();
+            let bring = BringUp::default();
+            if let Some(old) = self.bringing_up().insert(seat.id, bring.clone()) {
+                old.stop.cancel();
             }
-            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), stop));
+            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), bring));
         }
     }
 
+    fn bringing_up(&self) -> MutexGuard<'_, HashMap<VmId, BringUp>> {
+        self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn stop_bringing_up(&self, vm: VmId) {
-        let stop = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-        if let Some(stop) = stop {
-            stop.cancel();
+        if let Some(bring) = self.bringing_up().remove(&vm) {
+            bring.stop.cancel();
         }
     }
 
@@ -266,8 +267,8 @@ impl HostAgent {
 
 impl Drop for HostAgent {
     fn drop(&mut self) {
-        for stop in self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            stop.cancel();
+        for bring in self.bringing_up().values() {
+            bring.stop.cancel();
         }
     }
 }
@@ -592,6 +593,7 @@ impl Node for HostAgent {
         let Reply::Services { services } = self.ask(vm, Request::Services).await? else {
             return Err(guest_error(GuestError::Confused));
         };
+        let mut failures = self.bringing_up().get(&vm).map(|bring| bring.failures.all()).unwrap_or_default();
         let observed = services.into_iter().filter_map(|status| {
             Some(ServiceObserved {
                 // A guest that makes up names gets nothing shown.
@@ -602,7 +604,17 @@ impl Node for HostAgent {
                 log: status.log,
             })
         });
-        Ok(observed.collect())
+        let mut observed: Vec<ServiceObserved> = observed.collect();
+        // The agent has its own word on those that it knows.
+        failures.retain(|name, _| observed.iter().all(|service| service.name != *name));
+        observed.extend(failures.into_iter().map(|(name, why)| ServiceObserved {
+            name,
+            state: "failed".into(),
+            serving: false,
+            notes: vec![format!("not started: {why}")],
+            log: String::new(),
+        }));
+        Ok(observed)
     }
 
     async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError> {
