@@ -550,12 +550,13 @@ pub enum Token {
 /// The state.
 #[derive(Debug, Subcommand)]
 pub enum Store {
-    /// Write a copy of the state that can be opened as it is.
+    /// Copy records, journal and audit log into a file that can be opened as it is, also while Proteus serves; what is
+    /// to be written waits meanwhile. Disks of VMs and images are not in it.
     Backup {
-        /// Where to.
-        to: PathBuf,
+        /// Where to; without: a new file in the folder `backups` of the state.
+        to: Option<PathBuf>,
     },
-    /// Look whether the state is whole.
+    /// Look whether the state is whole. Not while Proteus serves: then a backup can be checked.
     Check,
 }
 

@@ -103,6 +103,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/tokens", Admin, "All tokens, without their secrets", handler::tokens => Vec<wire::TokenView>),
     route!(post "/tokens", Admin, "Make a token", handler::create_token, wire::TokenRequest => wire::TokenView),
     route!(delete "/tokens/{name}", Admin, "Revoke a token", handler::revoke_token),
+    route!(post "/store/backup", Admin, "Copy records, journal and audit log into a new file on the host", handler::back_up => wire::BackupView),
     route!(get "/events", Viewer, "What happens, as server-sent events", handler::events),
 ];
 

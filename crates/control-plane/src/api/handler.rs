@@ -27,7 +27,7 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
+    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
     ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
     PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
     VmView,
@@ -387,6 +387,15 @@ pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView>
 
 pub(super) async fn audit(State(control): Shared) -> Answer<AuditView> {
     Ok(Json(control.audit_view().await?))
+}
+
+pub(super) async fn back_up(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Answer<BackupView> {
+    let runner = control.clone();
+    let work = async move { control.back_up(&caller.name).await };
+    Ok(Json(BackupView { path: runner.run_to_end(work).await? }))
 }
 
 fn scope(request: &ArmRequest) -> ArmScope {

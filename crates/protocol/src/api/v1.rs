@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Where the API begins.
 pub const PREFIX: &str = "/api/v1";
@@ -449,6 +450,14 @@ pub struct AllocationView {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     pub names: BTreeMap<VmId, VmName>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupView {
+    /// Its file on the host, for root to read.
+    #[schemars(with = "String")]
+    pub path: PathBuf,
 }
 
 /// An entry of the audit log.
