@@ -27,12 +27,13 @@ impl Control {
             });
         }
         let ran = self.runs(known.id).await;
-        let restoring = if ran { known.restoring } else { !known.managed.is_empty() };
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));
         let begin = |record: &mut VmRecord| {
             // One that a crash cut short knows better what was before.
             record.wanted_before.get_or_insert(record.wanted);
-            (record.wanted, record.restoring) = (true, restoring);
+            record.wanted = true;
+            // Where it ran, a restore may end at this moment: what the record says of it stays.
+            record.restoring = if ran { record.restoring } else { !record.managed.is_empty() };
         };
         let record = self.change_record(known.id, entry, begin).await?;
         if let Err(error) = self.start_recorded(&record).await {
