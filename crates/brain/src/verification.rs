@@ -6,7 +6,7 @@
 
 use proteus_model::profile::promise::{PerformanceLimits, Verify};
 use proteus_model::unit::Permille;
-use proteus_model::verification::{Baseline, Comparison, Stretch, VerificationReport};
+use proteus_model::verification::{Baseline, Comparison, PROBE_LATENCY, Stretch, VerificationReport};
 
 /// Standard errors by which the mean must have risen.
 const ERRORS_MIN: f64 = 3.0;
@@ -40,7 +40,7 @@ fn measures(limits: Option<&PerformanceLimits>) -> Vec<Measure> {
         share("run_delay", |s| permille(s.run_delay), limits.and_then(|l| l.run_delay)),
         share("throttled", |s| permille(s.throttled), limits.and_then(|l| l.throttled)),
         Measure {
-            name: "probe_latency",
+            name: PROBE_LATENCY,
             of: |s| s.probe_latency_us.map(|us| us as f64),
             limit: limits.and_then(|l| l.probe_latency).map(|ms| ms.0 as f64 * 1000.0),
             rise_min: RISE_MIN_LATENCY_US,
@@ -93,7 +93,8 @@ fn compare(measure: &Measure, before: &[Stretch], after: &[Stretch]) -> Comparis
     let rise_min = (ERRORS_MIN * (was_variance + is_variance).sqrt()).max(measure.rise_min);
     comparison.harm = is - was > rise_min;
     comparison.why = if comparison.harm {
-        format!("over the limit, and {:.0} above before where {rise_min:.0} could be noise", is - was)
+        let (rise, noise) = (comparison.told_difference(is - was), comparison.told_difference(rise_min));
+        format!("over the limit, and {rise} above before where {noise} could be noise")
     } else {
         "over the limit, but no more above before than noise".into()
     };
@@ -161,6 +162,29 @@ mod tests {
         assert!(judged(&[0, 0, 0, 0], &[200, 220, 210, 240], 300), "within the limit failed");
         assert!(judged(&[610, 590, 640, 600], &[620, 600, 630, 610], 300), "no worse than before failed");
         assert!(judged(&[100, 900, 200, 800], &[900, 300, 800, 400], 300), "noise counted as harm");
+    }
+
+    #[test]
+    fn what_is_said_of_harm_has_units() {
+        let why = |before: &[Stretch], after: &[Stretch], limits: PerformanceLimits| {
+            let baseline = Baseline { stretches: before.to_vec(), unhealthy_before: Vec::new() };
+            let verify = Verify { health: Vec::new(), performance: Some(limits), window: None };
+            let report = judge(Some(&verify), &baseline, after, &[]);
+            let harm = report.comparisons.into_iter().find(|c| c.harm).unwrap();
+            format!("{} {}", harm.measure, harm.why)
+        };
+        let throttled = PerformanceLimits { throttled: Some(Permille(300)), ..no_limits() };
+        assert_eq!(
+            why(&stretches(&[6, 6]), &stretches(&[900, 900]), throttled),
+            "throttled over the limit, and 89.4 percentage points above before where 2.0 percentage points could \
+             be noise"
+        );
+        let slow = |us| Stretch { probe_latency_us: Some(us), ..Stretch::default() };
+        let latency = PerformanceLimits { probe_latency: Some(Millis(100)), ..no_limits() };
+        assert_eq!(
+            why(&[slow(1_500)], &[slow(250_000)], latency),
+            "probe_latency over the limit, and 248.5 ms above before where 20.0 ms could be noise"
+        );
     }
 
     #[test]

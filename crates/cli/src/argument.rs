@@ -355,7 +355,7 @@ pub enum Image {
 pub enum Profile {
     /// Check a document; every problem with file, line, field and hint.
     Validate {
-        /// The documents.
+        /// The documents; `-` is standard input.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -368,7 +368,7 @@ pub enum Profile {
     },
     /// Take a document into the registry.
     Push {
-        /// The document.
+        /// The document; `-` is standard input.
         file: PathBuf,
         /// Only check.
         #[arg(long)]
@@ -550,12 +550,13 @@ pub enum Token {
 /// The state.
 #[derive(Debug, Subcommand)]
 pub enum Store {
-    /// Write a copy of the state that can be opened as it is.
+    /// Copy records, journal and audit log into a file that can be opened as it is, also while Proteus serves; what is
+    /// to be written waits meanwhile. Disks of VMs and images are not in it.
     Backup {
-        /// Where to.
-        to: PathBuf,
+        /// Where to; without: a new file in the folder `backups` of the state.
+        to: Option<PathBuf>,
     },
-    /// Look whether the state is whole.
+    /// Look whether the state is whole. Not while Proteus serves: then a backup can be checked.
     Check,
 }
 

@@ -8,7 +8,8 @@ use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
 use crate::client::{Client, segment};
-use crate::error::{CommandError, usage};
+use crate::error::CommandError;
+use crate::file;
 use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
@@ -17,14 +18,15 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
-    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
+    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
+    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
+    VmView,
 };
 use serde::Serialize;
 use serde_json::json;
-use std::io::{BufRead, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A client and how answers are written.
@@ -135,9 +137,9 @@ impl Session {
     async fn create(&self, create: &VmCreate) -> Outcome {
         let intent = intent_of(create)?;
         if create.dry_run {
-            let checked = intent.validate();
-            checked.map_err(|e| usage(e.to_string(), "see `proteus vm create --help`"))?;
-            self.print(&intent.without_secrets(), || format!("would create {}\n", intent.name));
+            // Proteus says it: only there is it known which names are taken.
+            let view: VmView = self.client.post("/vms?dry_run=true", &intent).await?;
+            self.print(&view.intent, || format!("would create {}\n", view.name));
             return Ok(0);
         }
         let view: VmView = self.client.post("/vms", &intent).await?;
@@ -171,21 +173,14 @@ impl Session {
 
     async fn clone_vm(&self, template: &str, name: &VmName, wait: bool, dry_run: bool) -> Outcome {
         let path = format!("/vms/{}", segment(template));
+        let request = CloneRequest { name: name.clone(), dry_run };
+        let mut view: VmView = self.client.post(&format!("{path}/clone"), &request).await?;
         if dry_run {
-            let view: VmView = self.client.get(&path).await?;
-            if !view.template {
-                return Err(usage(
-                    format!("{} is no template", view.name),
-                    "`proteus vm template VM` makes one",
-                ));
-            }
             self.print(&view, || {
-                format!("would start {name} from {}, with {}\n", view.name, view.intent.memory)
+                format!("would start {name} from {template}, with {}\n", view.intent.memory)
             });
             return Ok(0);
         }
-        let request = CloneRequest { name: name.clone() };
-        let mut view: VmView = self.client.post(&format!("{path}/clone"), &request).await?;
         if wait {
             wait_serving(&self.client, name.as_str(), START_LIMIT).await?;
             view = self.client.get(&format!("/vms/{name}")).await?;
@@ -256,7 +251,10 @@ impl Session {
 
     async fn profile(&self, profile: &Profile) -> Outcome {
         match profile {
-            Profile::Validate { files } => self.validate(files),
+            Profile::Validate { files } => {
+                let read = |path: &PathBuf| Ok((file::name_of(path), file::read_bounded(path, READ_MAX)?));
+                self.validate(&files.iter().map(read).collect::<Result<Vec<_>, CommandError>>()?)
+            }
             Profile::List => {
                 let all: Vec<ProfileView> = self.client.get("/profiles").await?;
                 self.print(&all, || output::profiles(&all));
@@ -269,16 +267,14 @@ impl Session {
                 Ok(0)
             }
             Profile::Push { file, dry_run } => {
-                if *dry_run {
-                    return self.validate(std::slice::from_ref(file));
+                let bytes = file::read_bounded(file, READ_MAX)?;
+                // Proteus would not even take a request so large.
+                if *dry_run || bytes.len() as u64 == READ_MAX {
+                    return self.validate(&[(file::name_of(file), bytes)]);
                 }
                 let failed = |source| CommandError::File { path: file.clone(), source };
-                let bytes = read_bounded(file).map_err(failed)?;
-                if bytes.len() as u64 == READ_MAX {
-                    return self.validate(std::slice::from_ref(file));
-                }
                 let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
-                let request = DocumentRequest { file: file.display().to_string(), text };
+                let request = DocumentRequest { file: file::name_of(file), text };
                 let view: ProfileView = self.client.post("/profiles", &request).await?;
                 self.print(&view, || {
                     format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12])
@@ -289,18 +285,19 @@ impl Session {
     }
 
     /// Checks documents here: this needs no server.
-    fn validate(&self, files: &[PathBuf]) -> Outcome {
+    fn validate(&self, documents: &[(String, Vec<u8>)]) -> Outcome {
         let mut problems = Vec::new();
-        for path in files {
-            let read = read_bounded(path);
-            let text = read.map_err(|source| CommandError::File { path: path.clone(), source })?;
-            if let Err(found) = document::parse(&path.display().to_string(), &text, None) {
+        for (name, text) in documents {
+            if let Err(found) = document::parse(name, text, None) {
                 problems.extend(found.iter().map(ToString::to_string));
             }
         }
         let report = json!({ "valid": problems.is_empty(), "problems": problems });
         self.print(&report, || match problems.as_slice() {
-            [] => format!("{} valid\n", if files.len() == 1 { "the profile is" } else { "all profiles are" }),
+            [] => format!(
+                "{} valid\n",
+                if documents.len() == 1 { "the profile is" } else { "all profiles are" }
+            ),
             all => all.join("\n") + "\n",
         });
         Ok(if problems.is_empty() { 0 } else { 1 })
@@ -382,8 +379,8 @@ impl Session {
     }
 
     async fn allocation(&self) -> Outcome {
-        let view: serde_json::Value = self.client.get("/allocation").await?;
-        self.print(&view, || serde_json::to_string_pretty(&view).unwrap_or_default() + "\n");
+        let view: AllocationView = self.client.get("/allocation").await?;
+        self.print(&view, || output::allocation(&view));
         Ok(0)
     }
 
@@ -432,13 +429,6 @@ impl Session {
 
 /// One byte more than a profile may have: the parser refuses it by its size.
 const READ_MAX: u64 = (1 << 20) + 1;
-
-/// A document, or as much of it as is needed to refuse it: also where it has no end, as `/dev/zero`.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);

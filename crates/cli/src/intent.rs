@@ -3,6 +3,7 @@
 
 use crate::argument::VmCreate;
 use crate::error::{CommandError, usage};
+use crate::file;
 use proteus_model::id::{DiskName, ServiceName};
 use proteus_model::profile::document::Problem;
 use proteus_model::seed::{SEED_BYTES_MAX, SeedIntent, check_map, check_user_data};
@@ -114,12 +115,10 @@ fn text_of(
     check: impl Fn(&str, &str) -> Result<(), Box<Problem>>,
 ) -> Result<String, CommandError> {
     let failed = |source| CommandError::File { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    // One byte more than may be: the check then says so, also of a file without an end.
-    let limit = SEED_BYTES_MAX as u64 + 1;
-    std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(failed)?;
+    // One byte more than may be: the check then says so.
+    let bytes = file::read_bounded(path, SEED_BYTES_MAX as u64 + 1)?;
     let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
-    check(&path.display().to_string(), &text)
+    check(&file::name_of(path), &text)
         .map_err(|problem| usage(problem.to_string(), "see https://cloudinit.readthedocs.io"))?;
     Ok(text)
 }

@@ -9,6 +9,8 @@ pub mod error;
 
 pub mod command;
 
+mod file;
+
 mod follow;
 
 mod intent;

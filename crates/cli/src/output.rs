@@ -1,12 +1,16 @@
 //! Answers as text. Every text form is made here from the same value that `--output json` prints.
 
+use proteus_model::allocation::Capacity;
 use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
+use proteus_model::id::HostName;
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::unit::UnixMillis;
+use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
+    AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView,
+    UplinkView, VmView,
 };
 use std::fmt::Write;
 
@@ -79,7 +83,7 @@ pub fn vms(all: &[VmView]) -> String {
             or_dash(vm.address),
             or_dash(vm.profile.clone()),
             vm.version.to_string(),
-            or_dash(vm.agent.clone()),
+            if vm.agent_silent_since.is_some() { "silent".to_owned() } else { or_dash(vm.agent.clone()) },
         ]
     };
     let heading = ["NAME", "POWER", "VCPUS", "MEMORY", "ON HOST", "ADDRESS", "PROFILE", "VERSION", "AGENT"];
@@ -89,6 +93,14 @@ pub fn vms(all: &[VmView]) -> String {
 /// One VM.
 pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
     let mut text = vms(std::slice::from_ref(vm));
+    if vm.power == PowerState::Running && vm.agent.is_none() {
+        let _ = match vm.agent_silent_since {
+            Some(at) => {
+                writeln!(text, "\nits agent does not answer; it was heard last at {} UTC", moment(at))
+            }
+            None => writeln!(text, "\nno agent answers, and none did since the VM or Proteus started"),
+        };
+    }
     if !services.is_empty() {
         text.push_str("\nservices\n");
         for service in services {
@@ -172,6 +184,13 @@ pub fn plan(plan: &Plan) -> String {
     text
 }
 
+/// How one measure compares.
+fn comparison(c: &Comparison) -> String {
+    let told = |value: Option<f64>| or_dash(value.map(|value| c.told(value)));
+    let (before, after, limit) = (told(c.before), told(c.after), told(c.limit));
+    format!("{}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why)
+}
+
 /// A morph.
 pub fn morph(morph: &Morph) -> String {
     let mut text = String::new();
@@ -204,10 +223,7 @@ pub fn morph(morph: &Morph) -> String {
         let verdict = if report.passed { "passed" } else { "failed" };
         let _ = writeln!(text, "  verification {verdict}");
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
-            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
-            let (before, after, limit) = (number(c.before), number(c.after), number(c.limit));
-            let _ =
-                writeln!(text, "    {}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why);
+            let _ = writeln!(text, "    {}", comparison(c));
         }
         for failed in &report.unhealthy {
             let _ = writeln!(text, "    failed: {failed}");
@@ -361,6 +377,39 @@ pub fn host(host: &HostView) -> String {
     text
 }
 
+/// Who has what.
+pub fn allocation(view: &AllocationView) -> String {
+    let all = &view.table;
+    let host_row = |(host, capacity): (&HostName, &Capacity)| {
+        let (whole, free) = (capacity.shareable(), view.free.get(host).copied().unwrap_or_default());
+        let (cpu, memory) = (whole.cpu.to_string(), whole.memory.to_string());
+        vec![host.to_string(), cpu, free.cpu.to_string(), memory, free.memory.to_string()]
+    };
+    let mut rows = Vec::new();
+    for (vm, allocation) in all.vms() {
+        let name = view.names.get(vm).map_or_else(|| vm.to_string(), ToString::to_string);
+        let held = all.reservations().iter().find(|(_, reservation)| reservation.vm == *vm);
+        for (host, has) in &allocation.slices {
+            let after = held.and_then(|(morph, r)| Some((morph, r.after.get(host)?)));
+            let after = after.map(|(morph, after)| format!("{}, {} by {morph}", after.cpu, after.memory));
+            let (cpu, memory) = (has.cpu.to_string(), has.memory.to_string());
+            rows.push(vec![name.clone(), host.to_string(), cpu, memory, or_dash(after)]);
+        }
+    }
+    rows.sort();
+    let hosts: Vec<_> = all.hosts().iter().map(host_row).collect();
+    let mut text = String::new();
+    if !hosts.is_empty() {
+        text += &table(&["HOST", "CPU TO SHARE", "FREE", "MEMORY TO SHARE", "FREE"], &hosts);
+        text.push('\n');
+    }
+    match rows.as_slice() {
+        [] => text.push_str("no VM has a share; it gets one when it starts\n"),
+        rows => text += &table(&["VM", "HOST", "CPU", "MEMORY", "RESERVED"], rows),
+    }
+    text
+}
+
 /// The guests' way out.
 pub fn uplink(view: &UplinkView) -> String {
     let Some(up) = &view.uplink else {
@@ -410,12 +459,77 @@ pub fn audit(view: &AuditView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proteus_model::allocation::{Amount, Bounds, Reservation};
+    use proteus_model::id::{Generation, MorphId, VmId};
+    use proteus_model::unit::{Bytes, MilliCpu, Permille};
+    use proteus_model::vm::{Boot, VmIntent};
 
     #[test]
     fn moments_are_civil_dates() {
         assert_eq!(moment(UnixMillis(0)), "1970-01-01 00:00:00");
         assert_eq!(moment(UnixMillis(951_782_400_000)), "2000-02-29 00:00:00");
         assert_eq!(moment(UnixMillis(1_795_269_785_000)), "2026-11-21 14:03:05");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_not_shown_as_if_it_did() {
+        let view = |agent: serde_json::Value, silent: serde_json::Value| -> VmView {
+            let intent = VmIntent::new("web".parse().unwrap(), Boot::Firmware, Bytes::mib(256));
+            let whole = serde_json::json!({
+                "id": VmId::from_bits(1), "name": "web", "power": "running", "version": 0, "disarmed": false,
+                "agent": agent, "agent_silent_since": silent, "intent": intent, "managed": [],
+            });
+            serde_json::from_value(whole).unwrap()
+        };
+        let told = |agent, silent| vm(&view(agent, silent), None, &[]);
+        assert!(told("0.1.0".into(), ().into()).ends_with("  0.1.0\n"));
+        let silent = told(().into(), 1_795_269_785_000_u64.into());
+        let said = "  silent\n\nits agent does not answer; it was heard last at 2026-11-21 14:03:05 UTC\n";
+        assert!(silent.ends_with(said), "{silent}");
+        assert!(told(().into(), ().into()).contains("no agent answers"));
+    }
+
+    #[test]
+    fn who_has_what_is_a_table() {
+        let mut view = AllocationView { table: Default::default(), free: [].into(), names: [].into() };
+        assert_eq!(allocation(&view), "no VM has a share; it gets one when it starts\n");
+        let (host, vm): (HostName, _) = ("box".parse().unwrap(), VmId::from_bits(1));
+        let amount = |cpu, mib| Amount::new(MilliCpu(cpu), Bytes::mib(mib));
+        let capacity =
+            Capacity { cpu: MilliCpu(2000), cpu_overcommit: Permille(4000), memory: Bytes::mib(2048) };
+        view.table.set_host(host.clone(), capacity).unwrap();
+        view.table.admit(vm, host.clone(), amount(1000, 256), Bounds::NONE).unwrap();
+        let after = [(host.clone(), amount(1500, 384))].into();
+        let morph = MorphId::from_bits(2);
+        view.table.reserve(morph, Reservation { vm, generation: Generation(1), after }).unwrap();
+        view.names = [(vm, "web".parse().unwrap())].into();
+        view.free = [(host.clone(), view.table.free(&host).unwrap())].into();
+        assert_eq!(
+            allocation(&view),
+            format!(
+                "HOST  CPU TO SHARE  FREE      MEMORY TO SHARE  FREE\n\
+                 box   8 CPU         6.50 CPU  2 GiB            1.6 GiB\n\n\
+                 VM   HOST  CPU    MEMORY   RESERVED\n\
+                 web  box   1 CPU  256 MiB  1.50 CPU, 384 MiB by {morph}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_compared_has_units() {
+        let told = |measure: &str, before, after, limit| {
+            let why = "within the limit".to_owned();
+            let (measure, noise, limit) = (measure.to_owned(), None, Some(limit));
+            comparison(&Comparison { measure, before, noise, after, limit, harm: false, why })
+        };
+        assert_eq!(
+            told("throttled", None, Some(123.4), 600.0),
+            "throttled: - before, 12.3 % after, limit 60.0 %: within the limit"
+        );
+        assert_eq!(
+            told("probe_latency", Some(1_500.0), Some(20_049.0), 500_000.0),
+            "probe_latency: 1.5 ms before, 20.0 ms after, limit 500.0 ms: within the limit"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity};
 use proteus_model::id::{HostName, VmId};
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, MilliCpu, Permille};
-use std::collections::BTreeMap;
+use proteus_protocol::api::v1::AllocationView;
 
 /// Key of the table.
 pub(crate) const TABLE: &str = "allocation";
@@ -125,13 +125,12 @@ impl Control {
     }
 
     /// The table, for people and programs.
-    pub async fn allocation_view(&self) -> Result<serde_json::Value, ControlError> {
+    pub async fn allocation_view(&self) -> Result<AllocationView, ControlError> {
         let (table, _) = self.table().await?;
-        let free: BTreeMap<_, _> = table
-            .hosts()
-            .keys()
-            .filter_map(|host| Some((host.to_string(), table.free(host).ok()?)))
-            .collect();
-        Ok(serde_json::json!({ "table": table, "free": free }))
+        let hosts = table.hosts().keys();
+        let free = hosts.filter_map(|host| Some((host.clone(), table.free(host).ok()?))).collect();
+        let known = self.vms().await?.into_iter().filter(|record| table.vms().contains_key(&record.id));
+        let names = known.map(|record| (record.id, record.intent.name)).collect();
+        Ok(AllocationView { table, free, names })
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
+use crate::backup::Backups;
 use crate::hand::Hands;
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
@@ -117,6 +118,7 @@ pub struct Control {
     pub(crate) hands: Hands,
     pub(crate) made: Made,
     pub(crate) shared_files: OnceLock<PathBuf>,
+    pub(crate) backups: OnceLock<Backups>,
     events: broadcast::Sender<ControlEvent>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -135,6 +137,7 @@ impl Control {
             hands: Hands::default(),
             made: Made::default(),
             shared_files: OnceLock::new(),
+            backups: OnceLock::new(),
             events,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

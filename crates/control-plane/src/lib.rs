@@ -19,6 +19,8 @@ mod template;
 
 pub mod snapshot;
 
+pub mod backup;
+
 pub mod uplink;
 
 pub mod profile;

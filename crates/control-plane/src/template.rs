@@ -51,6 +51,29 @@ impl Control {
         Ok(value)
     }
 
+    /// The record that a clone would begin with: refused as starting it would be, and nothing is written.
+    pub async fn check_clone(&self, template: &str, name: VmName) -> Result<VmRecord, ControlError> {
+        self.new_clone(&self.vm(template).await?, name).await
+    }
+
+    async fn new_clone(&self, source: &VmRecord, name: VmName) -> Result<VmRecord, ControlError> {
+        let Some(disks) = source.template.clone() else {
+            return Err(ControlError::Conflict {
+                what: format!("{} is no template", source.intent.name),
+                hint: format!("`proteus vm template {}` makes it one; it ends then", source.intent.name),
+            });
+        };
+        self.check_name_free(&name).await?;
+        let intent = VmIntent { name, disks, autostart: false, ..source.intent.clone() };
+        let mut record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        record.cloned_from = Some(source.id);
+        record.profile = source.profile.clone();
+        record.managed = source.managed.clone();
+        record.wanted = true;
+        record.restoring = !record.managed.is_empty();
+        Ok(record)
+    }
+
     /// Starts a new VM from a template.
     pub async fn clone_vm(
         self: &Arc<Self>,
@@ -60,19 +83,7 @@ impl Control {
     ) -> Result<VmRecord, ControlError> {
         let _stays = self.kept(self.vm(template).await?.id).await;
         let source = self.vm(template).await?;
-        let Some(disks) = source.template.clone() else {
-            return Err(ControlError::Conflict {
-                what: format!("{} is no template", source.intent.name),
-                hint: format!("`proteus vm template {}` makes it one; it ends then", source.intent.name),
-            });
-        };
-        let intent = VmIntent { name, disks, autostart: false, ..source.intent.clone() };
-        let mut record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
-        record.cloned_from = Some(source.id);
-        record.profile = source.profile.clone();
-        record.managed = source.managed.clone();
-        record.wanted = true;
-        record.restoring = !record.managed.is_empty();
+        let record = self.new_clone(&source, name).await?;
         let _turn = self.in_hand(record.id).await;
         let evidence = json!({ "template": source.intent.name });
         let rev = self.keep_new(&record, self.vm_entry(actor, "vm.clone", &record, evidence)).await?;

@@ -4,6 +4,9 @@ mod ended;
 
 mod restore;
 
+mod start;
+
+use crate::allocation::TRIES;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, Versioned};
@@ -18,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What helps with a seed that cannot be.
 const SEED_HINT: &str = "`cloud-init schema --config-file FILE` checks more than Proteus does";
@@ -34,6 +36,9 @@ pub struct VmRecord {
     pub created_at: UnixMillis,
     /// Whether it shall run.
     pub wanted: bool,
+    /// While it is started: whether it was to run before, which is so again if that fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_before: Option<bool>,
     /// Rises with each committed morph.
     pub version: u64,
     /// Rises with each morph begun.
@@ -50,6 +55,9 @@ pub struct VmRecord {
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
+    /// Rises with each start: tells the restore of this one from one that is left of the last.
+    #[serde(default)]
+    pub starts: u64,
     /// It is a template: what its clones' disks are. It never runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Vec<DiskIntent>>,
@@ -66,6 +74,7 @@ impl VmRecord {
             intent,
             created_at,
             wanted: false,
+            wanted_before: None,
             version: 0,
             generation: Generation::default(),
             profile: None,
@@ -73,6 +82,7 @@ impl VmRecord {
             morph: None,
             disarmed: false,
             restoring: false,
+            starts: 0,
             template: None,
             cloned_from: None,
         }
@@ -115,8 +125,8 @@ impl Control {
         self.tell(ControlEvent::Vm { at: self.now(), vm: record.intent.name.clone(), what });
     }
 
-    /// Makes a VM. It does not run yet.
-    pub async fn create_vm(&self, intent: VmIntent, actor: &str) -> Result<VmRecord, ControlError> {
+    /// The record that a VM would begin with: refused as making it would be, and nothing is written.
+    pub async fn check_new_vm(&self, intent: VmIntent) -> Result<VmRecord, ControlError> {
         let invalid = |e: proteus_model::vm::IntentError| ControlError::Invalid {
             what: e.to_string(),
             hint: "see `proteus vm create --help`".into(),
@@ -126,7 +136,21 @@ impl Control {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
         check_files(&intent)?;
-        let record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
+        self.check_name_free(&intent.name).await?;
+        Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
+    }
+
+    /// Refuses a name that a VM has. It may be taken right after: the record's commit looks again.
+    pub(crate) async fn check_name_free(&self, name: &VmName) -> Result<(), ControlError> {
+        match self.records.get::<VmId>(&key::vm_name(name)).await? {
+            Some(_) => Err(name_taken(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a VM. It does not run yet.
+    pub async fn create_vm(&self, intent: VmIntent, actor: &str) -> Result<VmRecord, ControlError> {
+        let record = self.check_new_vm(intent).await?;
         let _turn = self.in_hand(record.id).await;
         let evidence = json!({ "intent": record.intent.without_secrets() });
         let rev = self.keep_new(&record, self.vm_entry(actor, "vm.create", &record, evidence)).await?;
@@ -157,10 +181,7 @@ impl Control {
             .put(&key::vm_name(&record.intent.name), &record.id, None)?
             .put(&key::version(record.id, 0), &first, None)?;
         match self.commit_audited(batch, entry).await {
-            Err(ControlError::Record(RecordError::Conflict { .. })) => Err(ControlError::Conflict {
-                what: format!("there is a VM {} already", record.intent.name),
-                hint: "choose another name, or delete that VM first".into(),
-            }),
+            Err(ControlError::Record(RecordError::Conflict { .. })) => Err(name_taken(&record.intent.name)),
             other => other,
         }
     }
@@ -192,59 +213,43 @@ impl Control {
         self.entry(actor, action, &format!("vm/{}", record.intent.name), "asked for", evidence)
     }
 
-    /// Writes down that the VM shall run or not. `restoring`: that its settings are to follow.
-    async fn set_wanted(
+    /// Changes the record of a VM together with the audit entry that tells of it; again where somebody else changed
+    /// the record in between.
+    pub(crate) async fn change_record(
         &self,
-        name: &str,
-        wanted: bool,
-        restoring: bool,
-        actor: &str,
+        vm: VmId,
+        entry: impl Fn(&VmRecord) -> AuditRecord,
+        change: impl Fn(&mut VmRecord),
     ) -> Result<VmRecord, ControlError> {
-        let Versioned { mut value, rev } = self.find_vm(name).await?;
-        let mut batch = self.records.batch();
-        if (value.wanted, value.restoring) != (wanted, restoring) {
-            (value.wanted, value.restoring) = (wanted, restoring);
-            batch = batch.put(&key::vm(value.id), &value, Some(rev))?;
+        for _ in 0..TRIES {
+            let Versioned { value: was, rev } = self.find_vm(&vm.to_string()).await?;
+            let mut is = was.clone();
+            change(&mut is);
+            // What no longer shall run takes nothing: that is written on a full disk too.
+            let mut batch = self.records.batch();
+            if !is.wanted {
+                batch = batch.relief();
+            }
+            if is != was {
+                batch = batch.put(&key::vm(vm), &is, Some(rev))?;
+            }
+            match self.commit_audited(batch, entry(&is)).await {
+                Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+                other => return other.map(|_| is),
+            }
         }
-        let action = if wanted { "vm.start" } else { "vm.stop" };
-        let batch = if wanted { batch } else { batch.relief() };
-        self.commit_audited(batch, self.vm_entry(actor, action, &value, json!({}))).await?;
-        Ok(value)
-    }
-
-    /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
-    /// know nothing of them.
-    pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
-        let _turn = self.in_hand(self.vm(name).await?.id).await;
-        let known = self.vm(name).await?;
-        if known.template.is_some() {
-            return Err(ControlError::Conflict {
-                what: format!("{} is a template and never runs again", known.intent.name),
-                hint: format!("`proteus vm clone {} NAME` starts a VM from it", known.intent.name),
-            });
-        }
-        let ran = self.observe_vm(&known).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
-        let restoring = if ran { known.restoring } else { !known.managed.is_empty() };
-        let record = self.set_wanted(name, true, restoring, actor).await?;
-        self.admit(&record).await?;
-        self.node.create(record.id, &record.intent).await?;
-        let started = self.node.start(record.id).await;
-        if started.is_err() {
-            self.withdraw(record.id).await?;
-        }
-        started?;
-        self.tell_vm(&record, "started");
-        if record.restoring && !ran {
-            self.restore_in_background(record.clone());
-        }
-        Ok(record)
+        Err(RecordError::Conflict { key: key::vm(vm) }.into())
     }
 
     /// Stops a VM. `true`: the guest went by itself.
     pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
         // A second stop may be less patient than the first.
         let _turn = self.kept(self.vm(name).await?.id).await;
-        let record = self.set_wanted(name, false, false, actor).await?;
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.stop", record, json!({}));
+        let not_wanted = |record: &mut VmRecord| {
+            (record.wanted, record.wanted_before, record.restoring) = (false, None, false);
+        };
+        let record = self.change_record(self.vm(name).await?.id, entry, not_wanted).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
         self.withdraw(record.id).await?;
         let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
@@ -276,29 +281,6 @@ impl Control {
         self.tell_vm(&value, "deleted");
         Ok(())
     }
-
-    /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
-    /// or Proteus started. What failed, by name.
-    pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
-        self.clear_ended().await?;
-        let mut failed = Vec::new();
-        for record in self.vms().await? {
-            let name = record.intent.name.clone();
-            let observed = self.node.observe(record.id).await;
-            let runs = observed.is_ok_and(|seen| seen.power != PowerState::Stopped);
-            if !runs
-                && record.intent.autostart
-                && record.wanted
-                && let Err(error) = self.start_vm(name.as_str(), "autostart").await
-            {
-                failed.push((name, error));
-            }
-            if runs && record.restoring {
-                self.restore_in_background(record);
-            }
-        }
-        Ok(failed)
-    }
 }
 
 impl Control {
@@ -326,6 +308,13 @@ impl Control {
             Some((field, path)) => Err(refused(format!("{field}: {} is not for everybody", path.display()))),
             None => Ok(()),
         }
+    }
+}
+
+fn name_taken(name: &VmName) -> ControlError {
+    ControlError::Conflict {
+        what: format!("there is a VM {name} already"),
+        hint: "choose another name, or delete that VM first".into(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The host's end of the guest channel: one link per VM, opened when first needed and again when it broke. What a
 //! guest says is advice: bounded in size, rate and time, and never believed where the host has a counter.
 
+use crate::node::now;
+use proteus_model::unit::UnixMillis;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::{
     ErrorCode, GuestMessage, HelloReply, HelloRequest, HostMessage, PROTOCOL_VERSION, Reply, Request,
@@ -9,7 +11,7 @@ use proteus_protocol::guest::{GUEST_PAYLOAD_BYTES_MAX, HOST_PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -69,11 +71,35 @@ pub(crate) struct Guest {
     next_id: AtomicU64,
     link: tokio::sync::Mutex<Option<(PathBuf, Arc<Link>)>>,
     hello: Mutex<Option<HelloReply>>,
+    heard: Mutex<Heard>,
+}
+
+/// When the agent was heard, and whether it left somebody without an answer since.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    at: Option<(Instant, UnixMillis)>,
+    in_vain: bool,
 }
 
 impl Guest {
     pub(crate) fn new() -> Self {
-        Self { next_id: AtomicU64::new(1), link: tokio::sync::Mutex::default(), hello: Mutex::default() }
+        Self {
+            next_id: AtomicU64::new(1),
+            link: tokio::sync::Mutex::default(),
+            hello: Mutex::default(),
+            heard: Mutex::default(),
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when nothing is heard of an agent that was asked; `None`: it answered what it was asked last, or never
+    /// anything.
+    pub(crate) fn silent_since(&self) -> Option<UnixMillis> {
+        let heard = *self.heard();
+        heard.at.filter(|_| heard.in_vain).map(|(_, at)| at)
     }
 
     /// What the agent said of itself last.
@@ -119,6 +145,9 @@ impl Guest {
         let reply = receiver.await.map_err(|_| closed());
         drop(forget);
         link.heard.store(true, Ordering::Relaxed);
+        if reply.is_ok() {
+            *self.heard() = Heard { at: Some((Instant::now(), now())), in_vain: false };
+        }
         reply
     }
 
@@ -143,13 +172,20 @@ impl Guest {
         request: Request,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
+        let begun = Instant::now();
         let asked = async {
             let link = self.link(path).await?;
             self.knock(&link).await?;
             self.exchange(&link, request).await
         };
         let answer = tokio::time::timeout(limit, asked).await;
-        match answer.map_err(|_| GuestError::TimedOut(limit.as_secs()))?? {
+        let answer = answer.unwrap_or(Err(GuestError::TimedOut(limit.as_secs())));
+        if answer.is_err() {
+            let mut heard = self.heard();
+            // It may have answered somebody else meanwhile, and only be slow in this.
+            heard.in_vain |= heard.at.is_none_or(|(at, _)| at < begun);
+        }
+        match answer? {
             Reply::Error { code, message } => Err(GuestError::Refused { code, message }),
             reply => Ok(reply),
         }

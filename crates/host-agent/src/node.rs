@@ -1,5 +1,6 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
+use crate::bring_up::BringUp;
 use crate::console::Console;
 use crate::error::{chain, driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{Guest, GuestError};
@@ -25,9 +26,8 @@ use proteus_protocol::node::v1::{
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
@@ -72,12 +72,12 @@ pub struct HostAgent {
     seats: Mutex<Seats>,
     guests: Mutex<HashMap<VmId, Arc<Guest>>>,
     consoles: tokio::sync::Mutex<HashMap<VmId, Arc<Console>>>,
-    /// Per VM: ends the task that brings its services up.
-    bringing_up: Mutex<HashMap<VmId, CancellationToken>>,
+    /// Per VM: the task that brings its services up, and what failed of it.
+    bringing_up: Mutex<HashMap<VmId, BringUp>>,
     tasks: TaskTracker,
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(0))
 }
@@ -131,20 +131,21 @@ impl HostAgent {
             tracing::debug!(vm = %seat.intent.name, "no console to drain");
         }
         if !seat.intent.services.is_empty() {
-            let stop = CancellationToken::new();
-            let old =
-                self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.id, stop.clone());
-            if let Some(old) = old {
-                old.cancel();
+            let bring = BringUp::default();
+            if let Some(old) = self.bringing_up().insert(seat.id, bring.clone()) {
+                old.stop.cancel();
             }
-            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), stop));
+            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), bring));
         }
     }
 
+    fn bringing_up(&self) -> MutexGuard<'_, HashMap<VmId, BringUp>> {
+        self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn stop_bringing_up(&self, vm: VmId) {
-        let stop = self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
-        if let Some(stop) = stop {
-            stop.cancel();
+        if let Some(bring) = self.bringing_up().remove(&vm) {
+            bring.stop.cancel();
         }
     }
 
@@ -269,8 +270,8 @@ impl HostAgent {
 
 impl Drop for HostAgent {
     fn drop(&mut self) {
-        for stop in self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            stop.cancel();
+        for bring in self.bringing_up().values() {
+            bring.stop.cancel();
         }
     }
 }
@@ -402,11 +403,12 @@ impl Node for HostAgent {
         let seat = self.seat(vm)?;
         let power = self.driver.power(vm).await;
         let running = power == PowerState::Running;
-        let known = self.guest(vm).hello();
-        let hello = match known {
-            Some(hello) if running => Some(hello),
-            _ if running => self.hello(vm).await,
-            _ => None,
+        let guest = self.guest(vm);
+        let silent_since = guest.silent_since().filter(|_| running && guest.hello().is_some());
+        let hello = match guest.hello() {
+            _ if !running || silent_since.is_some() => None,
+            Some(hello) => Some(hello),
+            None => self.hello(vm).await,
         };
         let address = match &self.reach {
             Reach::Network(_) => Some(Network::address(seat.slot)),
@@ -418,6 +420,7 @@ impl Node for HostAgent {
             pid: self.driver.pid(vm).await,
             address,
             agent: hello.map(|hello| hello.agent_version),
+            agent_silent_since: silent_since,
             observed_at: now(),
         })
     }
@@ -595,6 +598,7 @@ impl Node for HostAgent {
         let Reply::Services { services } = self.ask(vm, Request::Services).await? else {
             return Err(guest_error(GuestError::Confused));
         };
+        let mut failures = self.bringing_up().get(&vm).map(|bring| bring.failures.all()).unwrap_or_default();
         let observed = services.into_iter().filter_map(|status| {
             Some(ServiceObserved {
                 // A guest that makes up names gets nothing shown.
@@ -605,7 +609,17 @@ impl Node for HostAgent {
                 log: status.log,
             })
         });
-        Ok(observed.collect())
+        let mut observed: Vec<ServiceObserved> = observed.collect();
+        // The agent has its own word on those that it knows.
+        failures.retain(|name, _| observed.iter().all(|service| service.name != *name));
+        observed.extend(failures.into_iter().map(|(name, why)| ServiceObserved {
+            name,
+            state: "failed".into(),
+            serving: false,
+            notes: vec![format!("not started: {why}")],
+            log: String::new(),
+        }));
+        Ok(observed)
     }
 
     async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError> {

@@ -33,12 +33,15 @@ pub struct Baseline {
     pub unhealthy_before: Vec<String>,
 }
 
+/// The one measure that is a time; all others are shares of time.
+pub const PROBE_LATENCY: &str = "probe_latency";
+
 /// How one measure compares.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Which measure, by its name in the profile.
     pub measure: String,
-    /// Its mean before; unit as in the profile: permille, or microseconds for latency.
+    /// Its mean before, in permille, or in microseconds for [`PROBE_LATENCY`].
     pub before: Option<f64>,
     /// How much it varied before: standard deviation of the stretches.
     pub noise: Option<f64>,
@@ -50,6 +53,24 @@ pub struct Comparison {
     pub harm: bool,
     /// In words.
     pub why: String,
+}
+
+impl Comparison {
+    /// A value of this measure for people, in the units that profiles are written in.
+    pub fn told(&self, value: f64) -> String {
+        match self.measure.as_str() {
+            PROBE_LATENCY => format!("{:.1} ms", value / 1000.0),
+            _ => format!("{:.1} %", value / 10.0),
+        }
+    }
+
+    /// The difference of two values. Of shares in points: "10 % more" could be a tenth more than was.
+    pub fn told_difference(&self, value: f64) -> String {
+        match self.measure.as_str() {
+            PROBE_LATENCY => self.told(value),
+            _ => format!("{:.1} percentage points", value / 10.0),
+        }
+    }
 }
 
 /// What verification found.

@@ -215,8 +215,11 @@ pub struct VmObserved {
     pub pid: Option<u32>,
     /// Address of its link in Proteus's network.
     pub address: Option<Ipv4Addr>,
-    /// Whether its agent answered last time.
+    /// Version of its agent, if that answered what it was asked last.
     pub agent: Option<String>,
+    /// When its agent was heard last, if that answered once and does not any more.
+    #[serde(default)]
+    pub agent_silent_since: Option<UnixMillis>,
     /// When it was looked at.
     pub observed_at: UnixMillis,
 }

@@ -287,7 +287,8 @@ async fn clones(host: &Host, booted: Duration) -> Result<Vec<Row>> {
     for number in 0..CLONES {
         let name = format!("clone-{number}");
         let start = Instant::now();
-        let _: VmView = host.client.post("/vms/web/clone", &CloneRequest { name: name.parse()? }).await?;
+        let _: VmView =
+            host.client.post("/vms/web/clone", &CloneRequest { name: name.parse()?, dry_run: false }).await?;
         wait_serving(&host.client, &name, BOOT_LIMIT).await?;
         times.push(start.elapsed());
         let request = StopRequest { grace_ms: Millis(0) };

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use proteus_control_plane::audit::Entropy;
+use proteus_control_plane::backup::BackupFuture;
 use proteus_control_plane::control::{Clock, Control};
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
@@ -10,7 +11,7 @@ use proteus_hypervisor::qemu::QemuDriver;
 use proteus_model::unit::UnixMillis;
 use proteus_model::vm::PowerState;
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -69,6 +70,14 @@ impl Service {
         let node = HostAgent::open(driver.clone(), reach, facts, state).await?;
         let control = Control::new(store.clone(), Arc::new(node), clock(), entropy());
         control.share_files(state.join("images"));
+        let copied = store.clone();
+        let write = move |to: PathBuf| -> BackupFuture {
+            let store = copied.clone();
+            Box::pin(async move { store.backup(&to).await })
+        };
+        // Whole: whoever is told of it has another working folder.
+        let backups = std::path::absolute(state).context("find the state")?.join("backups");
+        control.keep_backups(backups, Box::new(write));
         control.ensure_shipped_profiles().await.context("bring in the shipped profiles")?;
         for morph in control.recover().await.context("end the morphs that were cut short")? {
             tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");

@@ -1,8 +1,9 @@
 //! `proteus vm snapshot`: taken, listed, gone back to, forgotten. A restore says first what it loses.
 
-use super::{Outcome, Session, usage};
+use super::{Outcome, Session};
 use crate::argument::Snapshot;
 use crate::client::segment;
+use crate::error::usage;
 use crate::output;
 use proteus_model::capability::Ability;
 use proteus_protocol::api::v1::{

@@ -27,9 +27,10 @@ use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView,
-    DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
+    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
+    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
+    VmView,
 };
 use proteus_protocol::node::v1::ExecIntent;
 use serde::Deserialize;
@@ -56,12 +57,16 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
     // A VM whose host lost its seat is shown stopped, not hidden.
-    let observed = control.observe_vm(record).await.ok();
+    let mut observed = control.observe_vm(record).await.ok();
     let running = observed.as_ref().is_some_and(|seen| seen.power == PowerState::Running);
     let resident = match running {
         true => control.node().measure(record.id).await.ok().and_then(|m| m.counters.resident),
         false => None,
     };
+    if observed.as_ref().is_some_and(|seen| seen.agent.is_some() || seen.agent_silent_since.is_some()) {
+        // Measuring asked the agent: now it is known whether it still answers.
+        observed = control.observe_vm(record).await.ok().or(observed);
+    }
     Ok(VmView {
         id: record.id,
         name: record.intent.name.clone(),
@@ -71,6 +76,7 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         morph: record.morph,
         address: observed.as_ref().and_then(|seen| seen.address),
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
+        agent_silent_since: observed.as_ref().and_then(|seen| seen.agent_silent_since),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
         intent: record.intent.without_secrets(),
@@ -119,14 +125,24 @@ where
     Ok(Json(control.run_to_end(work).await?))
 }
 
+#[derive(Deserialize)]
+pub(super) struct DryRun {
+    #[serde(default)]
+    dry_run: bool,
+}
+
 pub(super) async fn create_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
+    Query(DryRun { dry_run }): Query<DryRun>,
     body: Body,
 ) -> Answer<VmView> {
     let intent: VmIntent = parse(&body)?;
     if caller.role < Role::Admin {
         control.check_may_name(&intent)?;
+    }
+    if dry_run {
+        return Ok(Json(view(&control, &control.check_new_vm(intent).await?).await?));
     }
     change_vm(control, |control| async move { control.create_vm(intent, &caller.name).await }).await
 }
@@ -164,6 +180,9 @@ pub(super) async fn clone_vm(
     body: Body,
 ) -> Answer<VmView> {
     let request: CloneRequest = parse(&body)?;
+    if request.dry_run {
+        return Ok(Json(view(&control, &control.check_clone(&vm, request.name).await?).await?));
+    }
     change_vm(control, |control| async move { control.clone_vm(&vm, request.name, &caller.name).await }).await
 }
 
@@ -362,12 +381,21 @@ pub(super) async fn push_profile(
     Ok(Json(profile_view(control.push_profile(profile, &caller.name).await?)))
 }
 
-pub(super) async fn allocation(State(control): Shared) -> Answer<serde_json::Value> {
+pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView> {
     Ok(Json(control.allocation_view().await?))
 }
 
 pub(super) async fn audit(State(control): Shared) -> Answer<AuditView> {
     Ok(Json(control.audit_view().await?))
+}
+
+pub(super) async fn back_up(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Answer<BackupView> {
+    let runner = control.clone();
+    let work = async move { control.back_up(&caller.name).await };
+    Ok(Json(BackupView { path: runner.run_to_end(work).await? }))
 }
 
 fn scope(request: &ArmRequest) -> ArmScope {

@@ -65,7 +65,8 @@ impl Control {
         let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
         let start = Instant::now();
         while start.elapsed() < limit {
-            if !self.vm(&record.id.to_string()).await?.restoring {
+            let found = self.vm(&record.id.to_string()).await?;
+            if !found.restoring || found.starts != record.starts {
                 return Ok(false);
             }
             let report = self.node.capabilities(record.id).await?;
@@ -90,6 +91,10 @@ impl Control {
         let evidence = json!({ "settings": record.managed.len(), "failed": failed });
         loop {
             let mut found = self.find_vm(&record.id.to_string()).await?;
+            // Another start has a restore of its own.
+            if found.value.starts != record.starts {
+                return Ok(());
+            }
             found.value.restoring = false;
             let batch = self.records.batch().put(&key::vm(record.id), &found.value, Some(found.rev))?;
             let entry = self.vm_entry("proteus", "vm.restore", record, evidence.clone());

@@ -16,7 +16,7 @@ use proteus_model::vm::{Boot, ImageIntent, PowerState, VmCounters, VmIntent};
 use proteus_protocol::guest::HOST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::setting::ThpMode;
-use proteus_protocol::guest::v1::{GuestMessage, HostMessage, Reply, Request};
+use proteus_protocol::guest::v1::{ErrorCode, GuestMessage, HostMessage, Reply, Request, ServiceStatus};
 use proteus_protocol::node::v1::{HealthObserved, Node, NodeErrorCode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,6 +125,27 @@ fn answer(request: &Request, how: u8) -> Reply {
     }
 }
 
+/// The services of a guest that has an image for each but `bad`.
+fn serve(started: &mut Vec<ServiceStatus>, request: &Request) -> Option<Reply> {
+    match request {
+        Request::MountImage { name, .. } if name == "bad" => {
+            let message = "no disk with the serial bad".to_owned();
+            Some(Reply::Error { code: ErrorCode::NotFound, message })
+        }
+        Request::StartService { name, .. } => {
+            let status = serde_json::json!({
+                "name": name, "image": name, "version": "1", "state": "ready", "pid": null, "generation": 1,
+                "restarts": 0, "cgroup": "", "listen": [], "sockets_kept": false, "notes": [],
+                "last_exit": null, "log": "",
+            });
+            started.push(serde_json::from_value(status).unwrap());
+            Some(Reply::Done)
+        }
+        Request::Services => Some(Reply::Services { services: started.clone() }),
+        _ => None,
+    }
+}
+
 /// Whatever `bytes` are, again and again, until the host hangs up. How many it took.
 async fn pour(stream: &mut UnixStream, bytes: &[u8]) -> usize {
     let mut poured = 0;
@@ -136,6 +157,7 @@ async fn pour(stream: &mut UnixStream, bytes: &[u8]) -> usize {
 }
 
 async fn play(listener: UnixListener, how: Arc<AtomicU8>) {
+    let mut started = Vec::new();
     while let Ok((mut stream, _)) = listener.accept().await {
         let mut decoder: Decoder<HostMessage> = Decoder::new(HOST_PAYLOAD_BYTES_MAX);
         let mut buffer = vec![0; 64 << 10];
@@ -161,8 +183,9 @@ async fn play(listener: UnixListener, how: Arc<AtomicU8>) {
                     _ => {}
                 }
                 // An answer that nobody asked for comes before each.
+                let reply = serve(&mut started, &request).unwrap_or_else(|| answer(&request, now));
                 for id in [id + 1_000_000, id] {
-                    let reply = Box::new(answer(&request, now));
+                    let reply = Box::new(reply.clone());
                     let frame = encode(&GuestMessage::Reply { id, reply }, 100_000).unwrap();
                     if stream.write_all(&frame).await.is_err() {
                         break 'link;
@@ -222,6 +245,54 @@ async fn a_guest_that_floods_or_lies_is_cut_off_and_no_other_vm_notices() {
         how.store(HONEST, Ordering::SeqCst);
         assert_eq!(agent.read(bad, &Knob::Thp).await.unwrap(), never, "heard again when it is honest");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_fell_silent_is_not_seen_as_answering() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = agent(dir.path()).await;
+    let vm = VmId::from_bits(1 << 96);
+    agent.create(vm, &intent("web")).await.unwrap();
+    agent.start(vm).await.unwrap();
+    let listener = UnixListener::bind(dir.path().join(vm.short())).unwrap();
+    let how = Arc::new(AtomicU8::new(HONEST));
+    tokio::spawn(play(listener, how.clone()));
+    let heard = agent.observe(vm).await.unwrap();
+    assert_eq!((heard.agent.as_deref(), heard.agent_silent_since), (Some("0.1.0"), None));
+    how.store(SILENT, Ordering::SeqCst);
+    agent.measure(vm).await.unwrap();
+    let silent = agent.observe(vm).await.unwrap();
+    assert_eq!(silent.agent, None, "a dead agent is told of as if it answered");
+    let since = silent.agent_silent_since.unwrap();
+    assert!(since <= heard.observed_at && since.0 + 5_000 > heard.observed_at.0, "{since:?} {heard:?}");
+    how.store(HONEST, Ordering::SeqCst);
+    agent.measure(vm).await.unwrap();
+    let back = agent.observe(vm).await.unwrap();
+    assert_eq!((back.agent.as_deref(), back.agent_silent_since), (Some("0.1.0"), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_cannot_be_started_keeps_no_other_from_it_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = agent(dir.path()).await;
+    let vm = VmId::from_bits(1 << 96);
+    let names = ["one", "bad", "two"].map(|name| name.parse().unwrap());
+    agent.create(vm, &VmIntent { services: names.into(), ..intent("web") }).await.unwrap();
+    let listener = UnixListener::bind(dir.path().join(vm.short())).unwrap();
+    tokio::spawn(play(listener, Arc::new(AtomicU8::new(HONEST))));
+    agent.start(vm).await.unwrap();
+    let begun = Instant::now();
+    let seen = loop {
+        let seen = agent.services(vm).await.unwrap();
+        if seen.len() == 3 {
+            break seen;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "only {seen:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let told: Vec<_> = seen.iter().map(|s| (s.name.as_str(), s.state.as_str(), s.serving)).collect();
+    assert_eq!(told, [("one", "ready", true), ("two", "ready", true), ("bad", "failed", false)]);
+    assert_eq!(seen[2].notes, ["not started: the agent refused: no disk with the serial bad"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,10 @@ impl Bench {
         println!("template: {} ms", begun.elapsed().as_millis());
         let again = server.cli(&["vm", "start", "base"]);
         assert!(again.code == 4 && again.stderr.contains("never runs again"), "{}", again.stderr);
+        let taken = server.cli(&["vm", "clone", "base", "base", "--dry-run"]);
+        assert!(taken.code == 4 && taken.stderr.contains("there is a VM base already"), "{}", taken.stderr);
+        let free = server.cli(&["vm", "clone", "base", "one", "--dry-run"]).ok().stdout;
+        assert_eq!(free, "would start one from base, with 256 MiB\n");
         Self { server, disk, saved, mark }
     }
 

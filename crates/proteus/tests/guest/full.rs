@@ -114,6 +114,19 @@ fn control_groups_of_the_other_version(server: &Server) {
     assert!(done.stdout.contains("V2: capped") && done.stdout.contains("1 passed"), "{}", done.stdout);
 }
 
+fn an_agent_that_stands_still_is_told_of(server: &Server) {
+    let script =
+        "sleep 1; systemctl kill -s STOP proteus-guest; sleep 20; systemctl kill -s CONT proteus-guest";
+    shell(server, &format!("systemd-run --quiet sh -c '{script}'"));
+    let shown = |says: &str| {
+        wait_for(says, Duration::from_secs(120), || {
+            server.cli(&["vm", "show", "deb"]).ok().stdout.contains(says).then_some(())
+        });
+    };
+    shown("its agent does not answer; it was heard last at ");
+    shown("agent 0.");
+}
+
 /// Something like ssh, with a key of its own: the real one takes minutes of an emulated CPU to make its keys.
 const SSH: &str = "mkdir -p /etc/ssh; \
     printf '#!/bin/sh\\ncat /proc/sys/kernel/random/uuid > /etc/ssh/ssh_host_test_key\\n' > /usr/bin/ssh-keygen; \
@@ -157,5 +170,6 @@ fn a_full_guest_is_reshaped_and_given_back() {
     let server = begin();
     a_morph_and_its_way_back(&server);
     control_groups_of_the_other_version(&server);
+    an_agent_that_stands_still_is_told_of(&server);
     a_clone_is_somebody_else(&server);
 }

@@ -2,19 +2,19 @@
 //! table telling the same.
 
 use crate::support::{Bench, bench, intent, start_vm};
-use crate::{morph, plan};
-use proteus_control_plane::control::ControlEvent;
+use crate::{Act, morph, plan, run_child};
+use proteus_control_plane::control::{ControlError, ControlEvent};
 use proteus_hypervisor::driver::Driver;
 use proteus_model::execution::State;
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
-use proteus_model::vm::PowerState;
+use proteus_model::vm::{MEMORY_MAX, PowerState};
+use std::path::{Path, PathBuf};
 
 /// Whether the allocation table has this VM, and whether it has any.
 async fn listed(bench: &Bench, vm: VmId) -> (bool, bool) {
     let view = bench.control.allocation_view().await.unwrap();
-    let vms = view["table"]["vms"].as_object().unwrap().clone();
-    (vms.contains_key(&vm.to_string()), !vms.is_empty())
+    (view.table.vms().contains_key(&vm), !view.table.vms().is_empty())
 }
 
 #[tokio::test]
@@ -84,6 +84,88 @@ async fn a_plan_cannot_call_its_vm_by_another_name() {
     let view = bench.control.audit_view().await.unwrap();
     assert!(view.entries.iter().all(|entry| entry["subject"] != "vm/another"), "{:?}", view.entries);
     morph(&bench, "web").await;
+}
+
+/// A VM that starts by itself, and whose start fails until the folder that this gives is gone.
+async fn vm_that_cannot_start(bench: &Bench, dir: &Path) -> PathBuf {
+    let mut intent = intent("web");
+    intent.disks[0].path = dir.join("disk.raw");
+    intent.autostart = true;
+    std::fs::write(&intent.disks[0].path, b"x").unwrap();
+    let vm = bench.control.create_vm(intent, "test").await.unwrap().id;
+    // The simulated VM is written to this file first.
+    let in_the_way = dir.join("sim").join(format!("{vm}.next"));
+    std::fs::create_dir(&in_the_way).unwrap();
+    in_the_way
+}
+
+async fn last_act(bench: &Bench) -> serde_json::Value {
+    bench.control.audit_view().await.unwrap().entries.last().unwrap()["action"].clone()
+}
+
+#[tokio::test]
+async fn a_failed_start_leaves_what_was_wanted_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let in_the_way = vm_that_cannot_start(&bench, dir.path()).await;
+    let vm = bench.control.vm("web").await.unwrap().id;
+    bench.control.start_vm("web", "test").await.unwrap_err();
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.wanted, record.wanted_before), (false, None), "it would be tried at each restart");
+    assert_eq!((listed(&bench, vm).await.0, last_act(&bench).await), (false, "vm.start_failed".into()));
+    assert!(bench.control.start_wanted().await.unwrap().is_empty());
+
+    std::fs::remove_dir(&in_the_way).unwrap();
+    bench.control.start_vm("web", "test").await.unwrap();
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.wanted, record.wanted_before), (true, None));
+    assert_eq!(last_act(&bench).await, "vm.started");
+    // Its owner wants it to run: a start that fails once does not change that.
+    bench.sim.stop(vm, Millis(0)).await.unwrap();
+    std::fs::create_dir(&in_the_way).unwrap();
+    assert_eq!(bench.control.start_wanted().await.unwrap().len(), 1);
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.wanted, record.wanted_before), (true, None));
+}
+
+#[tokio::test]
+async fn a_vm_that_the_host_has_no_room_for_is_not_wanted_after_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let mut huge = intent("web");
+    huge.disks[0].path = dir.path().join("disk.raw");
+    std::fs::write(&huge.disks[0].path, b"x").unwrap();
+    (huge.memory, huge.memory_max) = (MEMORY_MAX, MEMORY_MAX);
+    bench.control.create_vm(huge, "test").await.unwrap();
+    let refused = bench.control.start_vm("web", "test").await.unwrap_err();
+    assert!(matches!(refused, ControlError::Conflict { .. }), "{refused}");
+    assert!(!bench.control.vm("web").await.unwrap().wanted);
+}
+
+/// Killed at every store call of a start that fails: what is left after the next start of Proteus.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_start_that_a_crash_cuts_short_is_not_tried_for_ever() {
+    let mut points = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let bench = bench(dir.path(), None).await;
+            vm_that_cannot_start(&bench, dir.path()).await;
+            bench.store.close().await;
+        }
+        if !run_child(dir.path(), points, Act::FailedStart) {
+            break;
+        }
+        points += 1;
+        let bench = bench(dir.path(), None).await;
+        bench.control.start_wanted().await.unwrap();
+        let record = bench.control.vm("web").await.unwrap();
+        assert_eq!((record.wanted, record.wanted_before), (false, None), "killed at store call {points}");
+        assert!(!listed(&bench, record.id).await.0);
+        assert!(bench.control.start_wanted().await.unwrap().is_empty());
+        bench.store.close().await;
+    }
+    assert!(points >= 4, "only {points} points");
 }
 
 /// Removals, starts and stops of one name at once, and it is made anew in between.

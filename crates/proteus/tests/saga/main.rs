@@ -232,6 +232,7 @@ enum Act {
     Commit,
     Undo,
     Restart,
+    FailedStart,
 }
 
 /// The process that dies: acts once, and kills itself at the named store call. Does nothing in a usual run.
@@ -251,6 +252,10 @@ async fn crash_child() {
         let mut events = bench.control.events();
         bench.control.start_vm("web", "test").await.unwrap();
         return restored(&mut events).await;
+    }
+    if act == "FailedStart" {
+        bench.control.start_vm("web", "test").await.unwrap_err();
+        return;
     }
     if act == "Undo" {
         let fail = |_, setting: &Setting| {

@@ -182,8 +182,8 @@ fn what_is_said_of_them() -> expect_test::Expect {
           because: No such file or directory (os error 2)
         exit 1
 
-        error: /dev/zero:1:1: user-data: expected at most 512 KiB, found 524289 bytes
-          hint: see https://cloudinit.readthedocs.io
+        error: /dev/zero: expected a regular file, found a device
+          hint: name a file, or give `-` and pipe the text into standard input
         exit 2
 
     "#]]
@@ -222,8 +222,6 @@ fn profiles_that_cannot_be() {
     let nested = format!("{good}labels: {}{}", "{a: ".repeat(10_000), "}".repeat(10_000));
     text.push_str(&validate(dir.path(), "nested.yaml", nested.as_bytes()));
     text.push_str(&validate(dir.path(), "big.yaml", &vec![b'#'; 64 << 20]));
-    text.push_str(&proteus(&["profile", "validate", "/dev/zero"]).seen(dir.path()));
-    text.push_str(&proteus(&["profile", "validate", "/no/such.yaml"]).seen(dir.path()));
     expect![[r#"
         the profile is valid
         exit 0
@@ -259,12 +257,40 @@ fn profiles_that_cannot_be() {
         exit 1
         DIR/big.yaml:1:1: document: expected at most 1 MiB, found 1048577 bytes
         exit 1
-        /dev/zero:1:1: document: expected at most 1 MiB, found 1048577 bytes
-        exit 1
+    "#]].assert_eq(&text);
+}
+
+#[test]
+fn profiles_that_are_no_files() {
+    let dir = open_dir();
+    let mut text = String::new();
+    let pipe = dir.path().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let folder = dir.path().display().to_string();
+    for word in ["/dev/zero", &pipe.display().to_string(), &folder, "/no/such.yaml", "-"] {
+        text.push_str(&proteus(&["profile", "validate", word]).seen(dir.path()));
+    }
+    text.push_str(&proteus(&["profile", "push", &pipe.display().to_string()]).seen(dir.path()));
+    expect![[r#"
+        error: /dev/zero: expected a regular file, found a device
+          hint: name a file, or give `-` and pipe the text into standard input
+        exit 2
+        error: DIR/pipe.yaml: expected a regular file, found a pipe
+          hint: name a file, or give `-` and pipe the text into standard input
+        exit 2
+        error: DIR: expected a regular file, found a folder
+          hint: name a file, or give `-` and pipe the text into standard input
+        exit 2
         error: read /no/such.yaml
           because: No such file or directory (os error 2)
         exit 1
-    "#]].assert_eq(&text);
+        standard input:1:1: document: expected a profile, found an empty text
+        exit 1
+        error: DIR/pipe.yaml: expected a regular file, found a pipe
+          hint: name a file, or give `-` and pipe the text into standard input
+        exit 2
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use crate::server::{Server, proteus, wait_for};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 #[test]
@@ -33,6 +35,12 @@ fn it_tells_how_it_is_and_what_happens() {
     let taken = server.cli(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]);
     assert_eq!(taken.code, 4, "{}", taken.stderr);
     assert!(taken.stderr.contains("there is a VM one already"), "{}", taken.stderr);
+    let disk = format!("root={}", disk.display());
+    let tried = server.cli(&["vm", "create", "one", "--disk", &disk, "--dry-run"]);
+    assert_eq!((tried.code, tried.stderr), (taken.code, taken.stderr), "a dry run is refused as the act is");
+    let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]).ok();
+    assert_eq!(tried.stdout, "would create two\n");
+    assert_eq!(server.ask(&["vm", "list"]).as_array().unwrap().len(), 1, "a dry run made a VM");
     let secret = server.cli(&["token", "create", "m"]).ok().stdout;
     let metrics = server.tcp("GET", "/metrics", Some(secret.trim()), b"").1;
     assert!(metrics.contains("proteus_vm_running{vm=\"one\"} 0"), "{metrics}");
@@ -51,6 +59,7 @@ fn two_on_one_folder_and_a_store_in_use_are_refused_by_name() {
     assert!(second.stderr.contains(&server.pid().to_string()), "{}", second.stderr);
     let check = proteus(&["--state", state, "store", "check"]);
     assert!(check.code == 1 && check.stderr.contains("stop Proteus first"), "{}", check.stderr);
+    a_backup_while_it_serves(&server);
     // The first did not notice.
     server.cli(&["token", "create", "kept"]).ok();
     server.kill();
@@ -61,6 +70,29 @@ fn two_on_one_folder_and_a_store_in_use_are_refused_by_name() {
     assert!(copy.exists());
     server.start_again();
     assert!(server.ask(&["token", "list"]).to_string().contains("kept"));
+}
+
+fn a_backup_while_it_serves(server: &Server) {
+    let made = server.ask(&["store", "backup"])["path"].as_str().unwrap().to_owned();
+    assert!(Path::new(&made).starts_with(server.state().join("backups")), "{made}");
+    assert_eq!(std::fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o600);
+    let copy = server.dir.path().join("checked");
+    std::fs::create_dir(&copy).unwrap();
+    let file = copy.join("proteus.db").display().to_string();
+    let told = server.cli(&["store", "backup", &file]).ok().stdout;
+    assert_eq!(told, format!("wrote {file}\n"));
+    let check = proteus(&["--state", copy.to_str().unwrap(), "--output", "json", "store", "check"]).ok();
+    assert_eq!(check.json()["whole"], json!(true), "the copy");
+    assert_eq!(
+        std::fs::read_dir(server.state().join("backups")).unwrap().count(),
+        1,
+        "one was taken elsewhere"
+    );
+    let again = server.cli(&["store", "backup", &file]);
+    assert!(again.code == 1 && again.stderr.contains("File exists"), "written over: {}", again.stderr);
+    let operator = server.cli(&["token", "create", "o", "--role", "operator"]).ok().stdout;
+    assert_eq!(server.tcp("POST", "/api/v1/store/backup", Some(operator.trim()), b"").0, 403);
+    assert!(server.ask(&["audit"]).to_string().contains("store.backup"));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
-use proteus_model::id::{MorphId, SnapshotName, VmId, VmName};
+use proteus_model::id::{HostName, MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::policy::Cidr;
 use proteus_model::setting::Setting;
@@ -12,7 +13,9 @@ use proteus_model::uplink::{InterfaceName, UplinkObserved};
 use proteus_model::vm::{PowerState, VmIntent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Where the API begins.
 pub const PREFIX: &str = "/api/v1";
@@ -57,6 +60,10 @@ pub struct VmView {
     pub address: Option<Ipv4Addr>,
     /// Version of its agent, where one answers.
     pub agent: Option<String>,
+    /// When its agent was heard last, if that answered once and does not any more.
+    #[serde(default)]
+    #[schemars(with = "Option<u64>")]
+    pub agent_silent_since: Option<UnixMillis>,
     /// Process id of its VMM.
     pub pid: Option<u32>,
     /// Whether it was taken out of Proteus's hands.
@@ -86,6 +93,9 @@ pub struct CloneRequest {
     /// Name of the new VM, also its host name.
     #[schemars(with = "String")]
     pub name: VmName,
+    /// Only say whether it could be started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Asks a VM to stop.
@@ -425,6 +435,29 @@ pub struct TokenView {
     /// The secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+/// Who has what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AllocationView {
+    /// The table.
+    #[schemars(with = "serde_json::Value")]
+    pub table: AllocationTable,
+    /// What is free, by host.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub free: BTreeMap<HostName, Amount>,
+    /// The names of the VMs in the table.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub names: BTreeMap<VmId, VmName>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupView {
+    /// Its file on the host, for root to read.
+    #[schemars(with = "String")]
+    pub path: PathBuf,
 }
 
 /// An entry of the audit log.

@@ -1,0 +1,115 @@
+//! Starts VMs. What is wanted is written down before the act, and with it what was wanted before: a start that fails
+//! gives that back, also where a crash came between.
+//!
+//! ```text
+//!   wanted: w --vm.start--> wanted: yes, before: w --vm.started-----> wanted: yes
+//!                                    |   ^     `----vm.start_failed--> wanted: w
+//!                                    `---' cut short by a crash: tried again where it starts by itself, else given up
+//! ```
+
+use super::VmRecord;
+use crate::audit::AuditRecord;
+use crate::control::{Control, ControlError};
+use proteus_model::id::VmName;
+use serde_json::json;
+use std::sync::Arc;
+
+impl Control {
+    /// Starts a VM, and gives it back the settings that its last morph left it with: a fresh VMM and a fresh guest
+    /// know nothing of them.
+    pub async fn start_vm(self: &Arc<Self>, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
+        let _turn = self.in_hand(self.vm(name).await?.id).await;
+        let known = self.vm(name).await?;
+        if known.template.is_some() {
+            return Err(ControlError::Conflict {
+                what: format!("{} is a template and never runs again", known.intent.name),
+                hint: format!("`proteus vm clone {} NAME` starts a VM from it", known.intent.name),
+            });
+        }
+        let ran = self.runs(known.id).await;
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));
+        let begin = |record: &mut VmRecord| {
+            // One that a crash cut short knows better what was before.
+            record.wanted_before.get_or_insert(record.wanted);
+            record.wanted = true;
+            // Where it ran, a restore may end at this moment: what the record says of it stays.
+            if !ran {
+                record.restoring = !record.managed.is_empty();
+                record.starts += 1;
+            }
+        };
+        let record = self.change_record(known.id, entry, begin).await?;
+        if let Err(error) = self.start_recorded(&record).await {
+            self.give_up_start(&record, actor, &format!("it could not be started: {error}")).await;
+            return Err(error);
+        }
+        self.note_started(&record, actor).await;
+        self.tell_vm(&record, "started");
+        if record.restoring && !ran {
+            self.restore_in_background(record.clone());
+        }
+        Ok(record)
+    }
+
+    async fn start_recorded(&self, record: &VmRecord) -> Result<(), ControlError> {
+        self.admit(record).await?;
+        self.node.create(record.id, &record.intent).await?;
+        Ok(self.node.start(record.id).await?)
+    }
+
+    /// Writes down that a start is over. Where that fails the VM runs all the same, and the next start of Proteus
+    /// writes it.
+    async fn note_started(&self, record: &VmRecord, actor: &str) {
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.started", record, json!({}));
+        if let Err(error) = self.change_record(record.id, entry, |record| record.wanted_before = None).await {
+            tracing::warn!(vm = %record.intent.name, %error, "not written down that it was started");
+        }
+    }
+
+    /// Gives back what a start took that failed or was cut short: the VM's place in the table, and what was wanted
+    /// before. What cannot be given back now is at the next start of Proteus.
+    async fn give_up_start(&self, record: &VmRecord, actor: &str, why: &str) {
+        let runs = self.runs(record.id).await;
+        let withdrawn = if runs { Ok(()) } else { self.withdraw(record.id).await };
+        let entry = |record: &VmRecord| AuditRecord {
+            why: why.to_owned(),
+            ..self.vm_entry(actor, "vm.start_failed", record, json!({}))
+        };
+        let as_before = |record: &mut VmRecord| {
+            record.wanted = record.wanted_before.take().unwrap_or(record.wanted);
+            record.restoring &= runs;
+        };
+        if let Err(error) = withdrawn.and(self.change_record(record.id, entry, as_before).await.map(|_| ())) {
+            tracing::warn!(vm = %record.intent.name, %error, "what a failed start took is not given back yet");
+        }
+    }
+
+    /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
+    /// or Proteus started. What failed, by name.
+    pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
+        self.clear_ended().await?;
+        let mut failed = Vec::new();
+        for record in self.vms().await? {
+            let (runs, cut_short) = (self.runs(record.id).await, record.wanted_before.is_some());
+            if runs && cut_short {
+                self.note_started(&record, "proteus").await;
+            }
+            if runs && record.restoring {
+                self.restore_in_background(record);
+            } else if !runs && record.wanted && record.intent.autostart {
+                let name = record.intent.name;
+                if let Err(error) = self.start_vm(name.as_str(), "autostart").await {
+                    failed.push((name, error));
+                }
+            } else if !runs && cut_short {
+                self.give_up_start(
+                    &record,
+                    "proteus",
+                    "it was cut short, and the VM does not start by itself",
+                )
+                .await;
+            }
+        }
+        Ok(failed)
+    }
+}
