@@ -68,7 +68,7 @@ impl Boot {
 
     fn full(dir: &Path) -> Self {
         let options =
-            FullOptions { agent: &agent_binary(), extra_packages: &[], cloud_init: false, disk_mib: 2048 };
+            FullOptions { agent: &agent_binary(), extra_packages: &[], cloud_init: true, disk_mib: 2048 };
         let full = build_full(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap();
         let disk = dir.join("root.qcow2");
         let base = full.disk.display().to_string();
