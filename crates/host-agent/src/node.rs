@@ -413,6 +413,7 @@ impl Node for HostAgent {
             pid: self.driver.pid(vm).await,
             address,
             agent: hello.map(|hello| hello.agent_version),
+            resident: if running { self.driver.resident(vm).await } else { None },
             observed_at: now(),
         })
     }

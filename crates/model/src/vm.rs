@@ -217,6 +217,8 @@ pub struct VmObserved {
     pub address: Option<Ipv4Addr>,
     /// Whether its agent answered last time.
     pub agent: Option<String>,
+    /// Memory of the host that the guest's memory takes now.
+    pub resident: Option<Bytes>,
     /// When it was looked at.
     pub observed_at: UnixMillis,
 }

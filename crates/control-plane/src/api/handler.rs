@@ -57,11 +57,6 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
     // A VM whose host lost its seat is shown stopped, not hidden.
     let observed = control.observe_vm(record).await.ok();
-    let running = observed.as_ref().is_some_and(|seen| seen.power == PowerState::Running);
-    let resident = match running {
-        true => control.node().measure(record.id).await.ok().and_then(|m| m.counters.resident),
-        false => None,
-    };
     Ok(VmView {
         id: record.id,
         name: record.intent.name.clone(),
@@ -71,11 +66,11 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         morph: record.morph,
         address: observed.as_ref().and_then(|seen| seen.address),
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
+        resident: observed.as_ref().and_then(|seen| seen.resident),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
         intent: record.intent.without_secrets(),
         managed: record.managed.clone(),
-        resident,
         template: record.template.is_some(),
         cloned_from: record.cloned_from,
     })
@@ -476,6 +471,7 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String
 pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
     let (mut running, mut resident, mut run, mut wait, mut throttled) =
         (vec![], vec![], vec![], vec![], vec![]);
+    let (mut available, mut stalled) = (vec![], vec![]);
     for record in control.vms().await? {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
         let on = control.observe_vm(&record).await.is_ok_and(|seen| seen.power == PowerState::Running);
@@ -488,6 +484,12 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
         put(&mut run, seen.counters.vcpu_run_ns, 1e-9);
         put(&mut wait, seen.counters.vcpu_wait_ns, 1e-9);
         put(&mut throttled, seen.counters.throttled_ns, 1e-9);
+        put(&mut available, seen.guest_available.map(|bytes| bytes.0), 1.0);
+        for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
+        {
+            let label = format!("{{vm=\"{}\",on=\"{on}\"}}", record.intent.name);
+            stalled.extend(total.map(|us| (label, us as f64 * 1e-6)));
+        }
     }
     let mut outcomes = std::collections::BTreeMap::<&str, f64>::new();
     for morph in control.morphs().await? {
@@ -506,6 +508,10 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
         "Held back by the CPU cap.",
         &throttled,
     );
+    let help = "What the guest says it could hand out.";
+    metric(&mut text, "proteus_vm_guest_available_bytes", "gauge", help, &available);
+    let help = "Time in which something in the guest waited.";
+    metric(&mut text, "proteus_vm_guest_stalled_seconds_total", "counter", help, &stalled);
     metric(&mut text, "proteus_morphs", "gauge", "Morphs by state.", &outcomes);
     Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text))
 }
