@@ -1,9 +1,11 @@
 //! Reads the small text files of `/proc`, `/sys` and the control groups. Must never allocate per read more than
 //! its one reused buffer, and never turn what is missing into a zero.
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, open};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -11,10 +13,15 @@ use std::path::Path;
 /// interrupt line.
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
+/// Room for a part of a folder's listing: about 300 processes.
+const LISTING_BYTES: usize = 8192;
+
 /// A reused buffer.
 #[derive(Debug, Default)]
 pub struct Reader {
     buffer: Vec<u8>,
+    /// How much of it the last file filled.
+    length: usize,
 }
 
 impl Reader {
@@ -35,7 +42,24 @@ impl Reader {
                 Err(_) => return None,
             }
         }
+        self.length = length;
         std::str::from_utf8(&self.buffer[..length]).ok()
+    }
+
+    /// The content of a file that is kept open in `slot` for the next time. What was opened before and is no more (a
+    /// process that ended, a control group that was removed) is opened anew: another may have its name.
+    pub fn read_kept(&mut self, slot: &mut Option<File>, path: impl AsRef<Path>) -> Option<&str> {
+        let kept = slot.take().filter(|file| self.read_file(file).is_some());
+        let file = match kept {
+            Some(file) => file,
+            None => {
+                let file = File::open(path).ok()?;
+                self.read_file(&file)?;
+                file
+            }
+        };
+        *slot = Some(file);
+        std::str::from_utf8(&self.buffer[..self.length]).ok()
     }
 
     /// The content of a file by path.
@@ -62,13 +86,22 @@ pub fn write_text(path: impl AsRef<Path>, value: &str) -> std::io::Result<()> {
     if written == value.len() { Ok(()) } else { Err(Errno::IO.into()) }
 }
 
-/// The number after `key` in lines such as `key 12` or `key: 12 kB`.
-pub fn field(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let rest = line.strip_prefix(key)?;
-        let rest = rest.strip_prefix(':').or_else(|| rest.strip_prefix(' '))?;
-        rest.split_ascii_whitespace().next()?.parse().ok()
-    })
+/// The numbers after `keys`, all different, in lines such as `key 12` or `key: 12 kB`: one pass for all.
+pub fn fields<const N: usize>(text: &str, keys: [&str; N]) -> [Option<u64>; N] {
+    let mut found = [None; N];
+    let mut left = N;
+    for line in text.lines() {
+        let Some(end) = line.find([':', ' ']) else { continue };
+        let Some(which) = keys.iter().position(|key| *key == &line[..end]) else { continue };
+        if found[which].is_none() {
+            found[which] = line[end + 1..].split_ascii_whitespace().next().and_then(|word| word.parse().ok());
+            left -= usize::from(found[which].is_some());
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    found
 }
 
 /// What `/proc/PID/stat` says.
@@ -132,8 +165,24 @@ pub fn thread_ids(pid: u32) -> Vec<u32> {
 }
 
 fn numeric_entries(path: impl AsRef<Path>) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    let mut numbers = Vec::new();
+    each_entry(path, |name, _| numbers.extend(name.to_str().ok().and_then(|name| name.parse::<u32>().ok())));
+    numbers
+}
+
+/// Each entry of a folder, and whether the kernel says that it is a folder itself. Nothing is allocated for an entry:
+/// the kernel's own folders have hundreds.
+pub fn each_entry(path: impl AsRef<Path>, mut on_entry: impl FnMut(&CStr, bool)) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(folder) = open(path.as_ref(), flags, Mode::empty()) else { return };
+    let mut buffer = [MaybeUninit::uninit(); LISTING_BYTES];
+    let mut listing = RawDir::new(folder, &mut buffer);
+    while let Some(Ok(entry)) = listing.next() {
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            on_entry(name, entry.file_type() == FileType::Directory);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,10 +207,33 @@ mod tests {
 
     #[test]
     fn fields_are_whole_words() {
-        let text = "MemTotal:  100 kB\nMem: 5\npgmajfault 7\n";
-        assert_eq!(field(text, "MemTotal"), Some(100));
-        assert_eq!(field(text, "pgmajfault"), Some(7));
-        assert_eq!(field(text, "pgmaj"), None);
+        let text = "MemTotal:  100 kB\nMem: 5\nnonsense\npgmajfault 7\nMemTotal: 3\nempty:\n";
+        let keys = ["pgmajfault", "MemTotal", "Mem", "pgmaj", "empty"];
+        assert_eq!(fields(text, keys), [Some(7), Some(100), Some(5), None, None]);
+        assert_eq!(fields("", ["a"]), [None]);
+    }
+
+    #[test]
+    fn a_kept_file_is_opened_anew_when_its_process_is_another() {
+        let mut reader = Reader::default();
+        let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let path = format!("/proc/{}/stat", child.id());
+        let mut slot = None;
+        assert!(reader.read_kept(&mut slot, &path).unwrap().contains("(sleep)"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(reader.read_kept(&mut slot, &path), None);
+        assert!(slot.is_none());
+    }
+
+    #[test]
+    fn folders_are_listed_without_themselves() {
+        let mut seen = Vec::new();
+        each_entry("/proc/self", |name, is_dir| seen.push((name.to_str().unwrap().to_owned(), is_dir)));
+        for wanted in [("task", true), ("stat", false)] {
+            assert_eq!(seen.iter().filter(|(name, is_dir)| (name.as_str(), *is_dir) == wanted).count(), 1);
+        }
+        assert!(seen.iter().all(|(name, _)| name != "." && name != ".."));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod process;
 
 pub use cgroup::ROOT as CGROUP_ROOT;
 
-use crate::procfs::{Reader, field};
+use crate::procfs::{Reader, fields};
 use proteus_protocol::guest::v1::sample::{Cpu, Memory, Pressure, PressureSet, Sample};
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,6 +28,7 @@ pub struct Sampler {
     files: Files,
     devices: device::Devices,
     processes: process::Processes,
+    groups: cgroup::Groups,
 }
 
 struct Files {
@@ -54,6 +55,7 @@ impl Sampler {
             },
             devices: device::Devices::default(),
             processes: process::Processes::default(),
+            groups: cgroup::Groups::default(),
         }
     }
 
@@ -71,17 +73,20 @@ impl Sampler {
         if closely {
             self.devices.forget_serials();
         }
+        // Before the processes are listed: see there.
+        let cpu = self.read(|files| &files.stat).and_then(cpu);
+        let forks = cpu.as_ref().and_then(|cpu| cpu.forks);
         Sample {
             sequence,
             taken_at_ms: u64::try_from(now.as_millis()).unwrap_or(0),
             uptime_ms: self.uptime_ms(),
-            cpu: self.read(|files| &files.stat).and_then(cpu),
+            cpu,
             memory: self.memory(),
             pressure: self.pressure(),
             disks: self.devices.disks(&mut self.reader),
             nics: self.devices.nics(&mut self.reader),
-            processes: if closely { self.processes.top(&mut self.reader) } else { None },
-            cgroups: if closely { cgroup::largest(&mut self.reader) } else { None },
+            processes: if closely { self.processes.top(&mut self.reader, forks) } else { None },
+            cgroups: if closely { self.groups.largest(&mut self.reader) } else { None },
         }
     }
 
@@ -99,10 +104,9 @@ impl Sampler {
     fn memory(&mut self) -> Option<Memory> {
         let mut memory = memory(self.read(|files| &files.meminfo)?)?;
         if let Some(text) = self.read(|files| &files.vmstat) {
-            memory.major_faults = field(text, "pgmajfault");
-            memory.refaults_file = field(text, "workingset_refault_file");
-            memory.refaults_anon = field(text, "workingset_refault_anon");
-            memory.oom_kills = field(text, "oom_kill");
+            let keys = ["pgmajfault", "workingset_refault_file", "workingset_refault_anon", "oom_kill"];
+            [memory.major_faults, memory.refaults_file, memory.refaults_anon, memory.oom_kills] =
+                fields(text, keys);
         }
         Some(memory)
     }
@@ -126,11 +130,13 @@ impl Sampler {
 fn cpu(text: &str) -> Option<Cpu> {
     let total = text.lines().next()?.strip_prefix("cpu ")?;
     let mut ticks = [0u64; 8];
-    let mut fields = total.split_ascii_whitespace();
+    let mut words = total.split_ascii_whitespace();
     for slot in &mut ticks {
-        *slot = fields.next()?.parse().ok()?;
+        *slot = words.next()?.parse().ok()?;
     }
     let [user, nice, system, idle, iowait, irq, softirq, steal] = ticks.map(|t| t.saturating_mul(TICK_US));
+    let [running, blocked, switches, forks] =
+        fields(text, ["procs_running", "procs_blocked", "ctxt", "processes"]);
     let is_cpu =
         |line: &&str| line.strip_prefix("cpu").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
     Some(Cpu {
@@ -140,28 +146,44 @@ fn cpu(text: &str) -> Option<Cpu> {
         iowait_us: iowait,
         steal_us: steal,
         online: text.lines().skip(1).take_while(is_cpu).count() as u32,
-        running: field(text, "procs_running").and_then(|v| u32::try_from(v).ok()),
-        blocked: field(text, "procs_blocked").and_then(|v| u32::try_from(v).ok()),
-        switches: field(text, "ctxt"),
-        forks: field(text, "processes"),
+        running: running.and_then(|v| u32::try_from(v).ok()),
+        blocked: blocked.and_then(|v| u32::try_from(v).ok()),
+        switches,
+        forks,
     })
 }
 
 /// Reads `/proc/meminfo`.
 fn memory(text: &str) -> Option<Memory> {
-    let bytes = |key: &str| field(text, key).map(|kib| kib.saturating_mul(1024));
+    // As the kernel orders them: the pass ends with the last.
+    let keys = [
+        "MemTotal",
+        "MemFree",
+        "MemAvailable",
+        "Cached",
+        "SwapTotal",
+        "SwapFree",
+        "Dirty",
+        "AnonPages",
+        "Shmem",
+        "Slab",
+    ];
+    let kib = fields(text, keys).map(|kib| kib.map(|kib| kib.saturating_mul(1024)));
+    let [total, free, available, cached, swap_total, swap_free, dirty, anonymous, shared, slab] = kib;
+    let (total, available) = (total?, available?);
+    let rest = Memory::default();
     Some(Memory {
-        total: bytes("MemTotal")?,
-        available: bytes("MemAvailable")?,
-        free: bytes("MemFree"),
-        cached: bytes("Cached"),
-        anonymous: bytes("AnonPages"),
-        shared: bytes("Shmem"),
-        dirty: bytes("Dirty"),
-        slab: bytes("Slab"),
-        swap_total: bytes("SwapTotal"),
-        swap_free: bytes("SwapFree"),
-        ..Memory::default()
+        total,
+        available,
+        free,
+        cached,
+        anonymous,
+        shared,
+        dirty,
+        slab,
+        swap_total,
+        swap_free,
+        ..rest
     })
 }
 

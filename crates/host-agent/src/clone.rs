@@ -8,7 +8,7 @@ use crate::error::{chain, driver_error, guest_error, seat_error};
 use crate::node::HostAgent;
 use crate::seat::SeatError;
 use crate::template::{disks_of_clones, is_template, set_frozen, template_dir};
-use proteus_hypervisor::driver::Seat;
+use proteus_hypervisor::driver::{DriverError, Seat};
 use proteus_hypervisor::network::Network;
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
@@ -16,6 +16,8 @@ use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,11 +88,19 @@ impl HostAgent {
         let mut seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
         seat.newborn = true;
         keep(&seat).map_err(seat_error)?;
-        let failed = |error| NodeError::new(NodeErrorCode::Failed, chain(&error));
-        disk::furnish(&seat).await.map_err(failed)?;
+        let furnished = Seat { furnished: true, ..seat.clone() };
+        let disks = async {
+            let failed = |doing: &str, error: &dyn Error| DriverError::Host {
+                doing: doing.to_owned(),
+                source: io::Error::other(chain(error)),
+            };
+            disk::furnish(&seat).await.map_err(|e| failed("make the clone's disks", &e))?;
+            // Before the VMM opens them: a disk that its guest wrote to is never made again.
+            keep(&furnished).map_err(|e| failed("keep the clone's place", &e))
+        };
+        let started = self.driver.start_clone(&seat, &template_dir(source), Box::pin(disks)).await;
+        started.map_err(driver_error)?;
         seat.furnished = true;
-        keep(&seat).map_err(seat_error)?;
-        self.driver.start_clone(&seat, &template_dir(source)).await.map_err(driver_error)?;
         self.take_identity(&seat).await?;
         self.driver.light_link(vm).await.map_err(driver_error)?;
         seat.newborn = false;
@@ -119,6 +129,7 @@ impl HostAgent {
         let Reply::Hello { hello } = asked.map_err(guest_error)? else {
             return Err(guest_error(crate::guest::GuestError::Confused));
         };
+        self.guest(seat.id).keep_hello(&hello);
         if hello.guest == GuestKind::Systemd {
             self.renew_keys(seat, &path).await?;
         }

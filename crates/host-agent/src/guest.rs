@@ -5,25 +5,26 @@ use crate::node::now;
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::{
-    ErrorCode, GuestMessage, HelloReply, HelloRequest, HostMessage, PROTOCOL_VERSION, Reply, Request,
+    ErrorCode, Event, GuestMessage, HelloReply, HelloRequest, HostMessage, PROTOCOL_VERSION, Reply, Request,
 };
 use proteus_protocol::guest::{GUEST_PAYLOAD_BYTES_MAX, HOST_PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Longest wait for an answer to a plain request: p99 of a busy emulated guest is 44 ms, an apply step of it 2 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// Wait for the answer to the first greeting before it is said again: an idle agent answers in a few ms. Each next
-/// wait is twice as long, for guests that are slow.
-const KNOCK_FIRST: Duration = Duration::from_millis(50);
+/// Wait for a word of the agent after the first greeting before it is said again. An idle one is heard in a few ms, and
+/// one that did not hear the greeting speaks by itself; a second greeting costs a clone, to whom everything is new,
+/// tens of milliseconds. Each next wait is twice as long, for guests that are slow.
+const KNOCK_FIRST: Duration = Duration::from_millis(250);
 /// The longest of these waits.
 const KNOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes that a guest may send in a second before the link is cut: 30 MB/s is what the channel carries at most;
@@ -52,8 +53,8 @@ pub(crate) enum GuestError {
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>>;
 
 struct Link {
-    /// Whether the agent answered on this link.
-    heard: AtomicBool,
+    /// Whether the agent was heard on this link.
+    heard: Arc<watch::Sender<bool>>,
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     waiting: Waiting,
     reader: JoinHandle<()>,
@@ -107,6 +108,11 @@ impl Guest {
         self.hello.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Keeps what the agent said of itself.
+    pub(crate) fn keep_hello(&self, hello: &HelloReply) {
+        *self.hello.lock().unwrap_or_else(PoisonError::into_inner) = Some(hello.clone());
+    }
+
     async fn link(&self, path: &Path) -> Result<Arc<Link>, GuestError> {
         let mut slot = self.link.lock().await;
         if let Some((known, link)) = slot.as_ref() {
@@ -121,9 +127,9 @@ impl Guest {
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let why_closed = Arc::new(Mutex::new(String::new()));
-        let reader = tokio::spawn(read_messages(read, waiting.clone(), why_closed.clone()));
+        let heard = Arc::new(watch::Sender::new(false));
+        let reader = tokio::spawn(read_messages(read, waiting.clone(), why_closed.clone(), heard.clone()));
         let writer = tokio::sync::Mutex::new(write);
-        let heard = AtomicBool::new(false);
         let link = Arc::new(Link { heard, writer, waiting, reader, why_closed });
         *slot = Some((path.to_owned(), link.clone()));
         Ok(link)
@@ -144,21 +150,30 @@ impl Guest {
         link.writer.lock().await.write_all(&frame).await.map_err(|_| closed())?;
         let reply = receiver.await.map_err(|_| closed());
         drop(forget);
-        link.heard.store(true, Ordering::Relaxed);
         if reply.is_ok() {
             *self.heard() = Heard { at: Some((Instant::now(), now())), in_vain: false };
+            link.heard.send_replace(true);
         }
         reply
     }
 
-    /// Greets until the agent answers: what is asked before the guest's kernel has told the agent of the new host
-    /// (after a reconnect, a replaced VMM) is read by it and its answer dropped, so a greeting may be lost.
+    /// Greets until the agent is heard: what is asked before the guest's kernel has told the agent of the new host
+    /// (after a reconnect, a replaced VMM) is read by it and its answer dropped, so a greeting may be lost. Once told,
+    /// the agent says hello by itself, and from then on answers.
     async fn knock(&self, link: &Link) -> Result<(), GuestError> {
         let mut patience = KNOCK_FIRST;
-        while !link.heard.load(Ordering::Relaxed) {
+        let mut heard = link.heard.subscribe();
+        while !*heard.borrow() {
             let greeting = self.exchange(link, Request::Hello { hello: hello_request() });
-            if let Ok(answer) = tokio::time::timeout(patience, greeting).await {
-                answer?;
+            let word = async {
+                // Cancel-safe: nobody needs the answer to a greeting, and the other only waits.
+                tokio::select! {
+                    answer = greeting => answer.map(drop),
+                    _ = heard.wait_for(|heard| *heard) => Ok(()),
+                }
+            };
+            if let Ok(answer) = tokio::time::timeout(patience, word).await {
+                return answer;
             }
             patience = KNOCK_LIMIT.min(patience * 2);
         }
@@ -200,7 +215,7 @@ impl Guest {
     pub(crate) async fn greet(&self, path: &Path, limit: Duration) -> Result<HelloReply, GuestError> {
         match self.ask_within(path, Request::Hello { hello: hello_request() }, limit).await? {
             Reply::Hello { hello } => {
-                *self.hello.lock().unwrap_or_else(PoisonError::into_inner) = Some(hello.clone());
+                self.keep_hello(&hello);
                 Ok(hello)
             }
             _ => Err(GuestError::Confused),
@@ -242,7 +257,12 @@ impl Meter {
     }
 }
 
-async fn read_messages(mut read: OwnedReadHalf, waiting: Waiting, why_closed: Arc<Mutex<String>>) {
+async fn read_messages(
+    mut read: OwnedReadHalf,
+    waiting: Waiting,
+    why_closed: Arc<Mutex<String>>,
+    heard: Arc<watch::Sender<bool>>,
+) {
     let mut decoder: Decoder<GuestMessage> = Decoder::new(GUEST_PAYLOAD_BYTES_MAX);
     let mut meter = Meter { since: Instant::now(), bytes: 0 };
     let mut buffer = vec![0u8; 64 << 10];
@@ -259,6 +279,7 @@ async fn read_messages(mut read: OwnedReadHalf, waiting: Waiting, why_closed: Ar
         while let Some(message) = decoder.next() {
             match message {
                 Ok(GuestMessage::Reply { id, reply }) => deliver(&waiting, id, *reply),
+                Ok(GuestMessage::Event { event: Event::Hello { .. } }) => drop(heard.send_replace(true)),
                 Ok(GuestMessage::Event { .. } | GuestMessage::Unknown) => {}
                 Err(error) => tracing::debug!(%error, "guest frame dropped"),
             }

@@ -421,6 +421,7 @@ impl Node for HostAgent {
             address,
             agent: hello.map(|hello| hello.agent_version),
             agent_silent_since: silent_since,
+            resident: if running { self.driver.resident(vm).await } else { None },
             observed_at: now(),
         })
     }

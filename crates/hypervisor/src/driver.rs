@@ -7,11 +7,12 @@ use proteus_model::id::{DiskName, ImageName, SnapshotName, VmId};
 use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::unit::Millis;
+use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 
 /// The place of a VM on its host. Names, addresses and the user id of its VMM follow from `slot`, a small number
 /// that no two VMs of a host share.
@@ -35,6 +36,9 @@ pub struct Seat {
     #[serde(default)]
     pub newborn: bool,
 }
+
+/// The disks of a VM, being made.
+pub type Making<'a> = Pin<Box<dyn Future<Output = Result<(), DriverError>> + Send + 'a>>;
 
 /// Most VMs on a host: what a /20 holds beside the bridge's own address and the ends.
 pub const SLOT_MAX: u16 = 4000;
@@ -258,6 +262,11 @@ pub trait Driver: Send + Sync {
     /// Counters seen from the host.
     async fn counters(&self, vm: VmId) -> Result<VmCounters, DriverError>;
 
+    /// Memory of the host that a running VM's memory takes now.
+    async fn resident(&self, vm: VmId) -> Option<Bytes> {
+        self.counters(vm).await.ok()?.resident
+    }
+
     /// Puts a new VMM process under the running guest, its RAM kept.
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError>;
 
@@ -267,8 +276,14 @@ pub trait Driver: Send + Sync {
     }
 
     /// Starts a VM that does not run from what `save_template` wrote, which stays as it is. It runs, with its link
-    /// dark: it still has the template's identity. On error nothing of it is left running.
-    async fn start_clone(&self, _seat: &Seat, _template: &Path) -> Result<(), DriverError> {
+    /// dark: it still has the template's identity. Its disks are there when `disks` ends, which is waited for only
+    /// where they are opened. On error nothing of it is left running.
+    async fn start_clone(
+        &self,
+        _seat: &Seat,
+        _template: &Path,
+        _disks: Making<'_>,
+    ) -> Result<(), DriverError> {
         Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
     }
 

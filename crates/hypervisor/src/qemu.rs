@@ -20,7 +20,7 @@ mod snapshot;
 mod template;
 
 use crate::cgroup::{Group, Hierarchy};
-use crate::driver::{Applied, Doors, Driver, DriverError, Seat};
+use crate::driver::{Applied, Doors, Driver, DriverError, Making, Seat};
 use crate::network::Network;
 use async_trait::async_trait;
 use command_line::Sockets;
@@ -30,7 +30,7 @@ use proteus_model::capability::CapabilityReport;
 use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::unit::Millis;
+use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
 use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
@@ -411,6 +411,11 @@ impl Driver for QemuDriver {
         knob::counters(self, &vm, &live).await
     }
 
+    async fn resident(&self, id: VmId) -> Option<Bytes> {
+        let vm = self.vm(id).ok()?;
+        process::resident(&self.ram_dir, &vm.seat).map(Bytes)
+    }
+
     async fn replace_vmm(&self, id: VmId) -> Result<Applied, DriverError> {
         let vm = self.vm(id)?;
         let mut live = vm.live.lock().await;
@@ -429,8 +434,8 @@ impl Driver for QemuDriver {
         self.sweep(&vm.seat).await
     }
 
-    async fn start_clone(&self, seat: &Seat, from: &Path) -> Result<(), DriverError> {
-        let outcome = template::start(self, seat, from).await;
+    async fn start_clone(&self, seat: &Seat, from: &Path, disks: Making<'_>) -> Result<(), DriverError> {
+        let outcome = template::start(self, seat, from, disks).await;
         if outcome.is_err() {
             if let Some(run) = process::load_run_state(seat)? {
                 process::kill(&run).await;

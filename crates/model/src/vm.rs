@@ -220,6 +220,8 @@ pub struct VmObserved {
     /// When its agent was heard last, if that answered once and does not any more.
     #[serde(default)]
     pub agent_silent_since: Option<UnixMillis>,
+    /// Memory of the host that the guest's memory takes now.
+    pub resident: Option<Bytes>,
     /// When it was looked at.
     pub observed_at: UnixMillis,
 }

@@ -57,16 +57,7 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
     // A VM whose host lost its seat is shown stopped, not hidden.
-    let mut observed = control.observe_vm(record).await.ok();
-    let running = observed.as_ref().is_some_and(|seen| seen.power == PowerState::Running);
-    let resident = match running {
-        true => control.node().measure(record.id).await.ok().and_then(|m| m.counters.resident),
-        false => None,
-    };
-    if observed.as_ref().is_some_and(|seen| seen.agent.is_some() || seen.agent_silent_since.is_some()) {
-        // Measuring asked the agent: now it is known whether it still answers.
-        observed = control.observe_vm(record).await.ok().or(observed);
-    }
+    let observed = control.observe_vm(record).await.ok();
     Ok(VmView {
         id: record.id,
         name: record.intent.name.clone(),
@@ -77,11 +68,11 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         address: observed.as_ref().and_then(|seen| seen.address),
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
         agent_silent_since: observed.as_ref().and_then(|seen| seen.agent_silent_since),
+        resident: observed.as_ref().and_then(|seen| seen.resident),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
         intent: record.intent.without_secrets(),
         managed: record.managed.clone(),
-        resident,
         template: record.template.is_some(),
         cloned_from: record.cloned_from,
     })
@@ -112,7 +103,13 @@ pub(super) async fn vms(State(control): Shared) -> Answer<Vec<VmView>> {
 }
 
 pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer<VmView> {
-    Ok(Json(view(&control, &control.vm(&vm).await?).await?))
+    let record = control.vm(&vm).await?;
+    let known = control.observe_vm(&record).await.is_ok_and(|seen| seen.agent.is_some());
+    if known {
+        // A look asks nothing of a guest; whoever asks for one VM is told whether its agent still answers.
+        let _ = control.node().measure(record.id).await;
+    }
+    Ok(Json(view(&control, &record).await?))
 }
 
 /// Makes or changes a VM, to the end also when the caller goes away; the VM as it is then.
@@ -504,6 +501,7 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String
 pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
     let (mut running, mut resident, mut run, mut wait, mut throttled) =
         (vec![], vec![], vec![], vec![], vec![]);
+    let (mut available, mut stalled) = (vec![], vec![]);
     for record in control.vms().await? {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
         let on = control.observe_vm(&record).await.is_ok_and(|seen| seen.power == PowerState::Running);
@@ -516,6 +514,12 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
         put(&mut run, seen.counters.vcpu_run_ns, 1e-9);
         put(&mut wait, seen.counters.vcpu_wait_ns, 1e-9);
         put(&mut throttled, seen.counters.throttled_ns, 1e-9);
+        put(&mut available, seen.guest_available.map(|bytes| bytes.0), 1.0);
+        for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
+        {
+            let label = format!("{{vm=\"{}\",on=\"{on}\"}}", record.intent.name);
+            stalled.extend(total.map(|us| (label, us as f64 * 1e-6)));
+        }
     }
     let mut outcomes = std::collections::BTreeMap::<&str, f64>::new();
     for morph in control.morphs().await? {
@@ -534,6 +538,10 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
         "Held back by the CPU cap.",
         &throttled,
     );
+    let help = "What the guest says it could hand out.";
+    metric(&mut text, "proteus_vm_guest_available_bytes", "gauge", help, &available);
+    let help = "Time in which something in the guest waited.";
+    metric(&mut text, "proteus_vm_guest_stalled_seconds_total", "counter", help, &stalled);
     metric(&mut text, "proteus_morphs", "gauge", "Morphs by state.", &outcomes);
     Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text))
 }

@@ -32,6 +32,10 @@ fn the_agent_works_beside_systemd() {
         let address = vm.exec(&["/usr/sbin/ip", "-4", "address"], None).stdout.to_text_lossy();
         address.contains("10.0.2.").then_some(())
     });
+    // Without a seed there is nothing for cloud-init to do, and it does not delay the start.
+    let outcome = vm.exec(&["/bin/ls", "/run/cloud-init/disabled"], None);
+    assert_eq!(outcome.exit_code, Some(0), "{}", outcome.stderr.to_text_lossy());
+    assert_eq!(unit(&mut vm, "cloud-init-local.service").active, "inactive");
     let agent = unit(&mut vm, "proteus-guest.service");
     assert_eq!((agent.active.as_str(), agent.sub.as_str()), ("active", "running"));
     assert_eq!(unit(&mut vm, "no-such.service").load, "not-found");

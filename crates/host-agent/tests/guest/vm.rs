@@ -61,20 +61,20 @@ impl Boot {
     fn small() -> Self {
         let options = SmallOptions { agent: &agent_binary(), busybox: true };
         let small = build_small(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap();
-        let line = "console=ttyS0 quiet psi=1 memhp_default_state=online_movable \
+        let line = "console=ttyS0 quiet psi=1 no_timer_check memhp_default_state=online_movable \
             proteus.ip=10.0.2.15/24 proteus.gw=10.0.2.2 proteus.host=guest-1";
         Self { kernel: small.kernel, initrd: small.initramfs, line: line.to_owned(), disk: None }
     }
 
     fn full(dir: &Path) -> Self {
         let options =
-            FullOptions { agent: &agent_binary(), extra_packages: &[], cloud_init: false, disk_mib: 2048 };
+            FullOptions { agent: &agent_binary(), extra_packages: &[], cloud_init: true, disk_mib: 2048 };
         let full = build_full(&options, &image_dir(), &|step| eprintln!("{step}")).unwrap();
         let disk = dir.join("root.qcow2");
         let base = full.disk.display().to_string();
         let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &base];
         assert!(Command::new("qemu-img").args(args).arg(&disk).status().unwrap().success());
-        let line = "root=/dev/vda rw console=ttyS0 quiet psi=1".to_owned();
+        let line = "root=/dev/vda rw console=ttyS0 quiet psi=1 no_timer_check".to_owned();
         Self { kernel: full.kernel, initrd: full.initrd, line, disk: Some(disk) }
     }
 }

@@ -25,6 +25,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longest time that a killed process may take to vanish: it has its memory to give back.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
+/// The same for a socket that opens within 100 ms, of a VM whose start somebody waits for.
+const START_POLL: Duration = Duration::from_millis(2);
 
 /// A snapshot, or a template, whose work began; kept on disk until it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +272,7 @@ async fn connect(seat: &Seat, run: &RunState) -> Result<Qmp, QmpError> {
         while lives(run) {
             // QEMU binds the socket under its final name before it listens: only a connection proves it.
             match Qmp::connect(&path).await {
-                Err(QmpError::Connect(_)) => tokio::time::sleep(POLL).await,
+                Err(QmpError::Connect(_)) => tokio::time::sleep(START_POLL).await,
                 other => return other,
             }
         }

@@ -15,7 +15,7 @@ use super::qmp::Qmp;
 use super::replace::wait_moved;
 use super::snapshot::mark;
 use super::{Live, QemuDriver, QemuVm, vm_call};
-use crate::driver::{DriverError, Seat};
+use crate::driver::{DriverError, Making, Seat};
 use crate::whole;
 use proteus_model::unit::Bytes;
 use rustix::fs::SeekFrom;
@@ -26,6 +26,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
 /// Longest time for the devices' state (about 200 KB) to move. It takes tens of milliseconds.
@@ -34,6 +35,8 @@ const SAVING: &str = "save the template";
 const CLONING: &str = "start the clone";
 /// Copied at once; a run of data in memory is often this long.
 const CHUNK: usize = 1 << 20;
+/// Least piece that can be a hole.
+const PAGE: usize = 4096;
 
 /// Name of the file that is written last: with it, all of a template is there.
 const SAVED: &str = "template.json";
@@ -50,7 +53,8 @@ fn host<T>(what: &str, path: &Path, outcome: io::Result<T>) -> Result<T, DriverE
     outcome.map_err(DriverError::host(format!("{what} {}", path.display())))
 }
 
-/// Copies only what is data: holes stay holes, so that a copy takes what its guest uses.
+/// Copies only what is data: holes stay holes, and pages of zeros become holes, so that a copy takes, and costs, what
+/// its guest uses.
 fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
     make_hole(from, to)?;
     fill_hole(from, to)
@@ -82,10 +86,25 @@ fn fill_hole(from: &Path, to: &Path) -> io::Result<()> {
         while left > 0 {
             let room = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
             source.read_exact(&mut buffer[..room])?;
-            target.write_all(&buffer[..room])?;
+            write_data(&mut target, &buffer[..room])?;
             left -= room as u64;
         }
         at = end;
+    }
+    Ok(())
+}
+
+/// Writes from the file's place on, and leaves out pages that hold only zeros: the target is a hole so far.
+fn write_data(target: &mut File, data: &[u8]) -> io::Result<()> {
+    let is_zero = |page: &&[u8]| page.iter().all(|byte| *byte == 0);
+    let mut rest = data;
+    while !rest.is_empty() {
+        let zeros: usize = rest.chunks(PAGE).take_while(is_zero).map(<[u8]>::len).sum();
+        target.seek_relative(i64::try_from(zeros).map_err(io::Error::other)?)?;
+        rest = &rest[zeros..];
+        let full: usize = rest.chunks(PAGE).take_while(|page| !is_zero(page)).map(<[u8]>::len).sum();
+        target.write_all(&rest[..full])?;
+        rest = &rest[full..];
     }
     Ok(())
 }
@@ -187,7 +206,12 @@ async fn write_files(driver: &QemuDriver, vm: &QemuVm, live: &Live, to: &Path) -
 }
 
 /// Starts a clone, dark.
-pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Result<(), DriverError> {
+pub(super) async fn start(
+    driver: &QemuDriver,
+    seat: &Seat,
+    from: &Path,
+    disks: Making<'_>,
+) -> Result<(), DriverError> {
     let path = from.join(SAVED);
     let saved: Saved = host(
         "read",
@@ -214,9 +238,15 @@ pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Resu
         incarnation: 0,
         plugged: saved.plugged,
     };
-    // Both at once: a VMM that waits for its devices' state neither reads nor writes the guest's memory.
+    // All at once: a VMM that waits for its devices' state neither reads nor writes the guest's memory.
     let copied = copy_in_background(&kept, &ram, fill_hole);
-    let (copied, launched) = tokio::join!(copied, process::launch(seat, &around, tap));
+    let launched = async {
+        disks.await?;
+        let (run, qmp) = process::launch(seat, &around, tap).await?;
+        vm_call(seat.id, &qmp, CLONING, "migrate-set-capabilities", keep_memory_out()).await?;
+        Ok::<_, DriverError>((run, qmp))
+    };
+    let (copied, launched) = tokio::join!(copied, launched);
     let (run, qmp) = launched?;
     copied?;
     take_in(seat, &qmp, &from.join("state")).await?;
@@ -230,14 +260,13 @@ pub(super) async fn start(driver: &QemuDriver, seat: &Seat, from: &Path) -> Resu
 
 async fn take_in(seat: &Seat, qmp: &Qmp, state: &Path) -> Result<(), DriverError> {
     let id = seat.id;
-    vm_call(id, qmp, CLONING, "migrate-set-capabilities", keep_memory_out()).await?;
     let socket = seat.run_dir().join("restore");
     let uri = json!({"uri": format!("unix:{}", socket.display())});
     vm_call(id, qmp, CLONING, "migrate-incoming", uri).await?;
     let send = async {
-        let mut file = tokio::fs::File::open(state).await?;
+        let state = tokio::fs::read(state).await?;
         let mut stream = UnixStream::connect(&socket).await?;
-        tokio::io::copy(&mut file, &mut stream).await
+        stream.write_all(&state).await
     };
     host("read", state, send.await)?;
     let moved = tokio::time::timeout(MOVE_LIMIT, wait_moved(id, qmp, CLONING)).await;
@@ -277,6 +306,13 @@ mod tests {
         for at in [0u64, 5 << 20, (64 << 20) - 3] {
             file.seek(io::SeekFrom::Start(at)).unwrap();
             file.write_all(b"abc").unwrap();
+        }
+        // Zeros that were written, and data between them.
+        file.seek(io::SeekFrom::Start(8 << 20)).unwrap();
+        file.write_all(&[0; 4 << 20]).unwrap();
+        for at in [(9 << 20) + 4095, (10 << 20) + 4095, (10 << 20) + 8192] {
+            file.seek(io::SeekFrom::Start(at)).unwrap();
+            file.write_all(b"data over two pages").unwrap();
         }
         copy_data(&from, &to).unwrap();
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());

@@ -1,5 +1,6 @@
 //! `proteus bench agent`: what the guest agent costs inside a guest, beside QEMU's own guest agent and Prometheus's
-//! node exporter in the same guest, each asked once a second. Quote the ratios: absolute figures are this machine's.
+//! node exporter in the same guest, each asked once a second; and alone, in a guest of its own. Quote the ratios:
+//! absolute figures are this machine's.
 
 use crate::demo::host::Host;
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use proteus_cli::command::wait_serving;
 use proteus_cli::output::table;
 use proteus_hypervisor::network::Network;
 use proteus_model::unit::Millis;
-use proteus_protocol::api::v1::{ExecRequest, ExecView, VmView};
+use proteus_protocol::api::v1::{ExecRequest, ExecView, StopRequest, StopView, VmView};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,6 +20,11 @@ use std::time::{Duration, Instant};
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// Longest wait for an answer of what is asked.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Our own process.
+const OWN: &str = "proteus-guest";
+/// The guest with our agent alone, and the one with all.
+const ALONE: &str = "alone";
+const TOGETHER: &str = "agents";
 /// How often each is asked.
 const PERIOD: Duration = Duration::from_secs(1);
 /// The images of the two that the agent is put beside.
@@ -79,10 +85,10 @@ fn costs(readings: &[Vec<Reading>; 3], time: Duration) -> Vec<Cost> {
     readings[2].iter().filter_map(cost).collect()
 }
 
-async fn read(host: &Host) -> Result<Vec<Reading>> {
+async fn read(host: &Host, vm: &str) -> Result<Vec<Reading>> {
     let argv = ["/bin/sh", "-c", READ].map(str::to_owned).to_vec();
     let request = ExecRequest { argv, service: None, timeout_ms: Millis(60_000) };
-    let view: ExecView = host.client.post("/vms/agents/exec", &request).await?;
+    let view: ExecView = host.client.post(&format!("/vms/{vm}/exec"), &request).await?;
     let readings = parse(&view.stdout);
     ensure!(!readings.is_empty(), "the guest told nothing of its processes: {}", view.stderr);
     Ok(readings)
@@ -115,10 +121,10 @@ async fn connect(network: &Network, address: Ipv4Addr, port: u16) -> Result<TcpS
 }
 
 /// Asks each of them once a second for so long.
-async fn ask_all(host: &Host, built: &[&str], seconds: u32) -> Result<Duration> {
+async fn ask_all(host: &Host, vm: &str, built: &[&str], seconds: u32) -> Result<Duration> {
     let namespace = host.namespace().await?;
     let network = Network::new(namespace.trim_start_matches("proteus-"));
-    let view: VmView = host.client.get("/vms/agents").await?;
+    let view: VmView = host.client.get(&format!("/vms/{vm}")).await?;
     let address = view.address.context("the guest has no address")?;
     let mut qemu_agent = match built.contains(&BESIDE[0]) {
         true => Some(BufReader::new(connect(&network, address, PORTS[0]).await?)),
@@ -128,8 +134,10 @@ async fn ask_all(host: &Host, built: &[&str], seconds: u32) -> Result<Duration> 
     ticks.tick().await;
     let start = Instant::now();
     for _ in 0..seconds {
-        // Looking at a VM takes one sample of our agent.
-        let _: VmView = host.client.get("/vms/agents").await?;
+        // As a Prometheus does: that takes one sample of our agent.
+        let metrics = host.metrics().await?;
+        let told = format!("proteus_vm_guest_available_bytes{{vm=\"{vm}\"}}");
+        ensure!(metrics.contains(&told), "our agent told nothing: {metrics}");
         if let Some(mut stream) = qemu_agent.take() {
             let asked = move || ask_qemu_agent(&mut stream).map(|()| stream);
             qemu_agent = Some(tokio::task::spawn_blocking(asked).await?.context("ask QEMU's agent")?);
@@ -143,19 +151,33 @@ async fn ask_all(host: &Host, built: &[&str], seconds: u32) -> Result<Duration> 
     Ok(start.elapsed())
 }
 
-async fn measure(host: &Host, images: &Path, built: &[&str], seconds: u32) -> Result<Vec<Cost>> {
+async fn measure(host: &Host, vm: &str, images: &Path, built: &[&str], seconds: u32) -> Result<Vec<Cost>> {
     eprintln!(
         "a real guest boots with {}",
         if built.is_empty() { "our agent alone".into() } else { built.join(", ") }
     );
-    host.create_vm_with("agents", built, images, Vec::new()).await?;
-    wait_serving(&host.client, "agents", BOOT_LIMIT).await?;
+    host.create_vm_with(vm, built, images, Vec::new()).await?;
+    wait_serving(&host.client, vm, BOOT_LIMIT).await?;
     // Once before it counts: what each loads and allocates on its first answer stays.
-    ask_all(host, built, 3).await?;
+    ask_all(host, vm, built, 3).await?;
     eprintln!("each is asked once a second for {seconds} s");
-    let (first, second) = (read(host).await?, read(host).await?);
-    let time = ask_all(host, built, seconds).await?;
-    Ok(costs(&[first, second, read(host).await?], time))
+    let (first, second) = (read(host, vm).await?, read(host, vm).await?);
+    let time = ask_all(host, vm, built, seconds).await?;
+    let costs = costs(&[first, second, read(host, vm).await?], time);
+    let _: StopView =
+        host.client.post(&format!("/vms/{vm}/stop"), &StopRequest { grace_ms: Millis(0) }).await?;
+    Ok(costs)
+}
+
+/// In a guest of its own, and beside the others, whose processes our agent tells of too.
+async fn measure_all(host: &Host, images: &Path, built: &[&str], seconds: u32) -> Result<(Cost, Vec<Cost>)> {
+    let alone = measure(host, ALONE, images, &[], seconds).await?.pop();
+    let alone = alone.context("our agent was not seen")?;
+    let beside = match built {
+        [] => Vec::new(),
+        _ => measure(host, TOGETHER, images, built, seconds).await?,
+    };
+    Ok((alone, beside))
 }
 
 fn ratio(one: f64, other: f64) -> String {
@@ -172,13 +194,15 @@ pub(super) async fn run(cli: &Cli, images: &Path, seconds: u32) -> Result<u8> {
         eprintln!("not beside {names}: `proteus image build {names} --out {}` makes it", images.display());
     }
     let mut host = Host::start().await?;
-    let costs = measure(&host, &images, &built, seconds).await;
-    for left in host.end(&["agents"]).await {
+    let measured = measure_all(&host, &images, &built, seconds).await;
+    let made: &[&str] = if built.is_empty() { &[ALONE] } else { &[ALONE, TOGETHER] };
+    for left in host.end(made).await {
         eprintln!("left behind: {left}");
     }
-    let costs = costs?;
-    let own =
-        costs.iter().find(|cost| cost.name == "proteus-guest").context("our agent was not seen")?.clone();
+    let (mut alone, mut costs) = measured?;
+    let own = costs.iter().find(|cost| cost.name == OWN).unwrap_or(&alone).clone();
+    alone.name = format!("{OWN} alone");
+    costs.insert(0, alone);
     if cli.output == OutputForm::Json {
         for cost in &costs {
             let (rss, pss, core) = (cost.rss_kib, cost.pss_kib, cost.core);

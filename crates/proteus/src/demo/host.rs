@@ -10,6 +10,8 @@ use proteus_protocol::api::v1::{HostView, StopRequest, StopView, VmView};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 /// Longest wait for Proteus to listen: it probes the accelerator, and ends a morph that was cut short.
@@ -136,6 +138,16 @@ impl Host {
         let _: VmView =
             self.client.post(&format!("/vms/{}/start", segment(name)), &serde_json::json!({})).await?;
         Ok(())
+    }
+
+    /// What a Prometheus reads; it looks at every VM.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let mut stream = UnixStream::connect(self.state.join("proteus.sock")).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(answer.contains(" 200 OK\r\n"), "no metrics: {answer}");
+        Ok(answer)
     }
 
     /// SIGKILL.

@@ -1,5 +1,6 @@
-//! A full Debian from a built image: its systemd, the agent from its package. One whole morph, and its way back; and
-//! this very program inside it, because its control groups are of the other version than those of many hosts.
+//! A full Debian from a built image: its systemd, the agent from its package, what its seed says. One whole morph, and
+//! its way back; and this very program inside it, because its control groups are of the other version than those of
+//! many hosts.
 
 use crate::server::{Ended, Server, wait_for};
 use crate::{image_dir, inside};
@@ -8,6 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// What cloud-init shall make of the guest: a name, a file, a user, and a program that runs once.
+const USER_DATA: &str = "#cloud-config
+hostname: seeded
+write_files:
+  - { path: /etc/seed/word, content: 'from the seed', permissions: '0640', owner: 'root:ada', defer: true }
+users:
+  - { name: ada, uid: 4711, shell: /bin/sh }
+runcmd:
+  - [ sh, -c, 'echo $(hostname) $(id -un) >> /var/lib/ran' ]
+";
 /// The shipped profile, and what it says nothing about: a unit, a second vCPU.
 const NIGHT: &str = "
 name: night
@@ -50,15 +61,18 @@ fn shell(server: &Server, script: &str) -> String {
 
 fn begin() -> Server {
     let server = Server::start();
-    let guest = image_dir().join("debian");
+    let guest = image_dir().join("debian-cloud-init");
     assert!(
         guest.join("disk.qcow2").exists(),
-        "run `proteus image build debian --out {}`",
+        "run `proteus image build debian --cloud-init --out {}`",
         image_dir().display()
     );
+    let seed = server.dir.path().join("user-data");
+    std::fs::write(&seed, USER_DATA).unwrap();
     let program = format!("program={},ro", program_disk(server.dir.path()).display());
     let words = ["vm", "create", "deb", "--guest", guest.to_str().unwrap(), "--vcpus-max", "2"];
-    server.cli(&words.into_iter().chain(["--disk", &program]).collect::<Vec<_>>()).ok();
+    let more = ["--disk", &program, "--user-data", seed.to_str().unwrap()];
+    server.cli(&words.into_iter().chain(more).collect::<Vec<_>>()).ok();
     let begun = Instant::now();
     server.cli(&["vm", "start", "deb", "--wait"]).ok();
     println!("the agent answers after {:.1} s", begun.elapsed().as_secs_f64());
@@ -67,6 +81,24 @@ fn begin() -> Server {
     let places = std::fs::read_dir(server.state().join("vms")).unwrap().flatten();
     assert_eq!(places.filter(overlays).count(), 1);
     server
+}
+
+/// The guest is what its seed says, and nothing of it failed.
+fn a_seed_takes_effect(server: &Server) {
+    let begun = Instant::now();
+    // 0 is said only where every part went well.
+    let words =
+        ["vm", "exec", "deb", "--timeout", "280s", "--", "/usr/bin/cloud-init", "status", "--wait", "--long"];
+    let done = server.cli(&words).ok();
+    println!("cloud-init is done {:.1} s after the agent answered", begun.elapsed().as_secs_f64());
+    assert!(done.stdout.contains("status: done") && done.stdout.contains("NoCloud"), "{}", done.stdout);
+    assert_eq!(shell(server, "hostname; cat /etc/hostname"), "seeded\nseeded");
+    assert_eq!(
+        shell(server, "stat -c '%a %U %G' /etc/seed/word; cat /etc/seed/word"),
+        "640 root ada\nfrom the seed"
+    );
+    assert_eq!(shell(server, "getent passwd ada | cut -d: -f1,3,7"), "ada:4711:/bin/sh");
+    assert_eq!(shell(server, "cat /var/lib/ran"), "seeded root", "what runs once did not, or not once");
 }
 
 fn apply(server: &Server, words: &[&str]) -> Ended {
@@ -161,13 +193,14 @@ fn a_clone_is_somebody_else(server: &Server) {
         server.cli(&["vm", "stop", name, "--grace", "0s"]).ok();
         server.cli(&["vm", "delete", name]).ok();
     }
-    assert!(image_dir().join("debian/disk.qcow2").exists());
+    assert!(image_dir().join("debian-cloud-init/disk.qcow2").exists());
 }
 
 #[test]
 #[ignore = "boots a full guest: ./test runs it"]
 fn a_full_guest_is_reshaped_and_given_back() {
     let server = begin();
+    a_seed_takes_effect(&server);
     a_morph_and_its_way_back(&server);
     control_groups_of_the_other_version(&server);
     an_agent_that_stands_still_is_told_of(&server);
