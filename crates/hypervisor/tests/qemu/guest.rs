@@ -13,27 +13,16 @@ use std::fs::Permissions;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a guest to come up: 5–12 s, times ten for load.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
-/// Folder of guests and images. Tests fail without it: a skipped proof is none.
-pub fn image_dir() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/images");
-    let dir = std::env::var_os("PROTEUS_TEST_IMAGES").map_or_else(default, PathBuf::from);
-    let need = ["small/vmlinuz", "small/initramfs.cpio", "nginx.erofs", "redis.erofs"];
-    for file in need {
-        assert!(
-            dir.join(file).is_file(),
-            "{} is missing: run `proteus image build small nginx redis postgresql --out DIR` and set \
-             PROTEUS_TEST_IMAGES to DIR",
-            dir.join(file).display()
-        );
-    }
-    dir.canonicalize().unwrap()
+/// Folder of guests and images.
+fn image_dir() -> PathBuf {
+    crate::images::image_dir(&["nginx.erofs", "redis.erofs"])
 }
 
 /// An image as `proteus image build` made it.

@@ -12,6 +12,9 @@ mod channel;
 
 mod guest;
 
+#[path = "../../../../tests/support/images.rs"]
+mod images;
+
 #[path = "../../../../tests/support/instance.rs"]
 mod instance;
 

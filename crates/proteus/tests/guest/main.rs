@@ -14,6 +14,9 @@ mod disk;
 
 mod full;
 
+#[path = "../../../../tests/support/images.rs"]
+mod images;
+
 #[path = "../service/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
@@ -26,13 +29,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Folder of guests and images. The test fails without it: a skipped proof is none.
+/// Folder of guests and images.
 pub fn image_dir() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/images");
-    let dir = std::env::var_os("PROTEUS_TEST_IMAGES").map_or_else(default, PathBuf::from);
-    let needed = dir.join("small/vmlinuz");
-    assert!(needed.is_file(), "{}: run `proteus image build`, set PROTEUS_TEST_IMAGES", needed.display());
-    dir.canonicalize().unwrap()
+    images::image_dir(&[])
 }
 
 /// What a program in the guest prints; it must end well.

@@ -9,6 +9,9 @@
 
 mod client;
 
+#[path = "../../../../tests/support/images.rs"]
+mod images;
+
 #[path = "../../../../tests/support/page.rs"]
 mod page;
 

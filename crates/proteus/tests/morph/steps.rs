@@ -5,7 +5,7 @@ use crate::server::{Server, wait_for};
 use expect_test::expect;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -47,19 +47,9 @@ verify:
 /// Longest wait for a morph to end or to come to a state.
 const MORPH_LIMIT: Duration = Duration::from_secs(120);
 
-/// Folder of guests and images. The test fails without it: a skipped proof is none.
+/// Folder of guests and images.
 pub fn image_dir() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/images");
-    let dir = std::env::var_os("PROTEUS_TEST_IMAGES").map_or_else(default, PathBuf::from);
-    for file in ["small/vmlinuz", "small/initramfs.cpio", "nginx.erofs", "nginx.json"] {
-        assert!(
-            dir.join(file).is_file(),
-            "{} is missing: run `proteus image build small nginx redis postgresql --out DIR` and set \
-             PROTEUS_TEST_IMAGES to DIR",
-            dir.join(file).display()
-        );
-    }
-    dir.canonicalize().unwrap()
+    crate::images::image_dir(&["nginx.erofs", "nginx.json"])
 }
 
 struct Bench {

@@ -7,6 +7,9 @@ mod access;
 
 mod refusal;
 
+#[path = "../../../../tests/support/images.rs"]
+mod images;
+
 #[allow(dead_code, reason = "the morph test uses the rest")]
 mod server;
 

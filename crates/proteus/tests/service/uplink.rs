@@ -185,8 +185,7 @@ fn guests_get_out_and_nobody_gets_in_and_nothing_stays() {
 #[test]
 #[ignore = "boots a guest: ./test runs it"]
 fn a_real_guest_gets_out() {
-    let images = std::env::var_os("PROTEUS_TEST_IMAGES").expect("PROTEUS_TEST_IMAGES");
-    let guest = std::path::Path::new(&images).join("small");
+    let guest = crate::images::image_dir(&[]).join("small");
     let world = World::make();
     let mut server = inside(&world.host, Server::start);
     let before = world.state();
