@@ -2,7 +2,7 @@
 //! reserve in it is theirs to say.
 
 use crate::control::{Control, ControlError};
-use crate::record::{Batch, RecordError, Versioned};
+use crate::record::{Batch, RecordError, TRIES, Versioned};
 use crate::vm::VmRecord;
 use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity};
 use proteus_model::id::{HostName, VmId};
@@ -12,8 +12,6 @@ use proteus_protocol::api::v1::AllocationView;
 
 /// Key of the table.
 pub(crate) const TABLE: &str = "allocation";
-/// How often a change is tried when others change the table at the same time.
-pub(crate) const TRIES: u32 = 32;
 /// CPU shared out of what there is: four vCPUs to a CPU, the usual figure for mixed loads. Memory never twice.
 const CPU_OVERCOMMIT: Permille = Permille(4000);
 /// Memory that the host keeps for itself: kernel, VMMs, Proteus.

@@ -1,10 +1,7 @@
 //! Backups of the records while Proteus serves. Must never write anywhere but into the folder of backups: whoever
 //! asks names no path.
 
-use crate::control::{Control, ControlError};
-use crate::record::RecordError;
-use crate::store::StoreError;
-use serde_json::json;
+use crate::store::{Rev, StoreError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -21,33 +18,21 @@ pub(crate) struct Backups {
     write: WriteBackup,
 }
 
-impl Control {
-    /// The folder of backups, and what writes them. Until it is told there are none.
-    pub fn keep_backups(&self, dir: PathBuf, write: WriteBackup) {
-        // Told once, when the parts are wired.
-        let _ = self.backups.set(Backups { dir, write });
+impl Backups {
+    pub(crate) fn new(dir: PathBuf, write: WriteBackup) -> Self {
+        Self { dir, write }
     }
 
-    /// Copies records, journal and audit log into a new file, which this gives. Commits wait meanwhile.
-    pub async fn back_up(&self, actor: &str) -> Result<PathBuf, ControlError> {
-        let Some(Backups { dir, write }) = self.backups.get() else {
-            return Err(ControlError::Conflict {
-                what: "this store has no backups".into(),
-                hint: "back it up by its own means".into(),
-            });
-        };
-        // The entry first: then the copy has it, and its revision makes a name that no other backup has.
-        let entry = self.entry(actor, "store.backup", "store", "asked for", json!({}));
-        let rev = self.commit_audited(self.records.batch(), entry).await?;
-        let path = dir.join(format!("proteus-{}.db", rev.0));
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        let made = made.map_err(|source| StoreError::Io {
+    /// Copies the store into a new file, which this gives. `rev` makes a name that no other backup has.
+    pub(crate) async fn make(&self, rev: Rev) -> Result<PathBuf, StoreError> {
+        let path = self.dir.join(format!("proteus-{}.db", rev.0));
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.map_err(|source| StoreError::Io {
             doing: "make the folder of backups",
-            path: dir.clone(),
+            path: self.dir.clone(),
             source,
-        });
-        made.map_err(RecordError::from)?;
-        write(path.clone()).await.map_err(RecordError::from)?;
+        })?;
+        (self.write)(path.clone()).await?;
         Ok(path)
     }
 }

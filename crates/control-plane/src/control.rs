@@ -3,7 +3,7 @@
 
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
-use crate::backup::Backups;
+use crate::backup::{Backups, WriteBackup};
 use crate::hand::Hands;
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
@@ -13,6 +13,7 @@ use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::AuditView;
 use proteus_protocol::node::v1::{Node, NodeError};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -234,6 +235,26 @@ impl Control {
             intact: verified.is_ok(),
             broken: verified.err().map(|error| error.to_string()),
         })
+    }
+
+    /// The folder of backups, and what writes them. Until it is told there are none.
+    pub fn keep_backups(&self, dir: PathBuf, write: WriteBackup) {
+        // Told once, when the parts are wired.
+        let _ = self.backups.set(Backups::new(dir, write));
+    }
+
+    /// Copies records, journal and audit log into a new file, which this gives. Commits wait meanwhile.
+    pub async fn back_up(&self, actor: &str) -> Result<PathBuf, ControlError> {
+        let Some(backups) = self.backups.get() else {
+            return Err(ControlError::Conflict {
+                what: "this store has no backups".into(),
+                hint: "back it up by its own means".into(),
+            });
+        };
+        // The entry first: then the copy has it.
+        let entry = self.entry(actor, "store.backup", "store", "asked for", json!({}));
+        let rev = self.commit_audited(self.records.batch(), entry).await?;
+        Ok(backups.make(rev).await.map_err(RecordError::from)?)
     }
 
     /// Waits for a VM's turn; nobody else has it in hand until this is dropped.

@@ -7,6 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
+/// How often a change is tried when others change the same record at the same time.
+pub(crate) const TRIES: u32 = 32;
+
 /// Records read per page of a listing.
 const PAGE: usize = 500;
 

@@ -6,10 +6,9 @@ mod restore;
 
 mod start;
 
-use crate::allocation::TRIES;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
-use crate::record::{RecordError, Versioned};
+use crate::record::{RecordError, TRIES, Versioned};
 use crate::store::Rev;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};

@@ -3,8 +3,9 @@
 //!
 //! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start.
 
+use crate::cause::chain;
 use crate::disk;
-use crate::error::{chain, driver_error, guest_error, seat_error};
+use crate::error::{driver_error, guest_error, seat_error};
 use crate::node::HostAgent;
 use crate::seat::SeatError;
 use crate::template::{disks_of_clones, is_template, set_frozen, template_dir};

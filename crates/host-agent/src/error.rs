@@ -1,23 +1,12 @@
 //! What the parts of this host refuse, in the node API's words.
 
+use crate::cause::chain;
 use crate::guest::GuestError;
 use crate::seat::SeatError;
 use proteus_hypervisor::driver::DriverError;
 use proteus_hypervisor::network::UplinkError;
 use proteus_protocol::guest::v1::ErrorCode;
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
-
-/// The whole chain of causes, as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 pub(crate) fn driver_error(error: DriverError) -> NodeError {
     let code = match &error {

@@ -1,7 +1,7 @@
 //! The host's end of the guest channel: one link per VM, opened when first needed and again when it broke. What a
 //! guest says is advice: bounded in size, rate and time, and never believed where the host has a counter.
 
-use crate::node::now;
+use crate::clock::now;
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::{

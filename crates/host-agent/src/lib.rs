@@ -9,6 +9,10 @@ mod disk;
 
 mod clone;
 
+mod cause;
+
+mod clock;
+
 mod error;
 
 mod template;

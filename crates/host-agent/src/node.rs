@@ -1,8 +1,10 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
 use crate::bring_up::BringUp;
+use crate::cause::chain;
+use crate::clock::now;
 use crate::console::Console;
-use crate::error::{chain, driver_error, guest_error, seat_error, uplink_error};
+use crate::error::{driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{Guest, GuestError};
 use crate::seat::Seats;
 use crate::{bring_up, convert, disk, health, template};
@@ -15,7 +17,7 @@ use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
+use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
@@ -27,7 +29,7 @@ use proteus_protocol::node::v1::{
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
@@ -75,11 +77,6 @@ pub struct HostAgent {
     /// Per VM: the task that brings its services up, and what failed of it.
     bringing_up: Mutex<HashMap<VmId, BringUp>>,
     tasks: TaskTracker,
-}
-
-pub(crate) fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 fn meminfo(field: &str) -> Option<Bytes> {

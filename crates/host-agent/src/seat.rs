@@ -2,7 +2,7 @@
 //! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
 //! reason: the other VMs of the host need Proteus.
 
-use crate::error::chain;
+use crate::cause::chain;
 use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};

@@ -1,9 +1,9 @@
 //! A morph's journal: its record, written whole at each move and guarded by its revision, so that no two processes
 //! can drive one morph. The last move frees the VM in the same commit.
 
-use crate::allocation::{TABLE, TRIES};
+use crate::allocation::TABLE;
 use crate::control::{Control, ControlError, key};
-use crate::record::{Batch, RecordError, Records, Versioned};
+use crate::record::{Batch, RecordError, Records, TRIES, Versioned};
 use crate::store::Rev;
 use crate::vm::VmRecord;
 use proteus_model::execution::{Event, Morph, State, Version};

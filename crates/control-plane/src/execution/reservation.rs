@@ -3,9 +3,9 @@
 
 use super::Stop;
 use super::journal::Journal;
-use crate::allocation::{TABLE, TRIES, amount};
+use crate::allocation::{TABLE, amount};
 use crate::control::{Control, ControlError};
-use crate::record::{Batch, RecordError};
+use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
 use proteus_model::allocation::{Amount, Reservation};
 use proteus_model::execution::{Event, Morph, State};
