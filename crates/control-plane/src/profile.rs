@@ -54,7 +54,11 @@ impl Control {
         for (file, text) in SHIPPED {
             let parsed = document::parse(file, text.as_bytes(), None);
             let profile = parsed.map_err(|problems| problems_error(&problems))?;
-            self.put_profile(profile, SHIPPED_BY).await?;
+            let known = self.records.get::<ProfileRecord>(&key_of(&profile.name, &profile.version)).await?;
+            // Nothing is written that is there: on a full disk Proteus must come up again.
+            if known.is_none_or(|known| known.value.digest != digest(&profile)) {
+                self.put_profile(profile, SHIPPED_BY).await?;
+            }
         }
         Ok(())
     }

@@ -65,6 +65,12 @@ fn a_full_disk_is_said_and_survived() {
         let plain = store.commit(put(committed, 100)).await;
         assert!(matches!(plain, Err(StoreError::DiskFull { .. })), "{plain:?}");
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        // It can be opened again as full as it is, and still helps.
+        store.close().await;
+        let store = Embedded::open(&disk.0.join("state"), None).unwrap();
+        let commit = Commit::new(OpId::from_bits(2_000_000)).relief();
+        let outcome = store.commit(commit.put(Key::new("stopped").unwrap(), vec![1; 100])).await;
+        assert!(matches!(outcome, Ok(Outcome::Committed(_))), "{outcome:?}");
         // With room again it goes on, without being opened anew.
         let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk.0).status().unwrap();
         assert!(status.success());

@@ -396,6 +396,11 @@ impl Node for HostAgent {
         stopped
     }
 
+    async fn power(&self, vm: VmId) -> Result<PowerState, NodeError> {
+        self.seat(vm)?;
+        Ok(self.driver.power(vm).await)
+    }
+
     async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError> {
         let seat = self.seat(vm)?;
         let power = self.driver.power(vm).await;

@@ -46,7 +46,13 @@ pub(crate) fn hand_over(seat: &Seat, path: &Path) -> io::Result<()> {
     let now = fs::metadata(path)?;
     if !path.starts_with(&seat.dir) && now.uid() != uid {
         let mut owners = load(seat)?;
-        let (owner, group) = if is_vmm(now.uid()) { (0, 0) } else { (now.uid(), now.gid()) };
+        let noted = owners.get(path).filter(|known| (known.device, known.inode) == (now.dev(), now.ino()));
+        let (owner, group) = match noted {
+            // Another VM had it meanwhile: the first owner stays its owner.
+            Some(known) if is_vmm(now.uid()) => (known.uid, known.gid),
+            None if is_vmm(now.uid()) => (0, 0),
+            Some(_) | None => (now.uid(), now.gid()),
+        };
         let before =
             Before { device: now.dev(), inode: now.ino(), uid: owner, gid: group, mode: now.mode() & 0o7777 };
         owners.insert(path.to_owned(), before);

@@ -9,7 +9,6 @@ use proteus_control_plane::store::embedded::Embedded;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::qemu::QemuDriver;
 use proteus_model::unit::UnixMillis;
-use proteus_model::vm::PowerState;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +77,9 @@ impl Service {
         // Whole: whoever is told of it has another working folder.
         let backups = std::path::absolute(state).context("find the state")?.join("backups");
         control.keep_backups(backups, Box::new(write));
-        control.ensure_shipped_profiles().await.context("bring in the shipped profiles")?;
+        if let Err(error) = control.ensure_shipped_profiles().await {
+            tracing::error!(%error, "the shipped profiles are not all there");
+        }
         for morph in control.recover().await.context("end the morphs that were cut short")? {
             tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");
         }
@@ -98,8 +99,7 @@ impl Service {
         self.control.stop().await;
         let mut running = false;
         for record in self.control.vms().await? {
-            running |=
-                self.control.observe_vm(&record).await.is_ok_and(|seen| seen.power != PowerState::Stopped);
+            running |= self.control.runs(record.id).await;
         }
         if !running {
             self.driver.close().await?;

@@ -95,11 +95,28 @@ pub(super) async fn host(State(control): Shared) -> Answer<HostView> {
 }
 
 pub(super) async fn vms(State(control): Shared) -> Answer<Vec<VmView>> {
-    let mut views = Vec::new();
-    for record in control.vms().await? {
-        views.push(view(&control, &record).await?);
+    let looking = control.vms().await?.into_iter().map(|record| {
+        let control = control.clone();
+        async move { view(&control, &record).await }
+    });
+    let views: Result<Vec<VmView>, ControlError> = all_at_once(looking).await.into_iter().collect();
+    Ok(Json(views?))
+}
+
+/// What all of them give, in their order: a VM that is slow to answer holds up no other.
+async fn all_at_once<T: Send + 'static>(
+    acts: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let running: Vec<_> = acts.map(tokio::spawn).collect();
+    let mut done = Vec::with_capacity(running.len());
+    for act in running {
+        match act.await {
+            Ok(outcome) => done.push(outcome),
+            // Nobody ends such a task from outside.
+            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+        }
     }
-    Ok(Json(views))
+    done
 }
 
 pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer<VmView> {
@@ -502,11 +519,17 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
     let (mut running, mut resident, mut run, mut wait, mut throttled) =
         (vec![], vec![], vec![], vec![], vec![]);
     let (mut available, mut stalled) = (vec![], vec![]);
-    for record in control.vms().await? {
+    let looking = control.vms().await?.into_iter().map(|record| {
+        let node = control.node().clone();
+        async move {
+            let (power, seen) = (node.power(record.id).await, node.measure(record.id).await);
+            (record, power.is_ok_and(|power| power == PowerState::Running), seen)
+        }
+    });
+    for (record, on, seen) in all_at_once(looking).await {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
-        let on = control.observe_vm(&record).await.is_ok_and(|seen| seen.power == PowerState::Running);
         running.push((label.clone(), f64::from(u8::from(on))));
-        let Ok(seen) = control.node().measure(record.id).await else { continue };
+        let Ok(seen) = seen else { continue };
         let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
             rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));
         };

@@ -130,9 +130,9 @@ impl Control {
     }
 
     /// Whether a VM runs, or may: where its host cannot tell, it is not taken for stopped.
-    pub(crate) async fn runs(&self, vm: VmId) -> bool {
-        match self.node.observe(vm).await {
-            Ok(seen) => seen.power != PowerState::Stopped,
+    pub async fn runs(&self, vm: VmId) -> bool {
+        match self.node.power(vm).await {
+            Ok(power) => power != PowerState::Stopped,
             Err(error) => !matches!(error.code, NodeErrorCode::NotFound | NodeErrorCode::NotRunning),
         }
     }

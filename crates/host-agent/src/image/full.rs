@@ -3,7 +3,7 @@
 
 use super::apt;
 use super::artifact::{BUILDER_VERSION, ImageKind, ImageMetadata, OutputDir, digest_file, digest_of};
-use super::tool::{APT_GET, DEBOOTSTRAP, DPKG, DPKG_DEB, MKFS_EXT4, QEMU_IMG};
+use super::tool::{APT_GET, CHROOT, DEBOOTSTRAP, DPKG_DEB, MKFS_EXT4, QEMU_IMG};
 use super::{ImageError, Progress, elf, file_error};
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -221,9 +221,13 @@ fn furnish(tree: &Path, files: &[(&str, &str)], deb: &Path, scratch: &Path) -> R
         let link = tree.join("etc/systemd/system").join(unit);
         symlink("/dev/null", &link).map_err(file_error("link", &link))?;
     }
-    let root = format!("--root={}", tree.display());
-    let args = [OsStr::new(&root), OsStr::new("--install"), deb.as_os_str()];
-    DPKG.run("install the agent", scratch, args)?;
+    // Inside: with `--root`, dpkg looks for the tree's groups on the host, which need not have them.
+    let inside = tree.join("agent.deb");
+    std::fs::copy(deb, &inside).map_err(file_error("copy", &inside))?;
+    let dpkg = ["/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "dpkg", "--install", "/agent.deb"];
+    let args = [tree.as_os_str()].into_iter().chain(dpkg.map(OsStr::new));
+    CHROOT.run("install the agent", scratch, args)?;
+    std::fs::remove_file(&inside).map_err(file_error("remove", &inside))?;
     for path in ["var/cache/apt/archives", "var/lib/apt/lists"] {
         let dir = tree.join(path);
         std::fs::remove_dir_all(&dir).map_err(file_error("empty", &dir))?;

@@ -37,8 +37,8 @@ pub const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-to
 pub const LDCONFIG: Tool = Tool { program: "ldconfig", package: "libc-bin", hint: "" };
 /// Installs a Debian into a folder.
 pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap", hint: "" };
-/// Installs a package into such a folder.
-pub const DPKG: Tool = Tool { program: "dpkg", package: "dpkg", hint: "" };
+/// Runs a program of such a folder in it.
+pub const CHROOT: Tool = Tool { program: "chroot", package: "coreutils", hint: "" };
 /// Makes a disk's file system from a folder.
 pub const MKFS_EXT4: Tool = Tool { program: "mkfs.ext4", package: "e2fsprogs", hint: "" };
 /// Converts disks.

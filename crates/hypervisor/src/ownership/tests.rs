@@ -67,6 +67,20 @@ fn what_is_another_file_or_somebody_elses_by_then_is_left_alone() {
 }
 
 #[test]
+fn the_first_owner_stays_it_when_two_vms_take_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (seat(dir.path(), 1), seat(dir.path(), 2));
+    let disk = owned_file(dir.path(), "disk");
+    for seat in [&first, &second, &first] {
+        hand_over(seat, &disk).unwrap();
+    }
+    give_back(&second).unwrap();
+    assert_eq!(is(&disk).0, first.uid());
+    give_back(&first).unwrap();
+    assert_eq!(is(&disk), (1234, 5678, 0o640));
+}
+
+#[test]
 fn files_of_the_vms_own_folder_need_no_note() {
     let dir = tempfile::tempdir().unwrap();
     let seat = seat(dir.path(), 3);

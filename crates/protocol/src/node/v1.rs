@@ -9,7 +9,7 @@ use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
-use proteus_model::vm::{DiskIntent, ImageIntent, VmCounters, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 
 /// Kinds of refusal that a control plane treats differently.
@@ -194,6 +194,9 @@ pub trait Node: Send + Sync {
 
     /// How a VM is.
     async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError>;
+
+    /// Whether a VM runs. Asks nothing of its guest.
+    async fn power(&self, vm: VmId) -> Result<PowerState, NodeError>;
 
     /// What can be done to it live, guest included.
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError>;

@@ -1,5 +1,6 @@
-//! Space on the disk that is kept for commits that help out of a full one: a file that holds nothing. It is given up
-//! when such a commit finds no space, and must be there again before any other commit is taken.
+//! Space on the disk that is kept for commits that help out of a full one: a file that holds nothing. When such a commit
+//! finds no space, a piece of it is given up: whatever fills the disk takes that piece at most. All of it must be there
+//! again before any other commit is taken.
 
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::OpenOptions;
@@ -10,16 +11,19 @@ use tracing::{info, warn};
 /// How much: some hundred stops of VMs, and the write-ahead log's usual growth beside them (1000 pages of 4 KiB).
 const RESERVE_BYTES: u64 = 8 << 20;
 
+/// How much is given up at once: a commit and what the write-ahead log grows by with it.
+const PIECE_BYTES: u64 = 512 << 10;
+
 /// The space.
 pub(super) struct Reserve {
     path: PathBuf,
-    held: bool,
+    held: u64,
 }
 
 impl Reserve {
     /// Takes hold of the space below `folder`. A disk that is too full for it can still be read.
     pub(super) fn of(folder: &Path) -> Self {
-        let mut reserve = Self { path: folder.join("reserve"), held: false };
+        let mut reserve = Self { path: folder.join("reserve"), held: 0 };
         if !reserve.hold() {
             warn!("the disk of the state is full: VMs can be stopped, nothing can be begun");
         }
@@ -28,28 +32,31 @@ impl Reserve {
 
     /// Whether the space is held, after trying to get it back.
     pub(super) fn hold(&mut self) -> bool {
-        if !self.held {
+        if self.held < RESERVE_BYTES {
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(false).mode(0o600).open(&self.path);
             let held = file.and_then(|file| {
-                let allocated = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
-                if allocated.is_err() {
-                    // Part of it may have been had: others need it more. If even that fails, so be it.
-                    let _ = file.set_len(0);
+                let before = file.metadata()?.len().min(RESERVE_BYTES);
+                match fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES) {
+                    Ok(()) => Ok(RESERVE_BYTES),
+                    // What more of it was had than before goes back: it is no use half.
+                    Err(_) => file.set_len(before).map(|()| before),
                 }
-                Ok(allocated?)
             });
-            self.held = held.is_ok();
+            self.held = held.unwrap_or(self.held);
         }
-        self.held
+        self.held == RESERVE_BYTES
     }
 
-    /// Gives the space up. Whether that gave any.
+    /// Gives a piece of the space up. Whether that gave any.
     pub(super) fn give_up(&mut self) -> bool {
-        let had = std::mem::replace(&mut self.held, false);
-        if had {
-            info!("the disk of the state is full: the space kept for that is given up");
+        let left = self.held.saturating_sub(PIECE_BYTES);
+        let file = OpenOptions::new().write(true).open(&self.path);
+        if self.held == 0 || file.and_then(|file| file.set_len(left)).is_err() {
+            return false;
         }
-        had && OpenOptions::new().write(true).truncate(true).open(&self.path).is_ok()
+        self.held = left;
+        info!(left, "the disk of the state is full: a piece of the space kept for that is given up");
+        true
     }
 }
