@@ -35,7 +35,7 @@ pub(crate) enum SeatError {
         #[source]
         source: io::Error,
     },
-    #[error("{why}; mend the file or bring it back from a backup, then start Proteus again")]
+    #[error("{why}; mend the file, then start Proteus again")]
     Damaged { why: String },
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
@@ -105,7 +105,10 @@ impl Seats {
                     seats.taken.insert(vm, seat);
                 }
                 Err(error) => {
-                    let why = chain(&error);
+                    let why = match error {
+                        SeatError::Damaged { why } => why,
+                        other => chain(&other),
+                    };
                     tracing::error!(%vm, %why, "VM set aside");
                     seats.reserved.extend(slot_of_run_dir(&place));
                     seats.damaged.insert(vm, why);
