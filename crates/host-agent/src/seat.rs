@@ -110,7 +110,8 @@ impl Seats {
                         other => chain(&other),
                     };
                     tracing::error!(%vm, %why, "VM set aside");
-                    seats.reserved.extend(slot_of_run_dir(&place));
+                    let told = fs::read_to_string(place.join("slot")).ok().and_then(|text| text.parse().ok());
+                    seats.reserved.extend(told.or_else(|| slot_of_run_dir(&place)));
                     seats.damaged.insert(vm, why);
                 }
             }
@@ -175,6 +176,11 @@ impl Seats {
     /// Keeps a changed seat.
     pub(crate) fn save(&mut self, seat: Seat) -> Result<(), SeatError> {
         fs::create_dir_all(&seat.dir).map_err(file_error("make", &seat.dir))?;
+        // Once more by itself, and first: a seat that cannot be read keeps its slot.
+        let path = seat.dir.join("slot");
+        if !path.exists() {
+            write_whole(&path, seat.slot.to_string().as_bytes())?;
+        }
         let path = seat.dir.join("seat.json");
         let text = serde_json::to_vec_pretty(&seat).map_err(io::Error::other);
         write_whole(&path, &text.map_err(file_error("write", &path))?)?;
