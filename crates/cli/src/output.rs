@@ -93,6 +93,13 @@ pub fn vms(all: &[VmView]) -> String {
 /// One VM.
 pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
     let mut text = vms(std::slice::from_ref(vm));
+    if let Some(why) = &vm.halted {
+        let _ = writeln!(
+            text,
+            "\nit stands still: {why}\nmend that, then `proteus vm start {}` lets it go on",
+            vm.name
+        );
+    }
     if vm.power == PowerState::Running && vm.agent.is_none() {
         let _ = match vm.agent_silent_since {
             Some(at) => {

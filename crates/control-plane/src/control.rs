@@ -8,6 +8,7 @@ use crate::hand::Hands;
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::store::{Rev, Store};
+use crate::vm::{Halts, Reboots};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::AuditView;
@@ -118,6 +119,8 @@ pub struct Control {
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
     pub(crate) hands: Hands,
     pub(crate) made: Made,
+    pub(crate) reboots: Reboots,
+    pub(crate) halts: Halts,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
     events: broadcast::Sender<ControlEvent>,
@@ -137,6 +140,8 @@ impl Control {
             running: Mutex::default(),
             hands: Hands::default(),
             made: Made::default(),
+            reboots: Reboots::default(),
+            halts: Halts::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
             events,
@@ -278,6 +283,10 @@ pub(crate) mod key {
 
     pub(crate) fn vm(id: VmId) -> String {
         format!("vm/{id}")
+    }
+
+    pub(crate) fn boot(id: VmId) -> String {
+        format!("boot/{id}")
     }
 
     pub(crate) fn vm_name(name: &VmName) -> String {

@@ -5,6 +5,8 @@
 
 mod journal;
 
+mod recovery;
+
 mod reservation;
 
 mod step;
@@ -16,17 +18,14 @@ use crate::verification::{names, windows};
 use crate::vm::VmRecord;
 use journal::Journal;
 use proteus_model::execution::{Event, LeftAlone, Morph, State};
-use proteus_model::id::MorphId;
+use proteus_model::id::{MorphId, VmId};
 use proteus_model::plan::{Goal, Plan};
 use proteus_model::unit::Millis;
 use proteus_model::verification::{Baseline, VerificationReport};
 use proteus_model::vm::PowerState;
 use serde_json::json;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Pause before a morph is taken up again whose journal failed.
-const TAKE_UP_AGAIN: Duration = Duration::from_secs(5);
+use std::sync::PoisonError;
+use std::time::Instant;
 
 /// Why a saga leaves the forward path.
 enum Stop {
@@ -208,10 +207,7 @@ impl Control {
         let watched = self.watch(morph.plan.vm, verify.as_ref(), window, enough).await;
         self.check_may_go_on(journal, abort).await?;
         // Where nothing is measured any more nothing shows harm.
-        let power = self.node.observe(journal.morph().plan.vm).await.map(|seen| seen.power);
-        if power.is_ok_and(|power| matches!(power, PowerState::Stopped | PowerState::Hung)) {
-            return Err(Stop::GiveUp("the VM does not run any more".into()));
-        }
+        self.check_still_the_same(journal.morph().plan.vm).await?;
         let unhealthy = names(&watched.unhealthy);
         let mut report =
             proteus_brain::verification::judge(verify.as_ref(), &baseline, &watched.stretches, &unhealthy);
@@ -228,6 +224,23 @@ impl Control {
                 Err(Stop::GiveUp(reason))
             }
         }
+    }
+
+    /// A window counts only where it saw the guest that the steps were taken in, running to its end.
+    async fn check_still_the_same(&self, vm: VmId) -> Result<(), Stop> {
+        if let Ok(seen) = self.node.observe(vm).await {
+            if matches!(seen.power, PowerState::Stopped | PowerState::Hung) {
+                return Err(Stop::GiveUp("the VM does not run any more".into()));
+            }
+            if let Some(why) = seen.halted {
+                return Err(Stop::GiveUp(format!("the VM stands still: {why}")));
+            }
+        }
+        let record = self.vm(&vm.to_string()).await?;
+        if self.has_rebooted(&record).await? {
+            return Err(Stop::GiveUp("its guest started anew by itself".into()));
+        }
+        Ok(())
     }
 
     async fn give_up(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
@@ -271,68 +284,6 @@ impl Control {
         let why = morph.reason.clone().unwrap_or_else(|| "verified".into());
         let subject = format!("vm/{}", morph.plan.vm_name);
         self.entry(&morph.actor, "morph.end", &subject, &why, evidence)
-    }
-
-    /// Takes up a morph that was cut short, and ends it.
-    async fn take_up(&self, id: MorphId, why: &str) -> Result<Morph, ControlError> {
-        let mut journal = Journal::open(self, id).await?;
-        let morph = journal.morph();
-        let state = morph.state;
-        tracing::warn!(morph = %id, vm = %morph.plan.vm_name, state = state.word(), "found cut short");
-        let forward = match state {
-            State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
-            // What was applied is judged by a fresh window; the rest only goes on.
-            State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
-            State::Committed | State::RolledBack | State::Parked => false,
-        };
-        if forward {
-            let reason = format!("{why} while the morph was {}", state.word());
-            self.give_up(&mut journal, reason).await?;
-        }
-        drop(journal);
-        self.run_morph(id).await
-    }
-
-    /// Runs a morph to its end, also where its journal fails on the way (a full disk): it is tried again until that
-    /// is over, or Proteus ends.
-    pub async fn see_through(&self, id: MorphId) {
-        if let Err(error) = self.run_morph(id).await {
-            self.take_up_again(id, error).await;
-        }
-    }
-
-    async fn take_up_again(&self, id: MorphId, mut error: ControlError) {
-        let stopped = self.stopped();
-        loop {
-            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again");
-            if tokio::time::timeout(TAKE_UP_AGAIN, stopped.cancelled()).await.is_ok() {
-                return;
-            }
-            match self.take_up(id, "its journal could not be written").await {
-                Ok(_) => return,
-                Err(next) => error = next,
-            }
-        }
-    }
-
-    /// Takes up every morph that a crash cut short, and ends it. How many there were.
-    pub async fn recover(self: &Arc<Self>) -> Result<Vec<Morph>, ControlError> {
-        let mut ended = Vec::new();
-        for (_, record) in self.records.list::<Morph>("morph/").await? {
-            let morph = record.value;
-            if morph.state.is_terminal() {
-                continue;
-            }
-            match self.take_up(morph.id, "Proteus stopped").await {
-                Ok(morph) => ended.push(morph),
-                // A full disk must not keep Proteus from starting: its other VMs need it.
-                Err(error) => {
-                    let (control, id) = (self.clone(), morph.id);
-                    self.spawn(async move { control.take_up_again(id, error).await });
-                }
-            }
-        }
-        Ok(ended)
     }
 
     /// A morph's record.

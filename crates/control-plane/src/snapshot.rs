@@ -135,6 +135,8 @@ impl Control {
         // Plans that were made before it are no longer of this VM.
         record.generation = record.generation.next();
         record.restoring = !record.managed.is_empty();
+        // The guest comes back in the boot that it was in then.
+        record.starts += 1;
         let batch = self.records.batch().put(&key::vm(record.id), &record, Some(rev))?;
         let evidence = json!({ "snapshot": name, "taken_at": snapshot.at, "version": record.version,
             "version_then": origin.map(|origin| origin.version) });

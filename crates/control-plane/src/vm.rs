@@ -2,9 +2,18 @@
 
 mod ended;
 
+mod halt;
+
+mod reboot;
+
 mod restore;
 
 mod start;
+
+mod watch;
+
+pub(crate) use halt::Halts;
+pub(crate) use reboot::Reboots;
 
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
@@ -196,6 +205,10 @@ impl Control {
         let mut batch = self.records.batch().relief().delete(&key::vm(record.id), rev)?;
         if let Some(named) = self.records.get::<VmId>(&name_key).await? {
             batch = batch.delete(&name_key, named.rev)?;
+        }
+        let boot_key = key::boot(record.id);
+        if let Some(boot) = self.records.get::<serde_json::Value>(&boot_key).await? {
+            batch = batch.delete(&boot_key, boot.rev)?;
         }
         self.commit_audited(batch, entry).await?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Brings the services of a started VM up: waits for its agent, mounts its images, starts what its owner asked
 //! for. One that cannot be started keeps no other from it. Idempotent: run again after Proteus restarts, it finds what
-//! runs and leaves it.
+//! runs and leaves it. Does so anew whenever the guest starts anew by itself, as after a panic.
 
 use crate::guest::{Guest, GuestError};
 use proteus_hypervisor::driver::{Driver, Seat};
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for the agent of a VM that starts: 3 CPU-seconds, times what a loaded emulating host takes away.
@@ -54,6 +55,9 @@ async fn bring_up(
     failures: &Failures,
 ) -> Result<(), GuestError> {
     let path = wait_agent(driver, guest, seat).await?;
+    if seat.intent.services.is_empty() {
+        return Ok(());
+    }
     let running = match guest.ask(&path, Request::Services).await? {
         Reply::Services { services } => services,
         _ => return Err(GuestError::Confused),
@@ -82,6 +86,10 @@ impl Failures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone(), error.to_string());
     }
 
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// All of them.
     pub(crate) fn all(&self) -> BTreeMap<ServiceName, String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -97,17 +105,45 @@ pub(crate) struct BringUp {
     pub failures: Failures,
 }
 
-/// Brings a VM's services up, until told to stop.
+/// Brings a VM's services up, again whenever its guest starts anew by itself, until told to stop.
 pub(crate) async fn run(driver: Arc<dyn Driver>, guest: Arc<Guest>, seat: Seat, bring: BringUp) {
-    // Cancel-safe: what was started stays started, and the next run goes on from there.
-    let outcome = tokio::select! {
-        outcome = bring_up(&*driver, &guest, &seat, &bring.failures) => outcome,
-        () = bring.stop.cancelled() => return,
-    };
-    if let Err(error) = outcome {
-        tracing::warn!(vm = %seat.intent.name, %error, "services not brought up");
-        for service in &seat.intent.services {
-            bring.failures.note(service, &error);
+    let mut reboots = driver.reboots(seat.id);
+    guest.keep_reboots(reboots.as_mut().map_or(0, |seen| *seen.borrow_and_update()));
+    loop {
+        // Cancel-safe: what was started stays started, and the next run goes on from there.
+        let outcome = tokio::select! {
+            outcome = bring_up(&*driver, &guest, &seat, &bring.failures) => Some(outcome),
+            Some(_) = next_reboot(&mut reboots) => None,
+            () = bring.stop.cancelled() => return,
+        };
+        let rebooted = outcome.is_none();
+        if let Some(Err(error)) = outcome {
+            match seat.intent.services.is_empty() {
+                true => tracing::debug!(vm = %seat.intent.name, %error, "no agent"),
+                false => tracing::warn!(vm = %seat.intent.name, %error, "services not brought up"),
+            }
+            for service in &seat.intent.services {
+                bring.failures.note(service, &error);
+            }
         }
+        if !rebooted {
+            // Cancel-safe: both only wait.
+            let next = tokio::select! {
+                next = next_reboot(&mut reboots) => next,
+                () = bring.stop.cancelled() => return,
+            };
+            if next.is_none() {
+                return;
+            }
+        }
+        let count = reboots.as_mut().map_or(0, |seen| *seen.borrow_and_update());
+        tracing::warn!(vm = %seat.intent.name, count, "the guest started anew by itself");
+        guest.hang_up(count).await;
+        bring.failures.clear();
     }
+}
+
+/// Waits until the guest starts anew by itself. `None`: its VMM ended, or nobody would notice.
+async fn next_reboot(reboots: &mut Option<watch::Receiver<u64>>) -> Option<()> {
+    reboots.as_mut()?.changed().await.ok()
 }

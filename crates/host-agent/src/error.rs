@@ -13,12 +13,16 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
         DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
         DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
         DriverError::UnknownSnapshot { .. } => NodeErrorCode::NotFound,
-        DriverError::SnapshotExists { .. } => NodeErrorCode::Conflict,
+        DriverError::SnapshotExists { .. } | DriverError::Halted { .. } => NodeErrorCode::Conflict,
         DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
         DriverError::Stalled { .. } => NodeErrorCode::Stalled,
         DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
     };
-    NodeError::new(code, chain(&error))
+    let hint = match &error {
+        DriverError::Halted { .. } => "; mend that, then start it once more: nothing of it is lost",
+        _ => "",
+    };
+    NodeError::new(code, chain(&error) + hint)
 }
 
 pub(crate) fn seat_error(error: SeatError) -> NodeError {

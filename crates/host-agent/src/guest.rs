@@ -73,6 +73,8 @@ pub(crate) struct Guest {
     link: tokio::sync::Mutex<Option<(PathBuf, Arc<Link>)>>,
     hello: Mutex<Option<HelloReply>>,
     heard: Mutex<Heard>,
+    /// How often the guest had started anew when it was last hung up on.
+    reboots: AtomicU64,
 }
 
 /// When the agent was heard, and whether it left somebody without an answer since.
@@ -89,7 +91,33 @@ impl Guest {
             link: tokio::sync::Mutex::default(),
             hello: Mutex::default(),
             heard: Mutex::default(),
+            reboots: AtomicU64::new(0),
         }
+    }
+
+    /// From now on the agent that answers is that of a guest that has started anew so often.
+    pub(crate) fn keep_reboots(&self, reboots: u64) {
+        self.reboots.store(reboots, Ordering::SeqCst);
+    }
+
+    /// Hangs up on a guest that has started anew so often: whoever waits for an answer of the old one is told that
+    /// there will be none, and what it said of itself is forgotten.
+    pub(crate) async fn hang_up(&self, reboots: u64) {
+        let mut slot = self.link.lock().await;
+        if let Some((_, link)) = slot.take() {
+            *link.why_closed.lock().unwrap_or_else(PoisonError::into_inner) =
+                ": the guest started anew".into();
+            link.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        *self.hello.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.heard() = Heard::default();
+        self.keep_reboots(reboots);
+    }
+
+    /// The kernel's word for this boot of a guest that has started anew so often; `None`: nobody said it yet.
+    pub(crate) fn boot_id(&self, reboots: u64) -> Option<String> {
+        let current = self.reboots.load(Ordering::SeqCst) == reboots;
+        self.hello().filter(|hello| current && !hello.boot_id.is_empty()).map(|hello| hello.boot_id)
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {

@@ -23,8 +23,8 @@ use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserve
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
-    ServiceObserved, StepCost,
+    BootObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError,
+    NodeErrorCode, ServiceObserved, StepCost,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -127,13 +127,11 @@ impl HostAgent {
         if self.console(seat.id).await.is_err() {
             tracing::debug!(vm = %seat.intent.name, "no console to drain");
         }
-        if !seat.intent.services.is_empty() {
-            let bring = BringUp::default();
-            if let Some(old) = self.bringing_up().insert(seat.id, bring.clone()) {
-                old.stop.cancel();
-            }
-            self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), bring));
+        let bring = BringUp::default();
+        if let Some(old) = self.bringing_up().insert(seat.id, bring.clone()) {
+            old.stop.cancel();
         }
+        self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), bring));
     }
 
     fn bringing_up(&self) -> MutexGuard<'_, HashMap<VmId, BringUp>> {
@@ -423,9 +421,21 @@ impl Node for HostAgent {
             address,
             agent: hello.map(|hello| hello.agent_version),
             agent_silent_since: silent_since,
+            halted: if power == PowerState::Paused { self.driver.halted(vm).await } else { None },
             resident: if running { self.driver.resident(vm).await } else { None },
             observed_at: now(),
         })
+    }
+
+    async fn halted(&self, vm: VmId) -> Result<Option<String>, NodeError> {
+        self.seat(vm)?;
+        Ok(self.driver.halted(vm).await)
+    }
+
+    async fn boot(&self, vm: VmId) -> Result<BootObserved, NodeError> {
+        self.seat(vm)?;
+        let reboots = self.driver.reboots(vm).map_or(0, |seen| *seen.borrow());
+        Ok(BootObserved { id: self.guest(vm).boot_id(reboots), reboots })
     }
 
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError> {

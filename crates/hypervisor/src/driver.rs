@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use tokio::sync::watch;
 
 /// The place of a VM on its host. Names, addresses and the user id of its VMM follow from `slot`, a small number
 /// that no two VMs of a host share.
@@ -155,6 +156,14 @@ pub enum DriverError {
         /// The name.
         name: SnapshotName,
     },
+    /// Its guest was told to go on, and a disk stopped it again.
+    #[error("{vm} stands still: {why}")]
+    Halted {
+        /// Which VM.
+        vm: VmId,
+        /// What stopped it.
+        why: String,
+    },
     /// The VMM refused, died or did not answer.
     #[error("{doing} of {vm}")]
     Vmm {
@@ -217,7 +226,7 @@ pub trait Driver: Send + Sync {
     /// Name in reports.
     fn name(&self) -> &'static str;
 
-    /// Starts a VM that does not run. On error nothing of it is left running.
+    /// Starts a VM that does not run; on error nothing of it is left running. Lets one go on that a disk stopped.
     async fn start(&self, seat: &Seat) -> Result<(), DriverError>;
 
     /// Finds a VM that an earlier process started. `false`: it does not run.
@@ -228,6 +237,17 @@ pub trait Driver: Send + Sync {
 
     /// Whether it runs. Never errs: what cannot be asked is `Hung`.
     async fn power(&self, vm: VmId) -> PowerState;
+
+    /// Why a paused VM stands still that nobody holds: its disk has no space, …
+    async fn halted(&self, _vm: VmId) -> Option<String> {
+        None
+    }
+
+    /// How often the guest of a running VM started anew by itself (reboot, reset, panic) since this driver knows it.
+    /// `None`: it does not run, or nobody would notice.
+    fn reboots(&self, _vm: VmId) -> Option<watch::Receiver<u64>> {
+        None
+    }
 
     /// Process id of the VMM, where there is one.
     async fn pid(&self, vm: VmId) -> Option<u32>;

@@ -5,6 +5,8 @@ mod capability;
 
 pub(crate) mod command_line;
 
+mod halt;
+
 mod knob;
 
 pub mod probe;
@@ -12,6 +14,8 @@ pub mod probe;
 mod process;
 
 pub mod qmp;
+
+mod reboot;
 
 mod replace;
 
@@ -60,6 +64,8 @@ pub(crate) struct QemuVm {
     pub(crate) live: tokio::sync::Mutex<Live>,
     /// What a look tells while something is being done to the VM. A snapshot of much memory takes seconds.
     pub(crate) seen: Mutex<(PowerState, RunState)>,
+    /// How often the guest started anew by itself.
+    pub(crate) reboots: Arc<tokio::sync::watch::Sender<u64>>,
 }
 
 impl QemuVm {
@@ -154,8 +160,10 @@ impl QemuDriver {
         let mut offered = seat.intent.images.clone();
         offered.extend(seat.attached.iter().cloned());
         let seen = Mutex::new((PowerState::Running, run.clone()));
+        let reboots = Arc::new(tokio::sync::watch::Sender::new(0));
+        reboot::count(&qmp, &reboots);
         let live = Live { qmp: Arc::new(qmp), run, offered };
-        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen };
+        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen, reboots };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
         Ok(())
@@ -224,9 +232,12 @@ impl Driver for QemuDriver {
 
     async fn start(&self, seat: &Seat) -> Result<(), DriverError> {
         if let Ok(vm) = self.vm(seat.id) {
-            let run = vm.live.lock().await.run.clone();
+            let (qmp, run) = {
+                let live = vm.live.lock().await;
+                (live.qmp.clone(), live.run.clone())
+            };
             if process::lives(&run) {
-                return Ok(());
+                return halt::resume(seat.id, &qmp).await;
             }
             // It died by itself: nothing of it may be taken for the new one, and its tap must be free.
             process::wait_end(&run, process::KILL_LIMIT).await;
@@ -333,6 +344,17 @@ impl Driver for QemuDriver {
         };
         vm.keep_seen(power, &live.run);
         power
+    }
+
+    async fn halted(&self, id: VmId) -> Option<String> {
+        let vm = self.vm(id).ok()?;
+        // Somebody has it in hand: then it is that which makes it stand still.
+        let qmp = vm.look().await.ok()?.qmp.clone();
+        halt::why(&qmp).await
+    }
+
+    fn reboots(&self, id: VmId) -> Option<tokio::sync::watch::Receiver<u64>> {
+        Some(self.vm(id).ok()?.reboots.subscribe())
     }
 
     async fn pid(&self, id: VmId) -> Option<u32> {

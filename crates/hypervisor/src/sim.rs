@@ -11,10 +11,11 @@ use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::vm::{ImageIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// A simulated VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,13 +39,14 @@ pub type Fault = Arc<dyn Fn(VmId, &Setting) -> Option<String> + Send + Sync>;
 pub struct SimDriver {
     dir: PathBuf,
     fault: Mutex<Option<Fault>>,
+    reboots: Mutex<HashMap<VmId, watch::Sender<u64>>>,
 }
 
 impl SimDriver {
     /// A simulated host whose VMs live in `dir`.
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), fault: Mutex::default() })
+        Ok(Self { dir: dir.to_owned(), fault: Mutex::default(), reboots: Mutex::default() })
     }
 
     /// From now on `fault` decides which steps fail.
@@ -57,6 +59,16 @@ impl SimDriver {
         let mut sim = self.load(vm)?;
         sim.put(setting.clone());
         self.save(vm, &sim)
+    }
+
+    /// The guest starts anew by itself: what was set inside it is gone.
+    pub fn reboot(&self, vm: VmId) -> Result<(), DriverError> {
+        let mut sim = self.load(vm)?;
+        sim.set.retain(|setting| !setting.knob().kind().in_guest());
+        self.save(vm, &sim)?;
+        let mut reboots = self.reboots.lock().unwrap_or_else(PoisonError::into_inner);
+        reboots.entry(vm).or_default().send_modify(|count| *count += 1);
+        Ok(())
     }
 
     fn path(&self, vm: VmId) -> PathBuf {
@@ -160,12 +172,19 @@ impl Driver for SimDriver {
 
     async fn stop(&self, vm: VmId, _grace: Millis) -> Result<bool, DriverError> {
         self.load(vm)?;
+        self.reboots.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
         std::fs::remove_file(self.path(vm)).map_err(DriverError::host(format!("end simulated VM {vm}")))?;
         Ok(true)
     }
 
     async fn power(&self, vm: VmId) -> PowerState {
         if self.path(vm).exists() { PowerState::Running } else { PowerState::Stopped }
+    }
+
+    fn reboots(&self, vm: VmId) -> Option<watch::Receiver<u64>> {
+        self.load(vm).ok()?;
+        let mut reboots = self.reboots.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(reboots.entry(vm).or_default().subscribe())
     }
 
     async fn pid(&self, _vm: VmId) -> Option<u32> {
@@ -206,11 +225,12 @@ impl Driver for SimDriver {
     }
 
     async fn apply(&self, vm: VmId, setting: &Setting) -> Result<Applied, DriverError> {
-        let mut sim = self.load(vm)?;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(why) = fault.and_then(|fault| fault(vm, setting)) {
             return Err(DriverError::Unsupported { knob: setting.knob(), why });
         }
+        // A fault may have done something to it.
+        let mut sim = self.load(vm)?;
         sim.check_range(setting).map_err(|why| DriverError::OutOfRange {
             knob: setting.knob(),
             asked: setting.to_string(),

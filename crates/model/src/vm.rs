@@ -220,6 +220,9 @@ pub struct VmObserved {
     /// When its agent was heard last, if that answered once and does not any more.
     #[serde(default)]
     pub agent_silent_since: Option<UnixMillis>,
+    /// Why it is paused though nobody holds it: its disk has no space, ….
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
     /// Memory of the host that the guest's memory takes now.
     pub resident: Option<Bytes>,
     /// When it was looked at.

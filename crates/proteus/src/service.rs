@@ -51,7 +51,7 @@ pub fn entropy() -> Entropy {
 }
 
 impl Service {
-    /// Takes the state folder, opens the host, finds its VMs, and ends what a crash cut short.
+    /// Takes the state folder, opens the host, finds its VMs, and begins to end what a crash cut short.
     pub async fn open(state: &Path) -> Result<Self> {
         std::fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
         let store = Arc::new(Embedded::open(state, None).context("open the state")?);
@@ -80,16 +80,11 @@ impl Service {
         if let Err(error) = control.ensure_shipped_profiles().await {
             tracing::error!(%error, "the shipped profiles are not all there");
         }
-        for morph in control.recover().await.context("end the morphs that were cut short")? {
-            tracing::warn!(morph = %morph.id, outcome = morph.state.word(), "morph ended after a restart");
-        }
         if let Err(error) = control.restore_uplink().await {
             tracing::error!(%error, "guests reach nothing outside, though that is wanted");
         }
-        for (vm, error) in control.start_wanted().await? {
-            tracing::error!(%vm, %error, "not started");
-        }
-        control.watch_for_ends();
+        control.resume().await.context("take up what a crash cut short")?;
+        control.watch_vms();
         control.keep_history_short();
         Ok(Self { control, store, driver })
     }

@@ -69,6 +69,7 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         agent: observed.as_ref().and_then(|seen| seen.agent.clone()),
         agent_silent_since: observed.as_ref().and_then(|seen| seen.agent_silent_since),
         resident: observed.as_ref().and_then(|seen| seen.resident),
+        halted: observed.as_ref().and_then(|seen| seen.halted.clone()),
         pid: observed.and_then(|seen| seen.pid),
         disarmed: record.disarmed,
         intent: record.intent.without_secrets(),

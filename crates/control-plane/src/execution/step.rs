@@ -130,9 +130,14 @@ impl Control {
         if let Change::Set { to, .. } = &change
             && !already_left(to, journal)
         {
+            let record = self.vm(&vm.to_string()).await?;
             let mut tries = 0;
             left = loop {
                 tries += 1;
+                // What was set inside the last boot of a guest is gone with it.
+                if to.knob().kind().in_guest() && self.has_rebooted(&record).await? {
+                    break None;
+                }
                 match self.turn_back(vm, journal, to).await {
                     Ok(left) => break left,
                     // A VM that does not run has no knobs: it starts as it was.

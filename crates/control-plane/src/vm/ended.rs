@@ -5,11 +5,6 @@ use crate::control::{Control, ControlError};
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
 use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// How often it is looked.
-const LOOK: Duration = Duration::from_secs(5);
 
 impl Control {
     /// Gives back what a VM holds, if it does not run.
@@ -41,17 +36,5 @@ impl Control {
             }
         }
         Ok(())
-    }
-
-    /// Does that again and again until Proteus ends.
-    pub fn watch_for_ends(self: &Arc<Self>) {
-        let (control, stopped) = (self.clone(), self.stopped());
-        self.spawn(async move {
-            while tokio::time::timeout(LOOK, stopped.cancelled()).await.is_err() {
-                if let Err(error) = control.clear_ended().await {
-                    tracing::warn!(%error, "what ended VMs held is not given back yet");
-                }
-            }
-        });
     }
 }

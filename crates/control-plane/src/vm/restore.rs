@@ -109,6 +109,13 @@ impl Control {
     /// Waits until a VM that was started has its settings again.
     pub(crate) async fn settled_vm(&self, name: &str) -> Result<VmRecord, ControlError> {
         let start = Instant::now();
+        // What is gone with the last boot of its guest is nobody else's change either.
+        let vm = self.vm(name).await?.id;
+        if self.runs(vm).await
+            && let Some(record) = self.notice_reboot(vm).await?
+        {
+            self.restore_settings(&record, PLAN_LIMIT).await?;
+        }
         loop {
             let record = self.vm(name).await?;
             let waits = record.restoring && self.check_armed(record.id).await.is_ok();

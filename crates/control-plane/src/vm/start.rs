@@ -84,32 +84,36 @@ impl Control {
         }
     }
 
-    /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
-    /// or Proteus started. What failed, by name.
+    /// Starts what shall run and does not, one after the other, and goes on giving back settings where that was cut
+    /// short: after the host or Proteus started. What a morph holds is left to its end. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
         self.clear_ended().await?;
+        let stopped = self.stopped();
         let mut failed = Vec::new();
-        for record in self.vms().await? {
-            let (runs, cut_short) = (self.runs(record.id).await, record.wanted_before.is_some());
-            if runs && cut_short {
-                self.note_started(&record, "proteus").await;
+        for record in self.vms().await?.into_iter().filter(|record| record.morph.is_none()) {
+            if stopped.is_cancelled() {
+                break;
             }
-            if runs && record.restoring {
-                self.restore_in_background(record);
-            } else if !runs && record.wanted && record.intent.autostart {
-                let name = record.intent.name;
-                if let Err(error) = self.start_vm(name.as_str(), "autostart").await {
-                    failed.push((name, error));
-                }
-            } else if !runs && cut_short {
-                self.give_up_start(
-                    &record,
-                    "proteus",
-                    "it was cut short, and the VM does not start by itself",
-                )
-                .await;
-            }
+            let name = record.intent.name.clone();
+            failed.extend(self.start_if_wanted(record).await.err().map(|error| (name, error)));
         }
         Ok(failed)
+    }
+
+    /// The same for one VM.
+    pub(crate) async fn start_if_wanted(self: &Arc<Self>, record: VmRecord) -> Result<(), ControlError> {
+        let (runs, cut_short) = (self.runs(record.id).await, record.wanted_before.is_some());
+        if runs && cut_short {
+            self.note_started(&record, "proteus").await;
+        }
+        if runs && record.restoring {
+            self.restore_in_background(record);
+        } else if !runs && record.wanted && record.intent.autostart {
+            self.start_vm(record.intent.name.as_str(), "autostart").await?;
+        } else if !runs && cut_short {
+            let why = "it was cut short, and the VM does not start by itself";
+            self.give_up_start(&record, "proteus", why).await;
+        }
+        Ok(())
     }
 }

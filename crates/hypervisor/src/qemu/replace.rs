@@ -81,6 +81,7 @@ pub(super) async fn replace(
         // The next incarnation's sockets have other names: one left behind is only untidy.
         let _ = std::fs::remove_file(socket);
     }
+    super::reboot::count(&qmp, &vm.reboots);
     live.qmp = Arc::new(qmp);
     live.run = run;
     vm.keep_seen(PowerState::Running, &live.run);

@@ -19,6 +19,8 @@ mod page;
 #[allow(dead_code, reason = "the other test uses the rest")]
 mod server;
 
+mod reboot;
+
 mod snapshot;
 
 mod steps;

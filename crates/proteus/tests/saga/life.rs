@@ -1,15 +1,17 @@
 //! Lives of VMs that cross: starts, stops, removals and morphs at the same time leave record, host and allocation
 //! table telling the same.
 
-use crate::support::{Bench, bench, intent, start_vm};
+use crate::support::{Bench, bench, differences, intent, start_vm};
 use crate::{Act, morph, plan, run_child};
 use proteus_control_plane::control::{ControlError, ControlEvent};
 use proteus_hypervisor::driver::Driver;
 use proteus_model::execution::State;
 use proteus_model::id::VmId;
+use proteus_model::setting::Setting;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{MEMORY_MAX, PowerState};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Whether the allocation table has this VM, and whether it has any.
 async fn listed(bench: &Bench, vm: VmId) -> (bool, bool) {
@@ -63,7 +65,7 @@ async fn a_vm_that_ended_by_itself_gives_back_what_it_held() {
     assert_eq!(listed(&bench, vm).await, (true, true), "it runs");
     bench.sim.stop(vm, Millis(0)).await.unwrap();
     let mut events = bench.control.events();
-    bench.control.watch_for_ends();
+    bench.control.watch_vms();
     while !matches!(events.recv().await.unwrap(), ControlEvent::Vm { what: "ended", .. }) {}
     assert_eq!(listed(&bench, vm).await, (false, false));
     let view = bench.control.audit_view().await.unwrap();
@@ -243,4 +245,96 @@ async fn a_place_that_cannot_be_read_is_set_aside_and_the_others_live_on() {
     let bench = bench(dir.path(), None).await;
     assert!(dir.path().join("vms/notes").exists(), "a folder that is no VM's is left alone");
     bench.control.observe_vm(&bench.control.vm("broken").await.unwrap()).await.unwrap();
+}
+
+/// Settings inside are gone with the boot, those of the host are not.
+#[tokio::test]
+async fn a_guest_that_starts_anew_gets_its_settings_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    bench.control.look_at_vms().await.unwrap();
+    let stale = bench.control.plan_rollback("web", 0).await.unwrap();
+    bench.sim.reboot(vm).unwrap();
+    assert_ne!(differences(&bench, dir.path(), "web").await, Vec::<String>::new(), "nothing was lost");
+    // A plan sees to it at once: what a boot took is nobody else's change.
+    let again = plan(&bench, "web").await;
+    assert!(again.steps.is_empty() && again.notes.iter().all(|n| !n.contains("somebody")), "{again:?}");
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    let refused = bench.control.begin_morph(stale, "test").await.unwrap_err();
+    assert!(matches!(refused, ControlError::Conflict { .. }), "{refused}");
+    // So does a look; and the next one finds nothing new.
+    bench.sim.reboot(vm).unwrap();
+    let mut events = bench.control.events();
+    bench.control.look_at_vms().await.unwrap();
+    let mut told = Vec::new();
+    while told.last() != Some(&"restored") {
+        if let ControlEvent::Vm { what, .. } = events.recv().await.unwrap() {
+            told.push(what);
+        }
+    }
+    assert_eq!(told, ["rebooted", "restored"]);
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    bench.control.look_at_vms().await.unwrap();
+    let view = bench.control.audit_view().await.unwrap();
+    let of = |action: &str| view.entries.iter().filter(|entry| entry["action"] == action).count();
+    assert_eq!((of("vm.rebooted"), of("vm.restore")), (2, 2));
+}
+
+#[tokio::test]
+async fn a_morph_whose_guest_starts_anew_is_undone_and_the_last_settings_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    let back = bench.control.plan_rollback("web", 0).await.unwrap();
+    let sim = Arc::downgrade(&bench.sim);
+    let last = back.knobs().last().unwrap();
+    // In the middle of its last step the guest goes down, and comes up.
+    let fault = move |id, setting: &Setting| {
+        if setting.knob() == last {
+            sim.upgrade().unwrap().reboot(id).unwrap();
+        }
+        None
+    };
+    bench.sim.inject(Some(Arc::new(fault)));
+    let begun = bench.control.begin_morph(back, "test").await.unwrap();
+    let ended = bench.control.run_morph(begun.id).await.unwrap();
+    bench.sim.inject(None);
+    assert_eq!(
+        (ended.state, ended.reason.as_deref()),
+        (State::RolledBack, Some("its guest started anew by itself"))
+    );
+    assert_eq!(ended.left_alone, []);
+    bench.control.look_at_vms().await.unwrap();
+    plan(&bench, "web").await;
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    assert_eq!(bench.control.vm("web").await.unwrap().id, vm);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_window_that_a_crash_cut_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = {
+        let bench = bench(dir.path(), None).await;
+        start_vm(&bench, dir.path(), "web").await;
+        let mut events = bench.control.events();
+        let begun = bench.control.begin_morph(plan(&bench, "web").await, "test").await.unwrap();
+        let control = bench.control.clone();
+        let task = tokio::spawn(async move { control.run_morph(begun.id).await });
+        while !matches!(events.recv().await.unwrap(), ControlEvent::Morph { state: "verifying", .. }) {}
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        bench.store.close().await;
+        begun.id
+    };
+    let bench = bench(dir.path(), None).await;
+    let mut events = bench.control.events();
+    bench.control.resume().await.unwrap();
+    // Its fresh window takes a second at least.
+    assert_eq!(bench.control.morph(id).await.unwrap().state, State::Verifying);
+    assert_eq!(bench.control.vm("web").await.unwrap().morph, Some(id));
+    while !matches!(events.recv().await.unwrap(), ControlEvent::Morph { state: "committed", .. }) {}
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
 }

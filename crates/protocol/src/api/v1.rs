@@ -64,6 +64,9 @@ pub struct VmView {
     #[serde(default)]
     #[schemars(with = "Option<u64>")]
     pub agent_silent_since: Option<UnixMillis>,
+    /// Why it is paused though nobody holds it: its disk has no space left, …. Starting it lets it go on.
+    #[serde(default)]
+    pub halted: Option<String>,
     /// Process id of its VMM.
     pub pid: Option<u32>,
     /// Whether it was taken out of Proteus's hands.

@@ -74,6 +74,15 @@ pub struct HostReport {
     pub namespace: Option<String>,
 }
 
+/// Which boot of its guest a VM is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootObserved {
+    /// The guest kernel's own word for it; `None`: no agent has said it yet.
+    pub id: Option<String>,
+    /// How often the guest started anew by itself since the node knows the VM.
+    pub reboots: u64,
+}
+
 /// What a step cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCost {
@@ -180,7 +189,7 @@ pub trait Node: Send + Sync {
     /// Takes a stopped VM's place away, its own disks with it. Idempotent.
     async fn delete(&self, vm: VmId) -> Result<(), NodeError>;
 
-    /// Starts a VM. Idempotent.
+    /// Starts a VM, and lets one go on that a disk stopped. Idempotent.
     async fn start(&self, vm: VmId) -> Result<(), NodeError>;
 
     /// Stops a VM. `true`: it went by itself within `grace`.
@@ -197,6 +206,12 @@ pub trait Node: Send + Sync {
 
     /// Whether a VM runs. Asks nothing of its guest.
     async fn power(&self, vm: VmId) -> Result<PowerState, NodeError>;
+
+    /// Why a VM stands still that runs and that nobody holds. Asks nothing of its guest.
+    async fn halted(&self, vm: VmId) -> Result<Option<String>, NodeError>;
+
+    /// Which boot of its guest a VM is in. Asks nothing of the guest.
+    async fn boot(&self, vm: VmId) -> Result<BootObserved, NodeError>;
 
     /// What can be done to it live, guest included.
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError>;

@@ -1,0 +1,118 @@
+//! Morphs that were cut short, by a crash or by a journal that could not be written: each is taken up where its
+//! journal stands, and brought to its end.
+
+use super::journal::Journal;
+use crate::control::{Control, ControlError};
+use proteus_model::execution::{Morph, State};
+use proteus_model::id::{MorphId, VmName};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pause before a morph is taken up again whose journal failed.
+const TAKE_UP_AGAIN: Duration = Duration::from_secs(5);
+
+impl Control {
+    /// Takes up a morph that was cut short, and ends it.
+    async fn take_up(&self, id: MorphId, why: &str) -> Result<Morph, ControlError> {
+        let mut journal = Journal::open(self, id).await?;
+        let morph = journal.morph();
+        let state = morph.state;
+        tracing::warn!(morph = %id, vm = %morph.plan.vm_name, state = state.word(), "found cut short");
+        let forward = match state {
+            State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
+            // What was applied is judged by a fresh window; the rest only goes on.
+            State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
+            State::Committed | State::RolledBack | State::Parked => false,
+        };
+        if forward {
+            let reason = format!("{why} while the morph was {}", state.word());
+            self.give_up(&mut journal, reason).await?;
+        }
+        drop(journal);
+        self.run_morph(id).await
+    }
+
+    /// Runs a morph to its end, also where its journal fails on the way (a full disk): it is tried again until that
+    /// is over, or Proteus ends.
+    pub async fn see_through(&self, id: MorphId) {
+        if let Err(error) = self.run_morph(id).await {
+            self.take_up_again(id, error).await;
+        }
+    }
+
+    async fn take_up_again(&self, id: MorphId, mut error: ControlError) {
+        let stopped = self.stopped();
+        loop {
+            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again");
+            if tokio::time::timeout(TAKE_UP_AGAIN, stopped.cancelled()).await.is_ok() {
+                return;
+            }
+            match self.take_up(id, "its journal could not be written").await {
+                Ok(_) => return,
+                Err(next) => error = next,
+            }
+        }
+    }
+
+    /// The morphs that a crash cut short.
+    async fn cut_short(&self) -> Result<Vec<Morph>, ControlError> {
+        let all = self.records.list::<Morph>("morph/").await?.into_iter().map(|(_, record)| record.value);
+        Ok(all.filter(|morph| !morph.state.is_terminal()).collect())
+    }
+
+    /// Takes up a morph that a crash cut short, to its end. `None`: not yet, its journal cannot be written.
+    async fn recover_one(self: &Arc<Self>, id: MorphId) -> Option<Morph> {
+        match self.take_up(id, "Proteus stopped").await {
+            Ok(morph) => {
+                tracing::warn!(morph = %id, outcome = morph.state.word(), "morph ended after a restart");
+                Some(morph)
+            }
+            // A full disk must not keep Proteus from its other VMs.
+            Err(error) => {
+                let control = self.clone();
+                self.spawn(async move { control.take_up_again(id, error).await });
+                None
+            }
+        }
+    }
+
+    /// Takes up every morph that a crash cut short, one after the other, and ends it. Those that ended.
+    pub async fn recover(self: &Arc<Self>) -> Result<Vec<Morph>, ControlError> {
+        let mut ended = Vec::new();
+        for morph in self.cut_short().await? {
+            ended.extend(self.recover_one(morph.id).await);
+        }
+        Ok(ended)
+    }
+
+    /// Takes up every morph that a crash cut short, and starts what shall run, in the background: an observation
+    /// window may take minutes, and nobody else need wait for it. Until its morph is over, a VM takes no other.
+    pub async fn resume(self: &Arc<Self>) -> Result<(), ControlError> {
+        for morph in self.cut_short().await? {
+            let control = self.clone();
+            self.spawn(async move {
+                control.recover_one(morph.id).await;
+                // It may be a VM that shall run, and that the crash took down with Proteus.
+                if let Ok(record) = control.vm(&morph.plan.vm.to_string()).await {
+                    tell_not_started(
+                        control.start_if_wanted(record).await.err().map(|e| (morph.plan.vm_name, e)),
+                    );
+                }
+            });
+        }
+        let control = self.clone();
+        self.spawn(async move {
+            match control.start_wanted().await {
+                Ok(failed) => tell_not_started(failed),
+                Err(error) => tracing::error!(%error, "what shall run is not started"),
+            }
+        });
+        Ok(())
+    }
+}
+
+fn tell_not_started(failed: impl IntoIterator<Item = (VmName, ControlError)>) {
+    for (vm, error) in failed {
+        tracing::error!(%vm, %error, "not started");
+    }
+}

@@ -1,0 +1,41 @@
+//! Notices guests that stand still though nobody holds them: a disk of theirs has no space left on the host, or
+//! failed. Told once each time, in the log, to whoever watches and in the audit log; `vm start` lets them go on.
+
+use crate::control::{Control, ControlError};
+use proteus_model::id::VmId;
+use serde_json::json;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+/// The VMs that were told to stand still.
+#[derive(Debug, Default)]
+pub(crate) struct Halts(Mutex<HashSet<VmId>>);
+
+impl Halts {
+    /// Keeps whether a VM stands still; whether that is news.
+    fn is_news(&self, vm: VmId, halted: bool) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if halted { known.insert(vm) } else { known.remove(&vm) }
+    }
+}
+
+impl Control {
+    /// Looks whether a VM that runs stands still, and tells it where that is news.
+    pub(crate) async fn notice_halt(&self, vm: VmId) -> Result<(), ControlError> {
+        let halted = self.node.halted(vm).await?;
+        if !self.halts.is_news(vm, halted.is_some()) {
+            return Ok(());
+        }
+        let record = self.vm(&vm.to_string()).await?;
+        let (action, what, why) = match halted {
+            Some(why) => ("vm.halted", "halted", why),
+            None => ("vm.resumed", "resumed", "it runs again".into()),
+        };
+        tracing::warn!(vm = %record.intent.name, %why, "{what}");
+        self.tell_vm(&record, what);
+        let mut entry = self.vm_entry("proteus", action, &record, json!({}));
+        entry.why = why;
+        self.audit.append(entry).await?;
+        Ok(())
+    }
+}
