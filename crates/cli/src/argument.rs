@@ -226,7 +226,7 @@ pub enum Vm {
         /// When to end it.
         #[arg(long, default_value = "60s", value_name = "TIME")]
         timeout: Millis,
-        /// Program and arguments.
+        /// Program and arguments. One without a path is looked up by the shell inside.
         #[arg(last = true, required = true)]
         argv: Vec<String>,
     },

@@ -13,6 +13,7 @@ use crate::file;
 use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
+use crate::terminal;
 use proteus_model::id::{ServiceName, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
@@ -25,7 +26,7 @@ use proteus_protocol::api::v1::{
 };
 use serde::Serialize;
 use serde_json::json;
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -41,16 +42,13 @@ type Outcome = Result<u8, CommandError>;
 
 impl Session {
     fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
-        let mut out = std::io::stdout().lock();
-        let written = match self.form {
+        match self.form {
             OutputForm::Json => {
                 let json = serde_json::to_string_pretty(value).unwrap_or_default();
-                writeln!(out, "{json}")
+                terminal::say(format_args!("{json}"));
             }
-            OutputForm::Text => out.write_all(text().as_bytes()),
-        };
-        // A reader that went away (`| head`) is no failure of the command.
-        drop(written);
+            OutputForm::Text => terminal::write(&text()),
+        }
     }
 
     /// Runs a command that is a request to the API. `None`: it is not one.
@@ -193,15 +191,16 @@ impl Session {
         let path = format!("/vms/{}/console", segment(vm));
         let mut from = 0;
         if !dump {
-            eprintln!("console of {vm}; what you type is sent at each line's end; Ctrl-C leaves");
+            terminal::say_aside(format_args!(
+                "console of {vm}; what you type is sent at each line's end; Ctrl-C leaves"
+            ));
             self.type_lines(&path);
         }
         loop {
             let view: ConsoleView = self.client.get(&format!("{path}?from={from}")).await?;
             from = view.next;
             // A reader that went away is no failure; `print!` would panic over it.
-            let _ = std::io::stdout().write_all(view.text.as_bytes());
-            let _ = std::io::stdout().flush();
+            terminal::write(&view.text);
             if dump {
                 return Ok(0);
             }
@@ -223,21 +222,20 @@ impl Session {
             while let Some(text) = receiver.recv().await {
                 let typed: Result<(), _> = client.post(&path, &ConsoleRequest { text }).await;
                 if let Err(error) = typed {
-                    eprintln!("not typed: {error}");
+                    terminal::say_aside(format_args!("not typed: {error}"));
                 }
             }
         });
     }
 
     async fn exec(&self, vm: &str, service: Option<String>, timeout: Millis, argv: &[String]) -> Outcome {
-        let request = ExecRequest { argv: argv.to_vec(), service, timeout_ms: timeout };
+        let request = ExecRequest { argv: found_by_name(argv), service, timeout_ms: timeout };
         let view: ExecView = self.client.post(&format!("/vms/{}/exec", segment(vm)), &request).await?;
         if self.form == OutputForm::Json {
             self.print(&view, String::new);
         } else {
-            // A reader that went away is no failure; `print!` would panic over it.
-            let _ = std::io::stdout().write_all(view.stdout.as_bytes());
-            let _ = std::io::stderr().write_all(view.stderr.as_bytes());
+            terminal::write(&view.stdout);
+            terminal::write_aside(&view.stderr);
         }
         if view.timed_out {
             let hint = "give it more with --timeout".to_owned();
@@ -359,7 +357,7 @@ impl Session {
             return Ok(0);
         }
         if self.form == OutputForm::Text {
-            eprint!("{}", output::plan(&plan));
+            terminal::write_aside(&output::plan(&plan));
         }
         let request = MorphRequest { plan, skip_unsupported };
         let view: MorphView = self.client.post("/morphs", &request).await?;
@@ -461,4 +459,11 @@ pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<
 
 fn plan_request(goal: &Goal, snapshot: bool) -> PlanRequest {
     PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm, snapshot }
+}
+
+/// A program without a path is looked up by the shell inside: the agent takes absolute paths only.
+fn found_by_name(argv: &[String]) -> Vec<String> {
+    let bare = argv.first().is_some_and(|program| !program.is_empty() && !program.contains('/'));
+    let shell: &[&str] = if bare { &["/bin/sh", "-c", "exec \"$@\"", "sh"] } else { &[] };
+    shell.iter().copied().map(str::to_owned).chain(argv.iter().cloned()).collect()
 }

@@ -1,6 +1,7 @@
 //! Follows a morph to its end, telling each move on standard error.
 
 use crate::client::{Client, ClientError, segment};
+use crate::terminal;
 use proteus_model::execution::{Morph, State};
 use proteus_model::id::MorphId;
 use proteus_protocol::api::v1::MorphView;
@@ -19,9 +20,13 @@ pub(crate) async fn follow(client: &Client, id: MorphId) -> Result<Morph, Client
             last = Some(morph.state);
             let steps = morph.plan.steps.len();
             match morph.state {
-                State::Applying { step } => eprintln!("  applying step {} of {steps}", step + 1),
-                State::Undoing { step } => eprintln!("  undoing step {} of {steps}", step + 1),
-                other => eprintln!("  {}", other.word()),
+                State::Applying { step } => {
+                    terminal::say_aside(format_args!("  applying step {} of {steps}", step + 1))
+                }
+                State::Undoing { step } => {
+                    terminal::say_aside(format_args!("  undoing step {} of {steps}", step + 1))
+                }
+                other => terminal::say_aside(format_args!("  {}", other.word())),
             }
         }
         if morph.state.is_terminal() {

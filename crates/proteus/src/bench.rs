@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Bench, Cli, OutputForm};
 use proteus_cli::command::wait_serving;
 use proteus_cli::output::table;
+use proteus_cli::terminal;
 use proteus_control_plane::control::Control;
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
@@ -72,10 +73,10 @@ pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
     }
     if cli.output == OutputForm::Json {
         for row in &rows {
-            println!(
+            terminal::say(format_args!(
                 "{}",
                 json!({"what": row.what, "p50_ms": row.p50_ms, "p99_ms": row.p99_ms, "beside": row.baseline})
-            );
+            ));
         }
         return Ok(0);
     }
@@ -83,7 +84,7 @@ pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
         .into_iter()
         .map(|r| vec![r.what, format!("{:.3}", r.p50_ms), format!("{:.3}", r.p99_ms), r.baseline])
         .collect();
-    print!("{}", table(&["WHAT", "P50 MS", "P99 MS", "BESIDE"], &cells));
+    terminal::write(&table(&["WHAT", "P50 MS", "P99 MS", "BESIDE"], &cells));
     Ok(0)
 }
 
@@ -230,7 +231,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
     let started = start.elapsed();
     let rows = measure_real(&host, images).await;
     for left in host.end(&["web"]).await {
-        eprintln!("left behind: {left}");
+        terminal::say_aside(format_args!("left behind: {left}"));
     }
     let mut rows = rows?;
     rows.insert(0, row("start of the service, accelerator probed", vec![started], "until it answers"));
@@ -238,7 +239,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 }
 
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
-    eprintln!("a real guest boots");
+    terminal::say_aside(format_args!("a real guest boots"));
     let start = Instant::now();
     host.create_vm_with("web", &["nginx"], images, vec![host.empty_disk("web").await?]).await?;
     wait_serving(&host.client, "web", BOOT_LIMIT).await?;
@@ -275,7 +276,7 @@ async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
 
 /// A start by clone beside a start by boot, both until nginx serves.
 async fn clones(host: &Host, booted: Duration) -> Result<Vec<Row>> {
-    eprintln!("the guest becomes a template");
+    terminal::say_aside(format_args!("the guest becomes a template"));
     // What the morph plugged in does not go into a template.
     let request = PlanRequest { version: Some(0), ..PlanRequest::default() };
     let done = morph(host, &request).await?;

@@ -14,6 +14,7 @@ use load::{Load, Measured, Tool};
 use proteus_cli::argument::Demo;
 use proteus_cli::client::{Client, segment};
 use proteus_cli::command::wait_serving;
+use proteus_cli::terminal;
 use proteus_model::execution::{Morph, State};
 use proteus_model::plan::Plan;
 use proteus_protocol::api::v1::{DocumentRequest, MorphRequest, MorphView, PlanRequest, ProfileView, VmView};
@@ -72,20 +73,24 @@ pub async fn run(args: &Demo) -> Result<u8> {
     report.leftovers = leftovers;
     std::fs::write(&args.report, report.to_json())
         .with_context(|| format!("write {}", args.report.display()))?;
-    print!("{}", report.to_table());
-    println!("\nreport: {} · took {:.0} s", args.report.display(), start.elapsed().as_secs_f64());
+    terminal::write(&report.to_table());
+    terminal::say(format_args!(
+        "\nreport: {} · took {:.0} s",
+        args.report.display(),
+        start.elapsed().as_secs_f64()
+    ));
     if args.keep {
-        println!("\n{}", host.how_to_go_on());
+        terminal::say(format_args!("\n{}", host.how_to_go_on()));
     } else {
-        println!(
+        terminal::say(format_args!(
             "\nTry next: ./demo --keep, then `proteus morph plan web --profile batch`, `proteus audit`, `proteus --help`."
-        );
+        ));
     }
     Ok(u8::from(!report.all_well()))
 }
 
 fn say(start: Instant, what: &str) {
-    eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
+    terminal::say_aside(format_args!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64()));
 }
 
 async fn play(host: &mut Host, images: &Path, start: Instant) -> Result<Report> {

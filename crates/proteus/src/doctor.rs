@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use proteus_cli::argument::{Cli, OutputForm};
+use proteus_cli::terminal;
 use proteus_hypervisor::network::Network;
 use proteus_hypervisor::qemu::probe;
 use serde_json::json;
@@ -112,18 +113,24 @@ pub async fn doctor(cli: &Cli) -> Result<u8> {
             .iter()
             .map(|f| json!({"what": f.what, "ok": f.wrong.is_none(), "seen": f.seen, "wrong": f.wrong, "mend": f.mend}))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&json!({ "ready": !lacking, "findings": rows }))?);
+        terminal::say(format_args!(
+            "{}",
+            serde_json::to_string_pretty(&json!({ "ready": !lacking, "findings": rows }))?
+        ));
         return Ok(u8::from(lacking));
     }
     for finding in &all {
         match &finding.wrong {
-            None => println!("  ok       {:<16} {}", finding.what, finding.seen),
+            None => terminal::say(format_args!("  ok       {:<16} {}", finding.what, finding.seen)),
             Some(wrong) => {
                 let word = if finding.needed { "MISSING" } else { "lacking" };
-                println!("  {word:<8} {:<16} {wrong}; mend: {}", finding.what, finding.mend);
+                terminal::say(format_args!(
+                    "  {word:<8} {:<16} {wrong}; mend: {}",
+                    finding.what, finding.mend
+                ));
             }
         }
     }
-    println!("{}", if lacking { "not ready" } else { "ready" });
+    terminal::say(format_args!("{}", if lacking { "not ready" } else { "ready" }));
     Ok(u8::from(lacking))
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use proteus_cli::argument::Image;
+use proteus_cli::terminal;
 use proteus_host_agent::image::{
     FullOptions, SmallOptions, build_full, build_package_image, build_small, built_in,
 };
@@ -25,7 +26,7 @@ pub async fn build(state: &Path, image: &Image) -> Result<u8> {
 
 fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<()> {
     let start = Instant::now();
-    let progress = |what: &str| eprintln!("  {what}");
+    let progress = |what: &str| terminal::say_aside(format_args!("  {what}"));
     let reused = match name {
         "small" => {
             let options = SmallOptions { agent, busybox: true };
@@ -42,10 +43,10 @@ fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<(
             link(&dir, "vmlinuz", &guest.kernel)?;
             link(&dir, "initrd.img", &guest.initrd)?;
             link(&dir, "disk.qcow2", &guest.disk)?;
-            eprintln!(
+            terminal::say_aside(format_args!(
                 "proteus vm create NAME --guest {} gives a VM a disk of its own over it",
                 dir.display()
-            );
+            ));
             guest.reused
         }
         package => {
@@ -56,7 +57,7 @@ fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<(
         }
     };
     let how = if reused { "is there already" } else { "built" };
-    eprintln!("{name} {how} ({:.1} s)", start.elapsed().as_secs_f64());
+    terminal::say_aside(format_args!("{name} {how} ({:.1} s)", start.elapsed().as_secs_f64()));
     Ok(())
 }
 

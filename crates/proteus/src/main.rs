@@ -22,6 +22,7 @@ use proteus_cli::argument::{Cli, Command};
 use proteus_cli::client::Client;
 use proteus_cli::command::Session;
 use proteus_cli::error::CommandError;
+use proteus_cli::terminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: start the runtime: {error}");
+            terminal::say_aside(format_args!("error: start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -49,8 +50,8 @@ async fn run(cli: Cli) -> u8 {
         Command::Completion { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "proteus", &mut text);
-            // A reader that went away (`| head`) is no failure of the command; `generate` would panic over it.
-            let _ = std::io::Write::write_all(&mut std::io::stdout(), &text);
+            // `generate` would panic over a reader that went away.
+            terminal::write(&String::from_utf8_lossy(&text));
             Ok(0)
         }
         Command::Demo(args) => demo::run(args).await,
@@ -66,9 +67,9 @@ async fn run(cli: Cli) -> u8 {
         | Command::Token(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        terminal::say_aside(format_args!("error: {error}"));
         for cause in error.chain().skip(1) {
-            eprintln!("  because: {cause}");
+            terminal::say_aside(format_args!("  because: {cause}"));
         }
         1
     })
@@ -87,7 +88,7 @@ async fn ask(cli: &Cli) -> u8 {
     match outcome {
         Some(Ok(code)) => code,
         Some(Err(error)) => {
-            eprint!("{}", error.report());
+            terminal::write_aside(&error.report());
             error.exit_code()
         }
         None => 2,

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use proteus_cli::argument::{Cli, OutputForm, Store};
 use proteus_cli::client::Client;
 use proteus_cli::error::CommandError;
+use proteus_cli::terminal;
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_control_plane::store::{Store as _, StoreError};
 use proteus_protocol::api::v1::BackupView;
@@ -48,10 +49,17 @@ pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
             let whole = report.problems.is_empty();
             match cli.output {
                 OutputForm::Json => {
-                    println!("{}", json!({ "whole": whole, "rev": report.rev, "problems": report.problems }));
+                    terminal::say(format_args!(
+                        "{}",
+                        json!({ "whole": whole, "rev": report.rev, "problems": report.problems })
+                    ));
                 }
-                OutputForm::Text if whole => println!("the state is whole, at {}", report.rev),
-                OutputForm::Text => println!("the state is damaged:\n{}", report.problems.join("\n")),
+                OutputForm::Text if whole => {
+                    terminal::say(format_args!("the state is whole, at {}", report.rev))
+                }
+                OutputForm::Text => {
+                    terminal::say(format_args!("the state is damaged:\n{}", report.problems.join("\n")))
+                }
             }
             u8::from(!whole)
         }
@@ -62,8 +70,8 @@ pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
 
 fn told(cli: &Cli, path: &Path) {
     match cli.output {
-        OutputForm::Json => println!("{}", json!({ "path": path })),
-        OutputForm::Text => println!("wrote {}", path.display()),
+        OutputForm::Json => terminal::say(format_args!("{}", json!({ "path": path }))),
+        OutputForm::Text => terminal::say(format_args!("wrote {}", path.display())),
     }
 }
 
@@ -74,7 +82,7 @@ async fn ask(cli: &Cli, to: Option<&Path>) -> Result<u8> {
         Ok(view) => view.path,
         Err(error) => {
             let error = CommandError::from(error);
-            eprint!("{}", error.report());
+            terminal::write_aside(&error.report());
             return Ok(error.exit_code());
         }
     };

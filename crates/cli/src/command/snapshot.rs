@@ -5,6 +5,7 @@ use crate::argument::Snapshot;
 use crate::client::segment;
 use crate::error::usage;
 use crate::output;
+use crate::terminal;
 use proteus_model::capability::Ability;
 use proteus_protocol::api::v1::{
     CapabilityView, RestoreView, SnapshotRequest, SnapshotTaken, SnapshotView, VmView,
@@ -60,7 +61,7 @@ impl Session {
             return Ok(if why.is_none() { 0 } else { 4 });
         }
         if let Ok(pause) = pause {
-            eprintln!("  saving disks and RAM; {vm} stands still for up to {pause}");
+            terminal::say_aside(format_args!("  saving disks and RAM; {vm} stands still for up to {pause}"));
         }
         let taken: SnapshotTaken =
             self.client.post(&format!("{path}/snapshots"), &SnapshotRequest { name }).await?;
@@ -89,13 +90,13 @@ impl Session {
             return Ok(0);
         }
         if !yes {
-            eprint!("{lost}");
+            terminal::write_aside(&lost);
             return Err(usage(
                 format!("{vm} was not restored: that has to be confirmed"),
                 "the same command with --yes restores it",
             ));
         }
-        eprint!("{lost}");
+        terminal::write_aside(&lost);
         let path = format!("/vms/{}/snapshots/{}/restore", segment(vm), segment(name));
         let view: RestoreView = self.client.post(&path, &json!({})).await?;
         self.print(&view, || output::restored(vm, name, &view));

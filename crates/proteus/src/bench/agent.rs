@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Cli, OutputForm};
 use proteus_cli::command::wait_serving;
 use proteus_cli::output::table;
+use proteus_cli::terminal;
 use proteus_hypervisor::network::Network;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{ExecRequest, ExecView, StopRequest, StopView, VmView};
@@ -152,15 +153,15 @@ async fn ask_all(host: &Host, vm: &str, built: &[&str], seconds: u32) -> Result<
 }
 
 async fn measure(host: &Host, vm: &str, images: &Path, built: &[&str], seconds: u32) -> Result<Vec<Cost>> {
-    eprintln!(
+    terminal::say_aside(format_args!(
         "a real guest boots with {}",
         if built.is_empty() { "our agent alone".into() } else { built.join(", ") }
-    );
+    ));
     host.create_vm_with(vm, built, images, Vec::new()).await?;
     wait_serving(&host.client, vm, BOOT_LIMIT).await?;
     // Once before it counts: what each loads and allocates on its first answer stays.
     ask_all(host, vm, built, 3).await?;
-    eprintln!("each is asked once a second for {seconds} s");
+    terminal::say_aside(format_args!("each is asked once a second for {seconds} s"));
     let (first, second) = (read(host, vm).await?, read(host, vm).await?);
     let time = ask_all(host, vm, built, seconds).await?;
     let costs = costs(&[first, second, read(host, vm).await?], time);
@@ -191,13 +192,16 @@ pub(super) async fn run(cli: &Cli, images: &Path, seconds: u32) -> Result<u8> {
         BESIDE.into_iter().partition(|name| images.join(format!("{name}.json")).is_file());
     if !missing.is_empty() {
         let names = missing.join(" ");
-        eprintln!("not beside {names}: `proteus image build {names} --out {}` makes it", images.display());
+        terminal::say_aside(format_args!(
+            "not beside {names}: `proteus image build {names} --out {}` makes it",
+            images.display()
+        ));
     }
     let mut host = Host::start().await?;
     let measured = measure_all(&host, &images, &built, seconds).await;
     let made: &[&str] = if built.is_empty() { &[ALONE] } else { &[ALONE, TOGETHER] };
     for left in host.end(made).await {
-        eprintln!("left behind: {left}");
+        terminal::say_aside(format_args!("left behind: {left}"));
     }
     let (mut alone, mut costs) = measured?;
     let own = costs.iter().find(|cost| cost.name == OWN).unwrap_or(&alone).clone();
@@ -206,7 +210,10 @@ pub(super) async fn run(cli: &Cli, images: &Path, seconds: u32) -> Result<u8> {
     if cli.output == OutputForm::Json {
         for cost in &costs {
             let (rss, pss, core) = (cost.rss_kib, cost.pss_kib, cost.core);
-            println!("{}", json!({"what": cost.name, "rss_kib": rss, "pss_kib": pss, "core_percent": core}));
+            terminal::say(format_args!(
+                "{}",
+                json!({"what": cost.name, "rss_kib": rss, "pss_kib": pss, "core_percent": core})
+            ));
         }
         return Ok(0);
     }
@@ -221,10 +228,10 @@ pub(super) async fn run(cli: &Cli, images: &Path, seconds: u32) -> Result<u8> {
         ]
     };
     let rows: Vec<_> = costs.iter().map(row).collect();
-    print!("{}", table(&["WHAT", "RSS MIB", "PSS MIB", "% OF A CORE", "OUR PSS", "OUR CPU"], &rows));
-    println!(
+    terminal::write(&table(&["WHAT", "RSS MIB", "PSS MIB", "% OF A CORE", "OUR PSS", "OUR CPU"], &rows));
+    terminal::say(format_args!(
         "\nOUR …: what proteus-guest takes of what this one takes. It is the guest's init and keeps its services too."
-    );
+    ));
     Ok(0)
 }
 

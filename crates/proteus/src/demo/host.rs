@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use proteus_cli::client::{Client, segment};
+use proteus_cli::terminal;
 use proteus_model::id::VmName;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
@@ -178,7 +179,7 @@ impl Host {
             }
             let request = StopRequest { grace_ms: Millis(15_000) };
             if let Err(error) = self.client.post::<StopView>(&format!("{path}/stop"), &request).await {
-                eprintln!("{vm} was not stopped: {error}");
+                terminal::say_aside(format_args!("{vm} was not stopped: {error}"));
             }
         }
         if let Some(pid) = self.server.id().and_then(|pid| i32::try_from(pid).ok()) {
@@ -187,7 +188,7 @@ impl Host {
             let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
         }
         if tokio::time::timeout(END_LIMIT, self.server.wait()).await.is_err() {
-            eprintln!("Proteus did not end within {} s", END_LIMIT.as_secs());
+            terminal::say_aside(format_args!("Proteus did not end within {} s", END_LIMIT.as_secs()));
         }
         let mut left = self.leftovers(&pids);
         let start = Instant::now();

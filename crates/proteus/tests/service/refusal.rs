@@ -295,15 +295,18 @@ fn profiles_that_are_no_files() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_proteus"))
-        .args(["completion", "bash"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    let nowhere = tempfile::tempdir().unwrap();
+    let state = nowhere.path().to_str().unwrap();
+    let lists = ["--state", state, "vm", "list"];
+    for (words, codes) in [(&["completion", "bash"][..], &[0][..]), (&["doctor"], &[0, 1]), (&lists, &[7])] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_proteus"));
+        let child =
+            child.args(words).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        let code = child.wait().unwrap().code().unwrap();
+        assert!(codes.contains(&code), "{words:?} ended with {code}");
+    }
     let whole = proteus(&["completion", "bash"]).ok();
     let mut bash =
         std::process::Command::new("bash").args(["-n"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
