@@ -250,9 +250,12 @@ impl Control {
         };
         let record = self.change_record(self.vm(name).await?.id, entry, not_wanted).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
-        self.withdraw(record.id).await?;
-        let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
-        self.audit.append(entry).await?;
+        let told = async {
+            self.withdraw(record.id).await?;
+            let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
+            Ok(self.audit.append(entry).await?)
+        };
+        told.await.map_err(|error: ControlError| error.after(format!("{name} was stopped")))?;
         self.tell_vm(&record, "stopped");
         Ok(by_itself)
     }
@@ -274,9 +277,18 @@ impl Control {
             });
         }
         self.check_no_clones(&value).await?;
-        self.node.delete(value.id).await?;
-        self.forget(&value, rev, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
-        self.withdraw(value.id).await?;
+        // Taken on a full disk too: it makes room.
+        self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
+        self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
+        let told = async {
+            self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, json!({}))).await?;
+            self.withdraw(value.id).await
+        };
+        let done = |error: ControlError| {
+            let again = format!("proteus vm delete {name}");
+            error.after(format!("{name} was removed from the host")).or_again(&again)
+        };
+        told.await.map_err(done)?;
         self.tell_vm(&value, "deleted");
         Ok(())
     }

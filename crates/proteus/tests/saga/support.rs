@@ -2,6 +2,7 @@
 //! can be opened by the next.
 
 use proteus_control_plane::control::Control;
+use proteus_control_plane::store::Store;
 use proteus_control_plane::store::embedded::{Embedded, Probe};
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::sim::SimDriver;
@@ -50,6 +51,15 @@ pub fn profile() -> Profile {
 }
 
 pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
+    bench_over(dir, probe, |store| store).await
+}
+
+/// With `over` between the control plane and its store.
+pub async fn bench_over(
+    dir: &Path,
+    probe: Option<Probe>,
+    over: impl FnOnce(Arc<Embedded>) -> Arc<dyn Store>,
+) -> Bench {
     let sim = Arc::new(SimDriver::open(&dir.join("sim")).unwrap());
     let healthy = Arc::new(AtomicBool::new(true));
     let answer = healthy.clone();
@@ -71,7 +81,7 @@ pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
         u128::from_ne_bytes(bytes)
     });
-    let control = Control::new(store.clone(), Arc::new(node), clock, entropy);
+    let control = Control::new(over(store.clone()), Arc::new(node), clock, entropy);
     Bench { control, sim, healthy, store }
 }
 
