@@ -222,6 +222,9 @@ async fn a_place_that_cannot_be_read_is_set_aside_and_the_others_live_on() {
         // It wants to run and nobody can tell whether it does: its place in the table stays.
         bench.control.clear_ended().await.unwrap();
         assert_eq!(listed(&bench, broken).await, (true, true));
+        // It is not written down that it was started, which nobody saw.
+        let failed = bench.control.start_wanted().await.unwrap();
+        assert!(failed.len() == 1 && failed[0].0.as_str() == "broken", "{failed:?}");
         let errors = [
             bench.control.start_vm("broken", "test").await.map(drop).unwrap_err(),
             bench.control.stop_vm("broken", Millis(0), "test").await.map(drop).unwrap_err(),
@@ -243,4 +246,24 @@ async fn a_place_that_cannot_be_read_is_set_aside_and_the_others_live_on() {
     let bench = bench(dir.path(), None).await;
     assert!(dir.path().join("vms/notes").exists(), "a folder that is no VM's is left alone");
     bench.control.observe_vm(&bench.control.vm("broken").await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_of_a_vm_whose_place_is_damaged_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let vm = {
+        let bench = bench(dir.path(), None).await;
+        let vm = start_vm(&bench, dir.path(), "web").await;
+        bench.control.stop_vm("web", Millis(0), "test").await.unwrap();
+        bench.store.close().await;
+        vm
+    };
+    std::fs::write(dir.path().join("vms").join(vm.to_string()).join("seat.json"), b"{").unwrap();
+    let bench = bench(dir.path(), None).await;
+    let said = bench.control.start_vm("web", "test").await.map(drop).unwrap_err().to_string();
+    assert!(said.contains("seat.json is damaged: "), "{said}");
+    assert_eq!(listed(&bench, vm).await, (false, false), "a VM that cannot be started keeps a place");
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.wanted, record.wanted_before), (false, None));
+    assert_eq!(last_act(&bench).await, "vm.stopped");
 }

@@ -50,6 +50,32 @@ fn it_tells_how_it_is_and_what_happens() {
 }
 
 #[test]
+fn a_vm_whose_place_is_damaged_is_not_shown_stopped() {
+    let mut server = Server::start();
+    let disk = server.dir.path().join("disk.raw");
+    std::fs::write(&disk, b"x").unwrap();
+    let view = server.ask(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]);
+    assert_eq!((&view["power"], &view["problem"]), (&json!("stopped"), &json!(null)));
+    assert_eq!(server.terminate(Duration::from_secs(30)), Some(0));
+    let seat = server.state().join("vms").join(view["id"].as_str().unwrap()).join("seat.json");
+    std::fs::write(&seat, b"{").unwrap();
+    server.start_again();
+    let why = format!(
+        "{} is damaged: EOF while parsing an object at line 1 column 1; mend the file, then start Proteus again",
+        seat.display()
+    );
+    let seen = &server.ask(&["vm", "list"])[0];
+    assert_eq!((&seen["power"], &seen["problem"]), (&json!("unknown"), &json!(why)));
+    assert_eq!(server.ask(&["vm", "show", "one"])["vm"], *seen);
+    let told = server.cli(&["vm", "list"]).ok().stdout;
+    assert!(told.contains("one   unknown  ") && told.ends_with(&format!("\n\none: {why}\n")), "{told}");
+    assert_eq!(server.cli(&["vm", "show", "one"]).ok().stdout, told);
+    let secret = server.cli(&["token", "create", "m"]).ok().stdout;
+    let metrics = server.tcp("GET", "/metrics", Some(secret.trim()), b"").1;
+    assert!(!metrics.contains("proteus_vm_running{"), "{metrics}");
+}
+
+#[test]
 fn two_on_one_folder_and_a_store_in_use_are_refused_by_name() {
     let mut server = Server::start();
     let state = server.state();
