@@ -136,6 +136,7 @@ impl Control {
         }
         check_files(&intent)?;
         self.check_name_free(&intent.name).await?;
+        self.node.check_disks(&intent).await?;
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
 
@@ -279,9 +280,10 @@ impl Control {
         self.check_no_clones(&value).await?;
         // Taken on a full disk too: it makes room.
         self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
-        self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
+        let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
+        let evidence = if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) };
         let told = async {
-            self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, json!({}))).await?;
+            self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, evidence)).await?;
             self.withdraw(value.id).await
         };
         let done = |error: ControlError| {

@@ -81,6 +81,11 @@ impl From<ControlError> for Refusal {
                 NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
                     (StatusCode::CONFLICT, "conflict", Some("`proteus vm list` shows what runs".to_owned()))
                 }
+                NodeErrorCode::FileInUse => {
+                    let hint = "a file that a disk writes to is no other disk's: name a copy of it, or delete the \
+                                other VM first; with `,overlay` or `,ro` each, disks share a file";
+                    (StatusCode::CONFLICT, "conflict", Some(hint.to_owned()))
+                }
                 NodeErrorCode::Unsupported | NodeErrorCode::OutOfRange => {
                     (StatusCode::UNPROCESSABLE_ENTITY, "unsupported", None)
                 }

@@ -100,10 +100,10 @@ pub fn intent(name: &str) -> VmIntent {
     }
 }
 
-/// Makes and starts a VM; `/dev/null` is no file to the control plane, so a real one stands in.
+/// Makes and starts a VM; `/dev/null` is no file to the control plane, so a real one of its own stands in.
 pub async fn start_vm(bench: &Bench, dir: &Path, name: &str) -> VmId {
     let mut intent = intent(name);
-    intent.disks[0].path = dir.join("disk.raw");
+    intent.disks[0].path = dir.join(format!("{name}.raw"));
     std::fs::write(&intent.disks[0].path, b"x").unwrap();
     let record = bench.control.create_vm(intent, "test").await.unwrap();
     bench.control.start_vm(name, "test").await.unwrap();

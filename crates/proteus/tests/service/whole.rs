@@ -38,6 +38,16 @@ fn it_tells_how_it_is_and_what_happens() {
     let disk = format!("root={}", disk.display());
     let tried = server.cli(&["vm", "create", "one", "--disk", &disk, "--dry-run"]);
     assert_eq!((tried.code, tried.stderr), (taken.code, taken.stderr), "a dry run is refused as the act is");
+    let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]);
+    assert_eq!(
+        tried.seen(server.dir.path()),
+        "error: the disk root cannot write to DIR/disk.raw: the disk root of one writes to that file\n  hint: a file \
+         that a disk writes to is no other disk's: name a copy of it, or delete the other VM first; with `,overlay` \
+         or `,ro` each, disks share a file\nexit 4\n"
+    );
+    let another = server.dir.path().join("another.raw");
+    std::fs::write(&another, b"x").unwrap();
+    let disk = format!("root={}", another.display());
     let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]).ok();
     assert_eq!(tried.stdout, "would create two\n");
     assert_eq!(server.ask(&["vm", "list"]).as_array().unwrap().len(), 1, "a dry run made a VM");
