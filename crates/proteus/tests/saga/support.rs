@@ -13,6 +13,8 @@ use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::{Boot, DiskFormat, DiskIntent, VmIntent};
 use proteus_protocol::node::v1::HealthObserved;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +62,8 @@ pub async fn bench_over(
     probe: Option<Probe>,
     over: impl FnOnce(Arc<Embedded>) -> Arc<dyn Store>,
 ) -> Bench {
+    // VMs have users of their own, who must reach what is in it.
+    std::fs::set_permissions(dir, Permissions::from_mode(0o711)).unwrap();
     let sim = Arc::new(SimDriver::open(&dir.join("sim")).unwrap());
     let healthy = Arc::new(AtomicBool::new(true));
     let answer = healthy.clone();
