@@ -48,6 +48,7 @@ fn power_word(power: PowerState) -> &'static str {
         PowerState::Running => "running",
         PowerState::Paused => "paused",
         PowerState::Hung => "hung",
+        PowerState::Unknown => "unknown",
     }
 }
 
@@ -87,7 +88,11 @@ pub fn vms(all: &[VmView]) -> String {
         ]
     };
     let heading = ["NAME", "POWER", "VCPUS", "MEMORY", "ON HOST", "ADDRESS", "PROFILE", "VERSION", "AGENT"];
-    table(&heading, &all.iter().map(row).collect::<Vec<_>>())
+    let mut text = table(&heading, &all.iter().map(row).collect::<Vec<_>>());
+    for (name, problem) in all.iter().filter_map(|vm| Some((&vm.name, vm.problem.as_ref()?))) {
+        let _ = writeln!(text, "\n{name}: {problem}");
+    }
+    text
 }
 
 /// One VM.

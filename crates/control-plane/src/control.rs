@@ -99,6 +99,17 @@ pub enum ControlError {
         /// What to do about it.
         hint: String,
     },
+    /// It was done, and what came of it could not be written down.
+    #[error("{done}, and that could not be written down")]
+    Untold {
+        /// What was done.
+        done: String,
+        /// What to do about it.
+        hint: String,
+        /// Why it could not.
+        #[source]
+        source: Box<ControlError>,
+    },
     /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),

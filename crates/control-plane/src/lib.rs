@@ -9,6 +9,8 @@ mod hand;
 
 mod made;
 
+mod act;
+
 pub mod audit;
 
 pub mod control;

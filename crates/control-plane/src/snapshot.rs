@@ -91,11 +91,24 @@ impl Control {
             names.into_iter().find(|name| taken.iter().all(|known| known.name.as_str() != name))
         };
         let name = parse(&name.map(str::to_owned).or_else(free).unwrap_or_default())?;
-        let cost = self.node.create_snapshot(record.id, &name, record.generation).await?;
+        if taken.iter().any(|known| known.name == name) {
+            return Err(ControlError::Conflict {
+                what: format!("{vm} has a snapshot {name} already"),
+                hint: format!("choose another name, or `proteus vm snapshot delete {vm} {name}` first"),
+            });
+        }
+        let entry =
+            |action: &str, evidence: serde_json::Value| self.vm_entry(actor, action, &record, evidence);
+        self.announce(entry("vm.snapshot.create", json!({ "snapshot": name }))).await?;
+        let taking = self.node.create_snapshot(record.id, &name, record.generation);
+        let cost = self.act(taking, actor, "vm.snapshot.create_failed", &record).await?;
         let evidence = json!({ "snapshot": name, "blackout_ms": cost.blackout_ms });
-        let entry = self.vm_entry(actor, "vm.snapshot.create", &record, evidence);
-        let batch = self.origin_batch(&record, &name, actor, None).await?;
-        self.commit_audited(batch, entry).await?;
+        let told = async {
+            let batch = self.origin_batch(&record, &name, actor, None).await?.relief();
+            self.commit_audited(batch, entry("vm.snapshot.created", evidence)).await
+        };
+        let done = |error: ControlError| error.after(format!("the snapshot {name} of {vm} was taken"));
+        told.await.map_err(done)?;
         let seen = self.find_snapshot(vm, &name).await?;
         Ok((seen, cost))
     }
@@ -142,9 +155,11 @@ impl Control {
             "version_then": origin.map(|origin| origin.version) });
         self.commit_audited(batch, self.vm_entry(actor, "vm.snapshot.restore", &record, evidence)).await?;
         let restored = self.node.restore_snapshot(record.id, &name, record.generation).await;
-        if restored.is_err() {
+        if restored.is_err()
             // As it was, or stopped: then its next start restores.
-            self.note_restored(&record, &[]).await?;
+            && let Err(error) = self.note_restored(&record, &[]).await
+        {
+            tracing::warn!(vm = %record.intent.name, %error, "not written down that a restore failed");
         }
         let cost = restored?;
         // A stop need not wait for a guest's agent.
@@ -154,7 +169,7 @@ impl Control {
             Err(ControlError::Disarmed { scope }) => {
                 vec![format!("{scope} is disarmed: settings inside the guest are those of the snapshot")]
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.after(format!("{vm} went back to {name}"))),
         };
         Ok(Restored { cost, settings: record.managed.len(), failed })
     }
@@ -165,14 +180,19 @@ impl Control {
         let _turn = self.in_hand(self.vm(vm).await?.id).await;
         let record = self.vm(vm).await?;
         self.find_snapshot(vm, &name).await?;
-        self.node.delete_snapshot(record.id, &name).await?;
-        let key = origin_key(&record, &name);
-        let mut batch = self.records.batch();
-        if let Some(found) = self.records.get::<SnapshotOrigin>(&key).await? {
-            batch = batch.delete(&key, found.rev)?;
-        }
-        let entry = self.vm_entry(actor, "vm.snapshot.delete", &record, json!({ "snapshot": name }));
-        self.commit_audited(batch, entry).await?;
-        Ok(())
+        let entry = |action: &str| self.vm_entry(actor, action, &record, json!({ "snapshot": name }));
+        self.announce(entry("vm.snapshot.delete")).await?;
+        let deleting = self.node.delete_snapshot(record.id, &name);
+        self.act(deleting, actor, "vm.snapshot.delete_failed", &record).await?;
+        let told = async {
+            let key = origin_key(&record, &name);
+            let mut batch = self.records.batch().relief();
+            if let Some(found) = self.records.get::<SnapshotOrigin>(&key).await? {
+                batch = batch.delete(&key, found.rev)?;
+            }
+            self.commit_audited(batch, entry("vm.snapshot.deleted")).await
+        };
+        let done = |error: ControlError| error.after(format!("the snapshot {name} of {vm} was deleted"));
+        told.await.map_err(done).map(drop)
     }
 }

@@ -1,14 +1,24 @@
 //! Templates and their clones: a VM is saved once, others begin from it in a moment. A clone has its template's
 //! profile and settings, and nothing of its identity. Must never remove a template whose clones still read its disks.
 
-use crate::control::{Control, ControlError, key};
-use crate::record::Versioned;
+use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_model::id::{VmId, VmName};
 use proteus_model::vm::VmIntent;
-use proteus_protocol::node::v1::NodeErrorCode;
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 use serde_json::json;
 use std::sync::Arc;
+
+/// Why a VM was not saved, in the words of who asked.
+fn not_saved(vm: &VmName, error: NodeError) -> ControlError {
+    match error.code {
+        NodeErrorCode::NotRunning => ControlError::Conflict {
+            what: error.message,
+            hint: format!("`proteus vm start {vm} --wait` first: clones begin with what it has in memory"),
+        },
+        _ => error.into(),
+    }
+}
 
 impl Control {
     /// Makes a running VM a template. It ends, and never runs again.
@@ -32,21 +42,24 @@ impl Control {
             });
         }
         self.check_armed(record.id).await?;
-        let disks = match self.node.save_template(record.id).await {
-            Err(error) if error.code == NodeErrorCode::NotRunning => {
-                let hint =
-                    format!("`proteus vm start {vm} --wait` first: clones begin with what it has in memory");
-                return Err(ControlError::Conflict { what: error.message, hint });
-            }
-            other => other?,
+        self.announce(self.vm_entry(actor, "vm.template", &record, json!({}))).await?;
+        let saving = async { self.node.save_template(record.id).await.map_err(|error| not_saved(vm, error)) };
+        let disks = self.act(saving, actor, "vm.template_failed", &record).await?;
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.template_made", record, json!({}));
+        let made = |record: &mut VmRecord| {
+            record.template = Some(disks.clone());
+            (record.wanted, record.intent.autostart) = (false, false);
         };
-        let Versioned { mut value, rev } = self.find_vm(name).await?;
-        value.template = Some(disks);
-        value.wanted = false;
-        value.intent.autostart = false;
-        let batch = self.records.batch().put(&key::vm(value.id), &value, Some(rev))?;
-        self.commit_audited(batch, self.vm_entry(actor, "vm.template", &value, json!({}))).await?;
-        self.withdraw(value.id).await?;
+        let told = async {
+            let value = self.change_record(record.id, entry, made).await?;
+            self.withdraw(value.id).await?;
+            Ok(value)
+        };
+        let done = |error: ControlError| {
+            // The node knows by now that it is one, and says so again.
+            error.after(format!("{vm} was saved and ended")).or_again(&format!("proteus vm template {vm}"))
+        };
+        let value = told.await.map_err(done)?;
         self.tell_vm(&value, "made a template");
         Ok(value)
     }

@@ -2,6 +2,8 @@
 
 mod ended;
 
+mod file;
+
 mod halt;
 
 mod reboot;
@@ -27,8 +29,7 @@ use proteus_model::unit::{Millis, UnixMillis};
 use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What helps with a seed that cannot be.
 const SEED_HINT: &str = "`cloud-init schema --config-file FILE` checks more than Proteus does";
@@ -143,8 +144,9 @@ impl Control {
         if let Some(Err(problem)) = intent.seed.as_ref().map(SeedIntent::check) {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
-        check_files(&intent)?;
+        file::check(&intent)?;
         self.check_name_free(&intent.name).await?;
+        self.node.check_disks(&intent).await?;
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
 
@@ -263,9 +265,12 @@ impl Control {
         };
         let record = self.change_record(self.vm(name).await?.id, entry, not_wanted).await?;
         let by_itself = self.node.stop(record.id, grace).await?;
-        self.withdraw(record.id).await?;
-        let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
-        self.audit.append(entry).await?;
+        let told = async {
+            self.withdraw(record.id).await?;
+            let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
+            Ok(self.audit.append(entry).await?)
+        };
+        told.await.map_err(|error: ControlError| error.after(format!("{name} was stopped")))?;
         self.tell_vm(&record, "stopped");
         Ok(by_itself)
     }
@@ -287,9 +292,19 @@ impl Control {
             });
         }
         self.check_no_clones(&value).await?;
-        self.node.delete(value.id).await?;
-        self.forget(&value, rev, self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
-        self.withdraw(value.id).await?;
+        // Taken on a full disk too: it makes room.
+        self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
+        let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
+        let evidence = if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) };
+        let told = async {
+            self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, evidence)).await?;
+            self.withdraw(value.id).await
+        };
+        let done = |error: ControlError| {
+            let again = format!("proteus vm delete {name}");
+            error.after(format!("{name} was removed from the host")).or_again(&again)
+        };
+        told.await.map_err(done)?;
         self.tell_vm(&value, "deleted");
         Ok(())
     }
@@ -316,8 +331,10 @@ impl Control {
         if let Some(disk) = own {
             return Err(refused(format!("disks: {} would be the guest's to write to", disk.path.display())));
         }
-        match files(intent).find(|(_, path)| !is_shared(path)) {
-            Some((field, path)) => Err(refused(format!("{field}: {} is not for everybody", path.display()))),
+        match file::files(intent).find(|file| !is_shared(file.path)) {
+            Some(file) => {
+                Err(refused(format!("{}: {} is not for everybody", file.field, file.path.display())))
+            }
             None => Ok(()),
         }
     }
@@ -328,50 +345,4 @@ fn name_taken(name: &VmName) -> ControlError {
         what: format!("there is a VM {name} already"),
         hint: "choose another name, or delete that VM first".into(),
     }
-}
-
-/// Every file of the host that a VM is made of, with the field that names it.
-fn files(intent: &VmIntent) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-    let boot = match &intent.boot {
-        proteus_model::vm::Boot::Kernel { kernel, initrd, .. } => {
-            vec![("boot.kernel", kernel), ("boot.initrd", initrd)]
-        }
-        proteus_model::vm::Boot::Firmware => Vec::new(),
-    };
-    let disks = intent.disks.iter().map(|disk| ("disks", &disk.path));
-    let images = intent.images.iter().map(|image| ("images", &image.path));
-    boot.into_iter().chain(disks).chain(images)
-}
-
-/// The files of a VM must be there, and its user must reach what is not handed to it: better said now than by QEMU
-/// later.
-fn check_files(intent: &VmIntent) -> Result<(), ControlError> {
-    for (field, path) in files(intent) {
-        if !path.is_file() {
-            return Err(ControlError::Invalid {
-                what: format!("{field}: there is no file {}", path.display()),
-                hint: "give the path of an existing file; `proteus image build` makes guests and images"
-                    .into(),
-            });
-        }
-    }
-    for disk in intent.disks.iter().filter(|disk| disk.overlay) {
-        if let Some((path, right)) = unreachable(&disk.path) {
-            return Err(ControlError::Invalid {
-                what: format!("disks: each VM has a user of its own, who may not reach {}", path.display()),
-                hint: format!("chmod o+{right} {}", path.display()),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The file or folder on the way to it that only some users may enter or read, and the right that is missing.
-fn unreachable(path: &Path) -> Option<(&Path, char)> {
-    let mode = |path: &Path| std::fs::metadata(path).map(|about| about.permissions().mode());
-    let lacks = |path: &Path, bit: u32| mode(path).is_ok_and(|mode| mode & bit == 0);
-    if lacks(path, 0o004) {
-        return Some((path, 'r'));
-    }
-    path.ancestors().skip(1).find(|dir| lacks(dir, 0o001)).map(|dir| (dir, 'x'))
 }

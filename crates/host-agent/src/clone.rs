@@ -8,7 +8,7 @@ use crate::disk;
 use crate::error::{driver_error, guest_error, seat_error};
 use crate::node::HostAgent;
 use crate::seat::SeatError;
-use crate::template::{disks_of_clones, is_template, set_frozen, template_dir};
+use crate::template::{disks_of_clones, freeze, is_template, template_dir};
 use proteus_hypervisor::driver::{DriverError, Seat};
 use proteus_hypervisor::network::Network;
 use proteus_model::id::VmId;
@@ -60,7 +60,7 @@ impl HostAgent {
                 return Err(driver_error(error));
             }
         }
-        set_frozen(&seat, true)?;
+        freeze(&seat)?;
         Ok(disks_of_clones(&seat))
     }
 

@@ -26,7 +26,11 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
 }
 
 pub(crate) fn seat_error(error: SeatError) -> NodeError {
-    NodeError::new(NodeErrorCode::Failed, chain(&error))
+    let code = match &error {
+        SeatError::Clash(_) => NodeErrorCode::FileInUse,
+        SeatError::File { .. } | SeatError::Damaged { .. } | SeatError::Full => NodeErrorCode::Failed,
+    };
+    NodeError::new(code, chain(&error))
 }
 
 pub(crate) fn guest_error(error: GuestError) -> NodeError {

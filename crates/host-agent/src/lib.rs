@@ -3,6 +3,8 @@
 
 pub mod node;
 
+mod claim;
+
 mod seat;
 
 mod disk;

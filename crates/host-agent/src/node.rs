@@ -335,6 +335,10 @@ impl Node for HostAgent {
         self.network()?.remove_uplink().await.map_err(uplink_error)
     }
 
+    async fn check_disks(&self, intent: &VmIntent) -> Result<(), NodeError> {
+        self.seats().check_disks(intent).map_err(seat_error)
+    }
+
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
         let seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
         if seat.furnished {
@@ -347,20 +351,24 @@ impl Node for HostAgent {
         self.seats().save(Seat { furnished: true, ..seat }).map_err(seat_error)
     }
 
-    async fn delete(&self, vm: VmId) -> Result<(), NodeError> {
+    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError> {
         self.seats().check(vm).map_err(seat_error)?;
         if self.driver.power(vm).await != PowerState::Stopped {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
+        let mut left = Vec::new();
         if let Ok(seat) = self.seat(vm) {
-            template::thaw(&seat)?;
             // They are inside disks of its owner's, which stay.
             for snapshot in self.driver.snapshots(&seat).await.map_err(driver_error)? {
                 self.driver.delete_snapshot(&seat, &snapshot.name).await.map_err(driver_error)?;
             }
-            ownership::give_back(&seat).map_err(driver_error)?;
+            left = ownership::give_back(&seat, template::holder(&seat)).map_err(driver_error)?;
+            for what in &left {
+                tracing::warn!(vm = %seat.intent.name, %what, "a disk is not given back");
+            }
         }
-        self.seats().remove(vm).map_err(seat_error)
+        self.seats().remove(vm).map_err(seat_error)?;
+        Ok(left)
     }
 
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {
@@ -377,6 +385,9 @@ impl Node for HostAgent {
             let message =
                 format!("{} is a template: its clones need its disks as they are", seat.intent.name);
             return Err(NodeError::new(NodeErrorCode::Conflict, message));
+        }
+        if self.driver.power(vm).await == PowerState::Stopped {
+            self.seats().check_own_disks(&seat).map_err(seat_error)?;
         }
         self.driver.start(&seat).await.map_err(driver_error)?;
         self.settle_in(&seat).await;

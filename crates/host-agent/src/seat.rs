@@ -3,6 +3,7 @@
 //! reason: the other VMs of the host need Proteus.
 
 use crate::cause::chain;
+use crate::claim::{self, Clash};
 use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
@@ -37,6 +38,8 @@ pub(crate) enum SeatError {
     },
     #[error("{why}; mend the file, then start Proteus again")]
     Damaged { why: String },
+    #[error(transparent)]
+    Clash(#[from] Clash),
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
 }
@@ -151,23 +154,37 @@ impl Seats {
         self.taken.values()
     }
 
-    /// Gives the VM a place; the same one when asked again.
+    fn place(&self, vm: VmId, slot: u16, intent: &VmIntent) -> Seat {
+        Seat {
+            id: vm,
+            slot,
+            dir: self.dir.join(vm.to_string()),
+            intent: intent.clone(),
+            attached: Vec::new(),
+            furnished: false,
+            newborn: false,
+        }
+    }
+
+    /// Fails where a VM of this intent, which has no place yet, would have a disk that is another's.
+    pub(crate) fn check_disks(&self, intent: &VmIntent) -> Result<(), SeatError> {
+        Ok(claim::check(&self.place(VmId::from_bits(0), 0, intent), self.all())?)
+    }
+
+    /// Fails where a VM has a disk that is another's by now.
+    pub(crate) fn check_own_disks(&self, seat: &Seat) -> Result<(), SeatError> {
+        Ok(claim::check(seat, self.all())?)
+    }
+
+    /// Gives the VM a place; the same one when asked again. Who has which disk is decided here, one VM at a time.
     pub(crate) fn ensure(&mut self, vm: VmId, intent: &VmIntent) -> Result<&Seat, SeatError> {
         self.check(vm)?;
         if !self.taken.contains_key(&vm) {
             let used: BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
             let free = |slot: &u16| !used.contains(slot) && !self.reserved.contains(slot);
             let slot = (0..SLOT_MAX).find(free).ok_or(SeatError::Full)?;
-            let dir = self.dir.join(vm.to_string());
-            let seat = Seat {
-                id: vm,
-                slot,
-                dir,
-                intent: intent.clone(),
-                attached: Vec::new(),
-                furnished: false,
-                newborn: false,
-            };
+            let seat = self.place(vm, slot, intent);
+            self.check_own_disks(&seat)?;
             self.save(seat)?;
         }
         self.taken.get(&vm).ok_or(SeatError::Full)

@@ -1,6 +1,7 @@
 //! A saved VM's folder, and its disks, which nobody writes to while it is a template.
 
 use proteus_hypervisor::driver::Seat;
+use proteus_hypervisor::ownership::Holder;
 use proteus_model::vm::DiskIntent;
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 use std::fs::{self, Permissions};
@@ -24,11 +25,10 @@ pub(crate) fn disks_of_clones(seat: &Seat) -> Vec<DiskIntent> {
 }
 
 /// Nobody writes to a template's disks from now on, and each clone, which has a user of its own, may read them.
-pub(crate) fn set_frozen(seat: &Seat, frozen: bool) -> Result<(), NodeError> {
+pub(crate) fn freeze(seat: &Seat) -> Result<(), NodeError> {
     for disk in disks_of_clones(seat).iter().filter(|disk| disk.overlay) {
-        let (owner, mode) = if frozen { (0, 0o444) } else { (seat.uid(), 0o644) };
-        let done = chown(&disk.path, Some(owner), Some(owner))
-            .and_then(|()| fs::set_permissions(&disk.path, Permissions::from_mode(mode)));
+        let done = chown(&disk.path, Some(0), Some(0))
+            .and_then(|()| fs::set_permissions(&disk.path, Permissions::from_mode(0o444)));
         let failed =
             |e| NodeError::new(NodeErrorCode::Failed, format!("freeze {}: {e}", disk.path.display()));
         done.map_err(failed)?;
@@ -36,7 +36,7 @@ pub(crate) fn set_frozen(seat: &Seat, frozen: bool) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// What the template's disks were before, as far as it matters: somebody may write again.
-pub(crate) fn thaw(seat: &Seat) -> Result<(), NodeError> {
-    if is_template(seat) { set_frozen(seat, false) } else { Ok(()) }
+/// Who has the disks of its owner's.
+pub(crate) fn holder(seat: &Seat) -> Holder {
+    if is_template(seat) { Holder::Template } else { Holder::Vmm }
 }

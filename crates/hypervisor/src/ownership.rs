@@ -1,6 +1,7 @@
 //! Files of the host that a VMM's user gets for the time of the VM: whose they were is written down before they
 //! change hands, in `owners.json` in the VM's own folder, and they get that owner and mode back when the VM is removed.
-//! Must never touch a file that meanwhile is another one, or somebody else's.
+//! Must never touch a file that meanwhile is another one, or somebody else's, nor be silent of one that it cannot give
+//! back.
 
 use crate::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
 use crate::whole;
@@ -27,11 +28,14 @@ fn owners_path(seat: &Seat) -> PathBuf {
     seat.dir.join("owners.json")
 }
 
-fn load(seat: &Seat) -> io::Result<BTreeMap<PathBuf, Before>> {
-    match fs::read(owners_path(seat)) {
-        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+/// What is written down; `Err`: what is wrong with the file.
+fn load(seat: &Seat) -> Result<BTreeMap<PathBuf, Before>, String> {
+    let path = owners_path(seat);
+    let damaged = |error: &dyn std::fmt::Display| format!("{} is damaged: {error}", path.display());
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| damaged(&error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error),
+        Err(error) => Err(damaged(&error)),
     }
 }
 
@@ -45,7 +49,9 @@ pub(crate) fn hand_over(seat: &Seat, path: &Path) -> io::Result<()> {
     let uid = seat.uid();
     let now = fs::metadata(path)?;
     if !path.starts_with(&seat.dir) && now.uid() != uid {
-        let mut owners = load(seat)?;
+        let damaged =
+            |what| format!("{what}; it says whose the VM's disks are: mend it, or give them back by hand");
+        let mut owners = load(seat).map_err(damaged).map_err(io::Error::other)?;
         let noted = owners.get(path).filter(|known| (known.device, known.inode) == (now.dev(), now.ino()));
         let (owner, group) = match noted {
             // Another VM had it meanwhile: the first owner stays its owner.
@@ -61,24 +67,70 @@ pub(crate) fn hand_over(seat: &Seat, path: &Path) -> io::Result<()> {
     chown(path, Some(uid), Some(uid))
 }
 
-/// Gives every file back that was handed over and is still the VMM's. Can be done again.
-pub fn give_back(seat: &Seat) -> Result<(), DriverError> {
-    let owners = load(seat).map_err(DriverError::host(format!("read {}", owners_path(seat).display())))?;
+/// Who has a VM's disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The VM's own user.
+    Vmm,
+    /// Root: nobody writes to a template's disks.
+    Template,
+}
+
+/// Gives every file back that was handed over and still is the VM's. What could not be given back, and what to do about
+/// it. Can be done again.
+pub fn give_back(seat: &Seat, holder: Holder) -> Result<Vec<String>, DriverError> {
+    let held_by = match holder {
+        Holder::Vmm => seat.uid(),
+        Holder::Template => 0,
+    };
+    let owners = match load(seat) {
+        Ok(owners) => owners,
+        Err(damaged) => return close(seat, &damaged),
+    };
+    let mut left = Vec::new();
     for (path, before) in owners {
+        let file = format!("{} of user {}", path.display(), before.uid);
         let one = || match fs::metadata(&path) {
-            Ok(now) if (now.dev(), now.ino(), now.uid()) != (before.device, before.inode, seat.uid()) => {
-                Ok(())
+            Ok(now) if (now.dev(), now.ino()) != (before.device, before.inode) => {
+                Ok(Some("is another file by now"))
             }
+            // Somebody else's by now.
+            Ok(now) if now.uid() != held_by => Ok(None),
             Ok(_) => {
                 fs::set_permissions(&path, Permissions::from_mode(before.mode))?;
-                chown(&path, Some(before.uid), Some(before.gid))
+                chown(&path, Some(before.uid), Some(before.gid)).map(|()| None)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some("is not there any more")),
             Err(error) => Err(error),
         };
-        one().map_err(DriverError::host(format!("give {} back to its owner", path.display())))?;
+        let moved = one().map_err(DriverError::host(format!("give {} back to its owner", path.display())))?;
+        left.extend(moved.map(|how| {
+            let (uid, gid, mode) = (before.uid, before.gid, before.mode);
+            format!(
+                "{file} {how}; if it was moved: `chown {uid}:{gid}` and `chmod {mode:o}` it, it still has user {held_by}"
+            )
+        }));
     }
-    Ok(())
+    Ok(left)
+}
+
+/// Where it is not known whose the VM's disks were: they become root's, so that no later VM with this one's user has
+/// them.
+fn close(seat: &Seat, damaged: &str) -> Result<Vec<String>, DriverError> {
+    let mut left = Vec::new();
+    for disk in seat.intent.disks.iter().filter(|disk| !disk.overlay && !disk.read_only) {
+        let path = &disk.path;
+        if fs::metadata(path).is_ok_and(|now| now.uid() == seat.uid()) {
+            let closed = fs::set_permissions(path, Permissions::from_mode(0o600))
+                .and_then(|()| chown(path, Some(0), Some(0)));
+            closed.map_err(DriverError::host(format!("close {}", path.display())))?;
+            left.push(format!("{damaged}; {} is root's now: `chown` it to whom it belongs", path.display()));
+        }
+    }
+    if left.is_empty() {
+        left.push(damaged.to_owned());
+    }
+    Ok(left)
 }
 
 #[cfg(test)]

@@ -202,6 +202,8 @@ pub enum PowerState {
     Paused,
     /// There, but does not answer its control socket.
     Hung,
+    /// Nobody can tell: its host does not say.
+    Unknown,
 }
 
 /// How a VM is seen to be.

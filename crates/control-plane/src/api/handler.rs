@@ -32,7 +32,7 @@ use proteus_protocol::api::v1::{
     PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
     VmView,
 };
-use proteus_protocol::node::v1::ExecIntent;
+use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
@@ -56,12 +56,17 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 }
 
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
-    // A VM whose host lost its seat is shown stopped, not hidden.
-    let observed = control.observe_vm(record).await.ok();
+    let (observed, power, problem) = match control.node().observe(record.id).await {
+        Ok(seen) => (Some(seen.clone()), seen.power, None),
+        // It has no place yet, or its host lost it.
+        Err(error) if error.code == NodeErrorCode::NotFound => (None, PowerState::Stopped, None),
+        Err(error) => (None, PowerState::Unknown, Some(error.message)),
+    };
     Ok(VmView {
         id: record.id,
         name: record.intent.name.clone(),
-        power: observed.as_ref().map_or(PowerState::Stopped, |seen| seen.power),
+        power,
+        problem,
         profile: record.profile.clone(),
         version: record.version,
         morph: record.morph,
@@ -524,12 +529,18 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
         let node = control.node().clone();
         async move {
             let (power, seen) = (node.power(record.id).await, node.measure(record.id).await);
-            (record, power.is_ok_and(|power| power == PowerState::Running), seen)
+            (record, power, seen)
         }
     });
-    for (record, on, seen) in all_at_once(looking).await {
+    for (record, power, seen) in all_at_once(looking).await {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
-        running.push((label.clone(), f64::from(u8::from(on))));
+        let on = match power {
+            Ok(power) => Some(power == PowerState::Running),
+            Err(error) if error.code == NodeErrorCode::NotFound => Some(false),
+            // Missing is not "no".
+            Err(_) => None,
+        };
+        running.extend(on.map(|on| (label.clone(), f64::from(u8::from(on)))));
         let Ok(seen) = seen else { continue };
         let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
             rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));

@@ -73,10 +73,18 @@ impl From<ControlError> for Refusal {
                 "disarmed",
                 Some("`proteus arm` lets forward steps begin again".to_owned()),
             ),
+            ControlError::Untold { hint, .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some(hint.clone()))
+            }
             ControlError::Node(node) => match node.code {
                 NodeErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
                 NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
                     (StatusCode::CONFLICT, "conflict", Some("`proteus vm list` shows what runs".to_owned()))
+                }
+                NodeErrorCode::FileInUse => {
+                    let hint = "a file that a disk writes to is no other disk's: name a copy of it, or delete the \
+                                other VM first; with `,overlay` or `,ro` each, disks share a file";
+                    (StatusCode::CONFLICT, "conflict", Some(hint.to_owned()))
                 }
                 NodeErrorCode::Unsupported | NodeErrorCode::OutOfRange => {
                     (StatusCode::UNPROCESSABLE_ENTITY, "unsupported", None)
@@ -115,5 +123,23 @@ impl From<ControlError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_not_called_unchanged() {
+        let full = || ControlError::from(RecordError::from(StoreError::DiskFull { doing: "commit" }));
+        let before = Refusal::from(full());
+        assert_eq!(before.status, StatusCode::INSUFFICIENT_STORAGE);
+        assert!(before.body.hint.is_some_and(|hint| hint.starts_with("nothing was changed")));
+        let after = Refusal::from(full().after("web was stopped").or_again("proteus vm stop web"));
+        assert_eq!(after.body.message, "web was stopped, and that could not be written down");
+        assert!(after.body.detail.iter().any(|cause| cause.starts_with("no space left")), "{:?}", after.body);
+        let hint = after.body.hint.expect("there is one");
+        assert!(!hint.contains("nothing was changed") && hint.ends_with("then `proteus vm stop web` again"));
     }
 }

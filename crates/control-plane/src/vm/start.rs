@@ -10,7 +10,9 @@
 use super::VmRecord;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError};
-use proteus_model::id::VmName;
+use proteus_model::id::{VmId, VmName};
+use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -26,7 +28,8 @@ impl Control {
                 hint: format!("`proteus vm clone {} NAME` starts a VM from it", known.intent.name),
             });
         }
-        let ran = self.runs(known.id).await;
+        // Where nobody can tell whether it runs, as with a damaged place, nothing begins.
+        let ran = self.told_power(known.id).await? != PowerState::Stopped;
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));
         let begin = |record: &mut VmRecord| {
             // One that a crash cut short knows better what was before.
@@ -49,6 +52,16 @@ impl Control {
             self.restore_in_background(record.clone());
         }
         Ok(record)
+    }
+
+    /// Whether a VM runs, as its host tells it; one without a place there does not.
+    async fn told_power(&self, vm: VmId) -> Result<PowerState, ControlError> {
+        match self.node.power(vm).await {
+            Err(error) if matches!(error.code, NodeErrorCode::NotFound | NodeErrorCode::NotRunning) => {
+                Ok(PowerState::Stopped)
+            }
+            other => Ok(other?),
+        }
     }
 
     async fn start_recorded(&self, record: &VmRecord) -> Result<(), ControlError> {
@@ -94,15 +107,17 @@ impl Control {
             if stopped.is_cancelled() {
                 break;
             }
-            let name = record.intent.name.clone();
-            failed.extend(self.start_if_wanted(record).await.err().map(|error| (name, error)));
+            let (name, wanted) = (record.intent.name.clone(), record.wanted);
+            let outcome = self.start_if_wanted(record).await;
+            failed.extend(outcome.err().filter(|_| wanted).map(|error| (name, error)));
         }
         Ok(failed)
     }
 
     /// The same for one VM.
     pub(crate) async fn start_if_wanted(self: &Arc<Self>, record: VmRecord) -> Result<(), ControlError> {
-        let (runs, cut_short) = (self.runs(record.id).await, record.wanted_before.is_some());
+        let runs = self.told_power(record.id).await? != PowerState::Stopped;
+        let cut_short = record.wanted_before.is_some();
         if runs && cut_short {
             self.note_started(&record, "proteus").await;
         }

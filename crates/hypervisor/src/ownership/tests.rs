@@ -36,7 +36,7 @@ fn a_disk_is_its_owners_again() {
         assert_eq!(is(&disk), (seat.uid(), seat.uid(), 0o640));
     }
     for _ in 0..2 {
-        give_back(&seat).unwrap();
+        assert_eq!(give_back(&seat, Holder::Vmm).unwrap(), [""; 0]);
         assert_eq!(is(&disk), (1234, 5678, 0o640));
     }
 }
@@ -57,12 +57,17 @@ fn what_is_another_file_or_somebody_elses_by_then_is_left_alone() {
     fs::rename(&fresh, &replaced).unwrap();
     chown(&taken, Some(99), Some(99)).unwrap();
     hand_over(&second, &shared).unwrap();
-    give_back(&first).unwrap();
+    let left = give_back(&first, Holder::Vmm).unwrap();
+    let words = |path: &Path, how| {
+        let file = format!("{} of user 1234 {how}; if it was moved: ", path.display());
+        file + &format!("`chown 1234:5678` and `chmod 640` it, it still has user {}", first.uid())
+    };
+    assert_eq!(left, [words(&gone, "is not there any more"), words(&replaced, "is another file by now")]);
     assert_eq!(is(&replaced).0, first.uid(), "another file of the same name was touched");
     assert_eq!(is(&taken).0, 99);
     assert_eq!(is(&shared).0, second.uid(), "another VM lost its disk");
     // The user of a VMM that has ended is nobody to give it back to.
-    give_back(&second).unwrap();
+    assert_eq!(give_back(&second, Holder::Vmm).unwrap(), [""; 0]);
     assert_eq!(is(&shared), (0, 0, 0o640));
 }
 
@@ -74,9 +79,9 @@ fn the_first_owner_stays_it_when_two_vms_take_turns() {
     for seat in [&first, &second, &first] {
         hand_over(seat, &disk).unwrap();
     }
-    give_back(&second).unwrap();
+    assert_eq!(give_back(&second, Holder::Vmm).unwrap(), [""; 0]);
     assert_eq!(is(&disk).0, first.uid());
-    give_back(&first).unwrap();
+    assert_eq!(give_back(&first, Holder::Vmm).unwrap(), [""; 0]);
     assert_eq!(is(&disk), (1234, 5678, 0o640));
 }
 
@@ -88,4 +93,45 @@ fn files_of_the_vms_own_folder_need_no_note() {
     hand_over(&seat, &overlay).unwrap();
     assert_eq!(is(&overlay).0, seat.uid());
     assert!(!owners_path(&seat).exists());
+}
+
+#[test]
+fn a_templates_disk_is_its_owners_again_and_no_other_of_that_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (seat, disk, other) =
+        (seat(dir.path(), 3), owned_file(dir.path(), "disk"), owned_file(dir.path(), "other"));
+    for path in [&disk, &other] {
+        hand_over(&seat, path).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o444)).unwrap();
+        chown(path, Some(0), Some(0)).unwrap();
+    }
+    let fresh = dir.path().join("fresh");
+    fs::write(&fresh, b"another").unwrap();
+    fs::rename(&fresh, &other).unwrap();
+    assert_eq!(give_back(&seat, Holder::Template).unwrap().len(), 1);
+    assert_eq!((is(&disk), is(&other).0), ((1234, 5678, 0o640), 0));
+}
+
+#[test]
+fn where_the_owner_is_not_known_a_disk_becomes_roots_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut seat, disk) = (seat(dir.path(), 3), owned_file(dir.path(), "disk"));
+    seat.intent.disks = vec![proteus_model::vm::DiskIntent {
+        name: "root".parse().unwrap(),
+        path: disk.clone(),
+        format: proteus_model::vm::DiskFormat::Raw,
+        read_only: false,
+        overlay: false,
+    }];
+    hand_over(&seat, &disk).unwrap();
+    fs::write(owners_path(&seat), b"{").unwrap();
+    let damaged = format!("{} is damaged: ", owners_path(&seat).display());
+    let refused = hand_over(&seat, &owned_file(dir.path(), "more")).unwrap_err().to_string();
+    assert!(refused.starts_with(&damaged) && refused.contains("mend it"), "{refused}");
+    let left = give_back(&seat, Holder::Vmm).unwrap();
+    assert!(left.len() == 1 && left[0].starts_with(&damaged), "{left:?}");
+    assert!(left[0].ends_with(&format!("{} is root's now: `chown` it to whom it belongs", disk.display())));
+    assert_eq!(is(&disk), (0, 0, 0o600));
+    // Again: nothing is left to close.
+    assert_eq!(give_back(&seat, Holder::Vmm).unwrap().len(), 1);
 }

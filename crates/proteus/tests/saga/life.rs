@@ -10,6 +10,7 @@ use proteus_model::id::VmId;
 use proteus_model::setting::Setting;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{MEMORY_MAX, PowerState};
+use proteus_protocol::node::v1::NodeErrorCode;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -224,6 +225,9 @@ async fn a_place_that_cannot_be_read_is_set_aside_and_the_others_live_on() {
         // It wants to run and nobody can tell whether it does: its place in the table stays.
         bench.control.clear_ended().await.unwrap();
         assert_eq!(listed(&bench, broken).await, (true, true));
+        // It is not written down that it was started, which nobody saw.
+        let failed = bench.control.start_wanted().await.unwrap();
+        assert!(failed.len() == 1 && failed[0].0.as_str() == "broken", "{failed:?}");
         let errors = [
             bench.control.start_vm("broken", "test").await.map(drop).unwrap_err(),
             bench.control.stop_vm("broken", Millis(0), "test").await.map(drop).unwrap_err(),
@@ -337,4 +341,72 @@ async fn nobody_waits_for_a_window_that_a_crash_cut_short() {
     assert_eq!(bench.control.vm("web").await.unwrap().morph, Some(id));
     while !matches!(events.recv().await.unwrap(), ControlEvent::Morph { state: "committed", .. }) {}
     assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_start_of_a_vm_whose_place_is_damaged_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let vm = {
+        let bench = bench(dir.path(), None).await;
+        let vm = start_vm(&bench, dir.path(), "web").await;
+        bench.control.stop_vm("web", Millis(0), "test").await.unwrap();
+        bench.store.close().await;
+        vm
+    };
+    std::fs::write(dir.path().join("vms").join(vm.to_string()).join("seat.json"), b"{").unwrap();
+    let bench = bench(dir.path(), None).await;
+    let said = bench.control.start_vm("web", "test").await.map(drop).unwrap_err().to_string();
+    assert!(said.contains("seat.json is damaged: "), "{said}");
+    assert_eq!(listed(&bench, vm).await, (false, false), "a VM that cannot be started keeps a place");
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.wanted, record.wanted_before), (false, None));
+    assert_eq!(last_act(&bench).await, "vm.stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_disk_is_one_vms_also_where_two_are_made_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let disk = dir.path().join("disk.raw");
+    std::fs::write(&disk, b"x").unwrap();
+    let making = (0..8).map(|number| {
+        let control = bench.control.clone();
+        let mut intent = intent(&format!("vm-{number}"));
+        intent.disks[0].path.clone_from(&disk);
+        tokio::spawn(async move { control.create_vm(intent, "test").await })
+    });
+    let mut made = Vec::new();
+    for outcome in making.collect::<Vec<_>>() {
+        match outcome.await.unwrap() {
+            Ok(record) => made.push(record),
+            Err(ControlError::Node(error)) => assert_eq!(error.code, NodeErrorCode::FileInUse, "{error}"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(bench.control.vms().await.unwrap(), made, "what was refused left a record");
+
+    // What comes to be one file later is found at the start.
+    start_vm(&bench, dir.path(), "late").await;
+    bench.control.stop_vm("late", Millis(0), "test").await.unwrap();
+    std::fs::remove_file(dir.path().join("late.raw")).unwrap();
+    std::fs::hard_link(&disk, dir.path().join("late.raw")).unwrap();
+    let refused = bench.control.start_vm("late", "test").await.map(drop).unwrap_err().to_string();
+    let other = &made[0].intent.name;
+    assert!(refused.ends_with(&format!("the disk root of {other} writes to that file")), "{refused}");
+}
+
+#[tokio::test]
+async fn a_vm_is_removed_also_where_its_disks_owner_is_not_known_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    bench.control.stop_vm("web", Millis(0), "test").await.unwrap();
+    let owners = dir.path().join("vms").join(vm.to_string()).join("owners.json");
+    std::fs::write(&owners, b"{").unwrap();
+    bench.control.delete_vm("web", "test").await.unwrap();
+    let view = bench.control.audit_view().await.unwrap();
+    let told = &view.entries.last().unwrap()["evidence"]["not_given_back"][0];
+    assert!(told.as_str().unwrap().starts_with(&format!("{} is damaged: ", owners.display())), "{told}");
+    assert!(bench.control.vm("web").await.is_err());
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
 
+mod full_disk;
+
 mod life;
 
 mod snapshot;

@@ -75,7 +75,13 @@ async fn a_morph_that_is_undone_leaves_its_snapshot_and_nothing_restores_it() {
     let (snapshot, origin) = &all[0];
     assert_eq!(origin.as_ref().and_then(|origin| origin.morph), Some(begun.id));
     let twice = bench.control.create_snapshot("web", Some(snapshot.name.as_str()), "test").await;
-    assert!(matches!(twice, Err(ControlError::Node(_))), "{twice:?}");
+    match twice {
+        Err(ControlError::Conflict { what, hint }) => {
+            assert_eq!(what, format!("web has a snapshot {} already", snapshot.name));
+            assert!(hint.starts_with("choose another name"), "{hint}");
+        }
+        other => panic!("{other:?}"),
+    }
     bench.control.delete_snapshot("web", snapshot.name.as_str(), "test").await.unwrap();
     let gone = bench.control.restore_snapshot("web", "before-morph-1", "test").await;
     assert!(matches!(gone, Err(ControlError::NotFound { .. })));

@@ -2,6 +2,7 @@
 //! can be opened by the next.
 
 use proteus_control_plane::control::Control;
+use proteus_control_plane::store::Store;
 use proteus_control_plane::store::embedded::{Embedded, Probe};
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::sim::SimDriver;
@@ -12,6 +13,8 @@ use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::{Boot, DiskFormat, DiskIntent, VmIntent};
 use proteus_protocol::node::v1::HealthObserved;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +53,17 @@ pub fn profile() -> Profile {
 }
 
 pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
+    bench_over(dir, probe, |store| store).await
+}
+
+/// With `over` between the control plane and its store.
+pub async fn bench_over(
+    dir: &Path,
+    probe: Option<Probe>,
+    over: impl FnOnce(Arc<Embedded>) -> Arc<dyn Store>,
+) -> Bench {
+    // VMs have users of their own, who must reach what is in it.
+    std::fs::set_permissions(dir, Permissions::from_mode(0o711)).unwrap();
     let sim = Arc::new(SimDriver::open(&dir.join("sim")).unwrap());
     let healthy = Arc::new(AtomicBool::new(true));
     let answer = healthy.clone();
@@ -71,7 +85,7 @@ pub async fn bench(dir: &Path, probe: Option<Probe>) -> Bench {
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
         u128::from_ne_bytes(bytes)
     });
-    let control = Control::new(store.clone(), Arc::new(node), clock, entropy);
+    let control = Control::new(over(store.clone()), Arc::new(node), clock, entropy);
     Bench { control, sim, healthy, store }
 }
 
@@ -90,10 +104,10 @@ pub fn intent(name: &str) -> VmIntent {
     }
 }
 
-/// Makes and starts a VM; `/dev/null` is no file to the control plane, so a real one stands in.
+/// Makes and starts a VM; `/dev/null` is no file to the control plane, so a real one of its own stands in.
 pub async fn start_vm(bench: &Bench, dir: &Path, name: &str) -> VmId {
     let mut intent = intent(name);
-    intent.disks[0].path = dir.join("disk.raw");
+    intent.disks[0].path = dir.join(format!("{name}.raw"));
     std::fs::write(&intent.disks[0].path, b"x").unwrap();
     let record = bench.control.create_vm(intent, "test").await.unwrap();
     bench.control.start_vm(name, "test").await.unwrap();

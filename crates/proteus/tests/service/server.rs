@@ -137,7 +137,10 @@ impl Server {
     fn wait_ready(&mut self) {
         let socket = self.state().join("proteus.sock");
         let start = Instant::now();
-        while UnixStream::connect(&socket).is_err() {
+        let http = self.words.iter().all(|word| word != "--no-http");
+        let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        // The socket is there first, and may be one that a killed Proteus left.
+        while UnixStream::connect(&socket).is_err() || (http && !listens()) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && start.elapsed() < READY_LIMIT, "{ended:?}: {}", self.log());
             std::thread::park_timeout(Duration::from_millis(5));

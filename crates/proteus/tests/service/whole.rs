@@ -38,6 +38,16 @@ fn it_tells_how_it_is_and_what_happens() {
     let disk = format!("root={}", disk.display());
     let tried = server.cli(&["vm", "create", "one", "--disk", &disk, "--dry-run"]);
     assert_eq!((tried.code, tried.stderr), (taken.code, taken.stderr), "a dry run is refused as the act is");
+    let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]);
+    assert_eq!(
+        tried.seen(server.dir.path()),
+        "error: the disk root cannot write to DIR/disk.raw: the disk root of one writes to that file\n  hint: a file \
+         that a disk writes to is no other disk's: name a copy of it, or delete the other VM first; with `,overlay` \
+         or `,ro` each, disks share a file\nexit 4\n"
+    );
+    let another = server.dir.path().join("another.raw");
+    std::fs::write(&another, b"x").unwrap();
+    let disk = format!("root={}", another.display());
     let tried = server.cli(&["vm", "create", "two", "--disk", &disk, "--dry-run"]).ok();
     assert_eq!(tried.stdout, "would create two\n");
     assert_eq!(server.ask(&["vm", "list"]).as_array().unwrap().len(), 1, "a dry run made a VM");
@@ -47,6 +57,32 @@ fn it_tells_how_it_is_and_what_happens() {
     server.cli(&["vm", "delete", "one"]).ok();
     until("deleted");
     assert_eq!(server.ask(&["vm", "list"]), json!([]));
+}
+
+#[test]
+fn a_vm_whose_place_is_damaged_is_not_shown_stopped() {
+    let mut server = Server::start();
+    let disk = server.dir.path().join("disk.raw");
+    std::fs::write(&disk, b"x").unwrap();
+    let view = server.ask(&["vm", "create", "one", "--disk", &format!("root={}", disk.display())]);
+    assert_eq!((&view["power"], &view["problem"]), (&json!("stopped"), &json!(null)));
+    assert_eq!(server.terminate(Duration::from_secs(30)), Some(0));
+    let seat = server.state().join("vms").join(view["id"].as_str().unwrap()).join("seat.json");
+    std::fs::write(&seat, b"{").unwrap();
+    server.start_again();
+    let why = format!(
+        "{} is damaged: EOF while parsing an object at line 1 column 1; mend the file, then start Proteus again",
+        seat.display()
+    );
+    let seen = &server.ask(&["vm", "list"])[0];
+    assert_eq!((&seen["power"], &seen["problem"]), (&json!("unknown"), &json!(why)));
+    assert_eq!(server.ask(&["vm", "show", "one"])["vm"], *seen);
+    let told = server.cli(&["vm", "list"]).ok().stdout;
+    assert!(told.contains("one   unknown  ") && told.ends_with(&format!("\n\none: {why}\n")), "{told}");
+    assert_eq!(server.cli(&["vm", "show", "one"]).ok().stdout, told);
+    let secret = server.cli(&["token", "create", "m"]).ok().stdout;
+    let metrics = server.tcp("GET", "/metrics", Some(secret.trim()), b"").1;
+    assert!(!metrics.contains("proteus_vm_running{"), "{metrics}");
 }
 
 #[test]

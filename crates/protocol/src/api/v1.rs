@@ -45,9 +45,12 @@ pub struct VmView {
     /// Its name.
     #[schemars(with = "String")]
     pub name: VmName,
-    /// `stopped`, `running`, `paused` or `hung`.
+    /// `stopped`, `running`, `paused`, `hung`, or `unknown`, where `problem` says why.
     #[schemars(with = "String")]
     pub power: PowerState,
+    /// Why nobody can tell how it is, as where its place in the state folder is damaged.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Its profile, as `name@version`.
     pub profile: Option<String>,
     /// Its version: rises with each committed morph.

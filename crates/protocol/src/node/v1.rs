@@ -22,6 +22,8 @@ pub enum NodeErrorCode {
     NotRunning,
     /// It is not so that it could be done: the VM runs already, a file is missing.
     Conflict,
+    /// A file that it would have is another VM's, or another disk's.
+    FileInUse,
     /// The call's generation is older than one that the node has seen.
     StaleGeneration,
     /// This VM or host cannot do it.
@@ -183,11 +185,15 @@ pub trait Node: Send + Sync {
     /// Takes it away with all that was changed for it. Idempotent.
     async fn disable_uplink(&self) -> Result<(), NodeError>;
 
-    /// Gives a VM its place. Idempotent.
+    /// Fails where a new VM of this intent would have a disk that is another's. Changes nothing.
+    async fn check_disks(&self, intent: &VmIntent) -> Result<(), NodeError>;
+
+    /// Gives a VM its place; fails as `check_disks` does. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
-    /// Takes a stopped VM's place away, its own disks with it. Idempotent.
-    async fn delete(&self, vm: VmId) -> Result<(), NodeError>;
+    /// Takes a stopped VM's place away, its own disks with it. Files of its owner's that could not be given back, and
+    /// what to do about them. Idempotent.
+    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError>;
 
     /// Starts a VM, and lets one go on that a disk stopped. Idempotent.
     async fn start(&self, vm: VmId) -> Result<(), NodeError>;
