@@ -10,7 +10,7 @@ use proteus_protocol::node::v1::BootObserved;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Longest word for a boot that is kept: a UUID has 36 bytes, and it is the guest that says it.
 const BOOT_ID_BYTES_MAX: usize = 64;
@@ -24,30 +24,29 @@ struct Boot {
     id: String,
 }
 
-/// How often each VM's guest had started anew when it was looked at last, and after how many starts of the VM that
-/// was. For guests whose agent says nothing, and before it does; counted by the node from its own start.
+/// How often each VM's guest had started anew when it was looked at last, as the node counts it. For guests whose
+/// agent says nothing, and before it does.
 #[derive(Debug, Default)]
-pub(crate) struct Reboots(Mutex<HashMap<VmId, (u64, u64)>>);
+pub(crate) struct Reboots(Mutex<HashMap<VmId, u64>>);
 
 impl Reboots {
+    fn seen(&self) -> MutexGuard<'_, HashMap<VmId, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there were more than at the last look.
-    fn rose(&self, record: &VmRecord, reboots: u64) -> bool {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.insert(record.id, (record.starts, reboots));
-        // Never looked at: what was counted since the node began is told.
-        let (_, before) = before.filter(|(starts, _)| *starts == record.starts).unwrap_or_default();
-        reboots > before
+    fn would_rise(&self, vm: VmId, reboots: u64) -> bool {
+        reboots > self.seen().get(&vm).copied().unwrap_or_default()
     }
 
-    /// The same, and keeps nothing.
-    fn would_rise(&self, record: &VmRecord, reboots: u64) -> bool {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.get(&record.id).filter(|(starts, _)| *starts == record.starts);
-        reboots > before.map_or(0, |(_, count)| *count)
+    /// The same, and keeps how many there are.
+    fn rose(&self, vm: VmId, reboots: u64) -> bool {
+        reboots > self.seen().insert(vm, reboots).unwrap_or_default()
     }
 
-    fn forget(&self, vm: VmId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+    /// A VM that starts: the node counts from nothing again.
+    pub(crate) fn forget(&self, vm: VmId) {
+        self.seen().remove(&vm);
     }
 }
 
@@ -62,7 +61,7 @@ impl Control {
         let known = self.known_boot(record).await?.map(|known| known.value);
         let known = known.filter(|known| known.starts == record.starts);
         let another = known.zip(seen.id).is_some_and(|(known, id)| known.id != shortened(&id));
-        Ok(another || self.reboots.would_rise(record, seen.reboots))
+        Ok(another || self.reboots.would_rise(record.id, seen.reboots))
     }
 
     /// Looks which boot a VM's guest is in. The VM's record, where it is another one and its settings are to be
@@ -81,7 +80,7 @@ impl Control {
             _ => false,
         };
         // A reset may be told several times while the machine comes down: all that precede the restore are one.
-        let rose = self.reboots.rose(&record, seen.reboots) && !record.restoring;
+        let rose = self.reboots.rose(vm, seen.reboots) && !record.restoring;
         if rose || another {
             return self.note_reboot(vm, &seen).await;
         }
@@ -129,7 +128,6 @@ impl Control {
             }
             other => other?,
         };
-        self.reboots.rose(&record, seen.reboots);
         tracing::warn!(vm = %record.intent.name, "its guest started anew by itself");
         self.tell_vm(&record, "rebooted");
         Ok(Some(record).filter(|record| record.restoring))

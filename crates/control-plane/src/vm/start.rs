@@ -30,6 +30,9 @@ impl Control {
         }
         // Where nobody can tell whether it runs, as with a damaged place, nothing begins.
         let ran = self.told_power(known.id).await? != PowerState::Stopped;
+        if !ran {
+            self.reboots.forget(known.id);
+        }
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));
         let begin = |record: &mut VmRecord| {
             // One that a crash cut short knows better what was before.

@@ -284,6 +284,16 @@ async fn a_guest_that_starts_anew_gets_its_settings_back() {
     let view = bench.control.audit_view().await.unwrap();
     let of = |action: &str| view.entries.iter().filter(|entry| entry["action"] == action).count();
     assert_eq!((of("vm.rebooted"), of("vm.restore")), (2, 2));
+
+    // One that is put back to a snapshot, or started, did not start anew by itself.
+    bench.control.create_snapshot("web", Some("now"), "test").await.unwrap();
+    bench.control.restore_snapshot("web", "now", "test").await.unwrap();
+    bench.control.look_at_vms().await.unwrap();
+    bench.control.stop_vm("web", Millis(0), "test").await.unwrap();
+    bench.control.start_vm("web", "test").await.unwrap();
+    bench.control.look_at_vms().await.unwrap();
+    let view = bench.control.audit_view().await.unwrap();
+    assert_eq!(view.entries.iter().filter(|entry| entry["action"] == "vm.rebooted").count(), 2);
 }
 
 #[tokio::test]
