@@ -100,6 +100,7 @@ impl Control {
     /// Starts what shall run and does not, and goes on giving back settings where that was cut short: after the host
     /// or Proteus started. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
+        self.remove_cut_short().await?;
         self.clear_ended().await?;
         let mut failed = Vec::new();
         for record in self.vms().await? {
