@@ -250,7 +250,9 @@ impl Session {
     async fn profile(&self, profile: &Profile) -> Outcome {
         match profile {
             Profile::Validate { files } => {
-                let read = |path: &PathBuf| Ok((file::name_of(path), file::read_bounded(path, READ_MAX)?));
+                let read = |path: &PathBuf| {
+                    Ok((file::name_of(path), file::read_bounded(path, document::TEXT_BYTES_MAX as u64)?))
+                };
                 self.validate(&files.iter().map(read).collect::<Result<Vec<_>, CommandError>>()?)
             }
             Profile::List => {
@@ -265,9 +267,8 @@ impl Session {
                 Ok(0)
             }
             Profile::Push { file, dry_run } => {
-                let bytes = file::read_bounded(file, READ_MAX)?;
-                // Proteus would not even take a request so large.
-                if *dry_run || bytes.len() as u64 == READ_MAX {
+                let bytes = file::read_bounded(file, document::TEXT_BYTES_MAX as u64)?;
+                if *dry_run {
                     return self.validate(&[(file::name_of(file), bytes)]);
                 }
                 let failed = |source| CommandError::File { path: file.clone(), source };
@@ -424,9 +425,6 @@ impl Session {
         Ok(0)
     }
 }
-
-/// One byte more than a profile may have: the parser refuses it by its size.
-const READ_MAX: u64 = (1 << 20) + 1;
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);

@@ -2,6 +2,7 @@
 //! device or a folder is refused, and standard input is read only where that is asked for.
 
 use crate::error::{CommandError, usage};
+use proteus_model::unit::Bytes;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -26,21 +27,32 @@ fn irregular(about: &std::fs::Metadata) -> Option<&'static str> {
     }
 }
 
-/// The bytes of a regular file, or of standard input for `-`; no more of them than `limit`.
-pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, CommandError> {
+/// The bytes of a regular file, or of standard input for `-`; refused where they are more than `most`.
+pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, CommandError> {
     let failed = |source| CommandError::File { path: path.to_owned(), source };
+    let too_large = |found: String| {
+        let what =
+            format!("{}: expected at most {most} bytes ({}), found {found}", name_of(path), Bytes(most));
+        usage(what, "is it the file that you mean?")
+    };
     let mut bytes = Vec::new();
     if path.as_os_str() == STDIN {
-        std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(failed)?;
-        return Ok(bytes);
+        std::io::stdin().lock().take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        // Looked at before it is opened: opening a pipe waits for its writer, and opening some devices does something.
+        let about = std::fs::metadata(path).map_err(failed)?;
+        if let Some(found) = irregular(&about) {
+            let what = format!("{}: expected a regular file, found {found}", path.display());
+            return Err(usage(what, "name a file, or give `-` and pipe the text into standard input"));
+        }
+        if about.len() > most {
+            return Err(too_large(format!("{} ({})", about.len(), Bytes(about.len()))));
+        }
+        std::fs::File::open(path)
+            .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+            .map_err(failed)?;
     }
-    // Looked at before it is opened: opening a pipe waits for its writer, and opening some devices does something.
-    if let Some(found) = irregular(&std::fs::metadata(path).map_err(failed)?) {
-        let what = format!("{}: expected a regular file, found {found}", path.display());
-        return Err(usage(what, "name a file, or give `-` and pipe the text into standard input"));
-    }
-    std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(failed)?;
-    Ok(bytes)
+    if bytes.len() as u64 > most { Err(too_large("more".into())) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
@@ -54,7 +66,9 @@ mod tests {
         std::fs::write(&file, "name: a").unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert_eq!(read_bounded(&file, 100).unwrap(), b"name: a");
-        assert_eq!(read_bounded(&file, 4).unwrap(), b"name");
+        assert_eq!(read_bounded(&file, 7).unwrap(), b"name: a");
+        let large = read_bounded(&file, 6).unwrap_err().to_string();
+        assert!(large.ends_with("a.yaml: expected at most 6 bytes (6 B), found 7 (7 B)"), "{large}");
         for (path, found) in
             [(dir.path(), "a folder"), (&socket, "a socket"), ("/dev/zero".as_ref(), "a device")]
         {

@@ -115,8 +115,7 @@ fn text_of(
     check: impl Fn(&str, &str) -> Result<(), Box<Problem>>,
 ) -> Result<String, CommandError> {
     let failed = |source| CommandError::File { path: path.to_owned(), source };
-    // One byte more than may be: the check then says so.
-    let bytes = file::read_bounded(path, SEED_BYTES_MAX as u64 + 1)?;
+    let bytes = file::read_bounded(path, SEED_BYTES_MAX as u64)?;
     let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
     check(&file::name_of(path), &text)
         .map_err(|problem| usage(problem.to_string(), "see https://cloudinit.readthedocs.io"))?;

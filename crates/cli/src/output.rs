@@ -5,7 +5,8 @@ use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
 use proteus_model::id::HostName;
 use proteus_model::plan::{Change, Plan, Undo};
-use proteus_model::unit::UnixMillis;
+use proteus_model::setting::Setting;
+use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
@@ -69,17 +70,32 @@ pub fn moment(at: UnixMillis) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// vCPUs and memory that a VM has, by what Proteus manages on it; what that does not say is as its owner asked.
+fn present(vm: &VmView) -> (u32, Bytes) {
+    let (mut vcpus, mut memory, mut plugged) = (vm.intent.vcpus, vm.intent.memory, Bytes::ZERO);
+    for setting in &vm.managed {
+        match setting {
+            Setting::Vcpus { online } => vcpus = *online,
+            Setting::Memory { target } => memory = *target,
+            Setting::HotMemory { plugged: more } => plugged = *more,
+            _ => {}
+        }
+    }
+    (vcpus, memory.saturating_add(plugged))
+}
+
 /// All VMs.
 pub fn vms(all: &[VmView]) -> String {
     if all.is_empty() {
         return "no VMs yet; `proteus vm create --help` says how to make one\n".to_owned();
     }
     let row = |vm: &VmView| {
+        let (vcpus, memory) = present(vm);
         vec![
             vm.name.to_string(),
             if vm.template { "template" } else { power_word(vm.power) }.to_owned(),
-            format!("{}/{}", vm.intent.vcpus, vm.intent.vcpus_max),
-            format!("{}", vm.intent.memory),
+            format!("{vcpus}/{}", vm.intent.vcpus_max),
+            memory.to_string(),
             or_dash(vm.resident),
             or_dash(vm.address),
             or_dash(vm.profile.clone()),
@@ -130,14 +146,18 @@ pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceVie
     }
     if let Some(report) = report {
         let _ = writeln!(text, "\ncan be done live ({}, {})", report.driver, report.accelerator);
+        let mut lacking = String::new();
         for (word, capability) in &report.abilities {
             let _ = match capability {
                 Capability::Supported { mechanism, blackout_ms_max } if blackout_ms_max.0 > 0 => {
                     writeln!(text, "  {word}: {mechanism}, pause up to {blackout_ms_max}")
                 }
                 Capability::Supported { mechanism, .. } => writeln!(text, "  {word}: {mechanism}"),
-                Capability::Unsupported { why } => writeln!(text, "  {word}: not supported here: {why}"),
+                Capability::Unsupported { why } => writeln!(lacking, "  {word}: {why}"),
             };
+        }
+        if !lacking.is_empty() {
+            let _ = write!(text, "\ncannot be done, here and now\n{lacking}");
         }
     }
     text
@@ -472,9 +492,33 @@ pub fn audit(view: &AuditView) -> String {
 mod tests {
     use super::*;
     use proteus_model::allocation::{Amount, Bounds, Reservation};
+    use proteus_model::capability::Ability;
     use proteus_model::id::{Generation, MorphId, VmId};
-    use proteus_model::unit::{Bytes, MilliCpu, Permille};
+    use proteus_model::setting::KnobKind;
+    use proteus_model::unit::{MilliCpu, Millis, Permille};
     use proteus_model::vm::{Boot, VmIntent};
+
+    /// A VM that runs, of 256 MiB and a vCPU at its beginning.
+    fn view(more: serde_json::Value) -> VmView {
+        let intent = VmIntent::new("web".parse().unwrap(), Boot::Firmware, Bytes::mib(256));
+        let mut whole = serde_json::json!({
+            "id": VmId::from_bits(1), "name": "web", "power": "running", "version": 0, "disarmed": false,
+            "intent": intent, "managed": [],
+        });
+        whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn a_vm_is_as_large_as_it_is_now() {
+        let row = |managed: &[Setting]| vms(&[view(serde_json::json!({ "managed": managed }))]);
+        assert!(row(&[]).contains("running  1/1    256 MiB  "), "{}", row(&[]));
+        let smaller = Setting::Memory { target: Bytes::mib(192) };
+        assert!(row(std::slice::from_ref(&smaller)).contains("  192 MiB  "));
+        let larger =
+            [smaller, Setting::HotMemory { plugged: Bytes::mib(1024) }, Setting::Vcpus { online: 3 }];
+        assert!(row(&larger).contains("  3/1    1.2 GiB  "), "{}", row(&larger));
+    }
 
     #[test]
     fn moments_are_civil_dates() {
@@ -485,13 +529,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_does_not_answer_is_not_shown_as_if_it_did() {
-        let view = |agent: serde_json::Value, silent: serde_json::Value| -> VmView {
-            let intent = VmIntent::new("web".parse().unwrap(), Boot::Firmware, Bytes::mib(256));
-            let whole = serde_json::json!({
-                "id": VmId::from_bits(1), "name": "web", "power": "running", "version": 0, "disarmed": false,
-                "agent": agent, "agent_silent_since": silent, "intent": intent, "managed": [],
-            });
-            serde_json::from_value(whole).unwrap()
+        let view = |agent: serde_json::Value, silent: serde_json::Value| {
+            view(serde_json::json!({ "agent": agent, "agent_silent_since": silent }))
         };
         let told = |agent, silent| vm(&view(agent, silent), None, &[]);
         assert!(told("0.1.0".into(), ().into()).ends_with("  0.1.0\n"));
@@ -499,6 +538,22 @@ mod tests {
         let said = "  silent\n\nits agent does not answer; it was heard last at 2026-11-21 14:03:05 UTC\n";
         assert!(silent.ends_with(said), "{silent}");
         assert!(told(().into(), ().into()).contains("no agent answers"));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_not_under_what_can() {
+        let mut report = CapabilityReport {
+            driver: "qemu".into(),
+            accelerator: "kvm".into(),
+            ..CapabilityReport::default()
+        };
+        report.lacks(Ability::Knob(KnobKind::Thp), "the guest's agent does not answer");
+        report.supports(Ability::Knob(KnobKind::Memory), "virtio-balloon", Millis(0));
+        report.supports(Ability::ReplaceVmm, "shared memory file", Millis(500));
+        let told = vm(&view(serde_json::json!({})), Some(&report), &[]);
+        let end = "\ncan be done live (qemu, kvm)\n  memory: virtio-balloon\n  replace_vmm: shared memory file, \
+                   pause up to 500 ms\n\ncannot be done, here and now\n  thp: the guest's agent does not answer\n";
+        assert!(told.ends_with(end), "{told}");
     }
 
     #[test]

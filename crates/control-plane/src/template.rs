@@ -2,6 +2,7 @@
 //! profile and settings, and nothing of its identity. Must never remove a template whose clones still read its disks.
 
 use crate::control::{Control, ControlError};
+use crate::record::Versioned;
 use crate::vm::VmRecord;
 use proteus_model::id::{VmId, VmName};
 use proteus_model::vm::VmIntent;
@@ -80,6 +81,7 @@ impl Control {
         let intent = VmIntent { name, disks, autostart: false, ..source.intent.clone() };
         let mut record = VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now());
         record.cloned_from = Some(source.id);
+        record.cloning = true;
         record.profile = source.profile.clone();
         record.managed = source.managed.clone();
         record.wanted = true;
@@ -113,11 +115,54 @@ impl Control {
             self.forget(&record, rev, entry).await?;
             return Err(error);
         }
+        self.note_cloned(&record, actor).await;
         self.tell_vm(&record, "cloned");
         if record.restoring {
             self.restore_in_background(record.clone());
         }
         Ok(record)
+    }
+
+    /// Writes down that a clone is whole. Where that fails it runs all the same, and the next start of Proteus writes it.
+    async fn note_cloned(&self, record: &VmRecord, actor: &str) {
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.cloned", record, json!({}));
+        if let Err(error) = self.change_record(record.id, entry, |record| record.cloning = false).await {
+            tracing::warn!(vm = %record.intent.name, %error, "not written down that it was cloned");
+        }
+    }
+
+    /// Removes clones whose making a crash cut short: nobody was told of them. What cannot be removed now is at the
+    /// next start of Proteus.
+    pub(crate) async fn remove_cut_short(&self) -> Result<(), ControlError> {
+        for record in self.vms().await?.into_iter().filter(|record| record.cloning) {
+            let removed = match self.node.is_whole(record.id).await {
+                Ok(true) => {
+                    self.note_cloned(&record, "proteus").await;
+                    continue;
+                }
+                Ok(false) => self.remove_clone(&record).await,
+                // It did not come to have a place.
+                Err(error) if error.code == NodeErrorCode::NotFound => self.remove_clone(&record).await,
+                Err(error) => Err(error.into()),
+            };
+            match removed {
+                Ok(()) => tracing::warn!(vm = %record.intent.name, "a clone that was cut short is removed"),
+                Err(error) => {
+                    tracing::warn!(vm = %record.intent.name, %error, "a clone that was cut short is not removed yet");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_clone(&self, record: &VmRecord) -> Result<(), ControlError> {
+        let _turn = self.in_hand(record.id).await;
+        self.node.delete(record.id).await?;
+        self.withdraw(record.id).await?;
+        let Versioned { value, rev } = self.find_vm(&record.id.to_string()).await?;
+        let mut entry = self.vm_entry("proteus", "vm.clone_failed", &value, json!({}));
+        entry.why = "its making was cut short: clone again".into();
+        self.forget(&value, rev, entry).await
     }
 
     /// Refuses while a VM is there that began from this one.

@@ -50,19 +50,25 @@ impl Control {
     /// Takes the way out away. `false`: there was none.
     pub async fn disable_uplink(&self, actor: &str) -> Result<bool, ControlError> {
         let was = self.node.uplink().await?;
-        self.node.disable_uplink().await?;
         let found = self.records.get::<UplinkIntent>(WANTED).await?;
-        let there = was.is_some() || found.is_some();
-        let mut batch = self.records.batch();
+        if was.is_none() && found.is_none() {
+            self.node.disable_uplink().await?;
+            return Ok(false);
+        }
+        // Written down first, on a full disk too: what is left of it is taken away at the next start of Proteus.
+        let mut batch = self.records.batch().relief();
         if let Some(found) = found {
             batch = batch.delete(WANTED, found.rev)?;
         }
-        if there {
-            let evidence = json!({ "was": was });
-            let entry = self.entry(actor, "uplink.disable", "host", "asked for", evidence);
-            self.commit_audited(batch, entry).await?;
+        let entry = self.entry(actor, "uplink.disable", "host", "asked for", json!({ "was": was }));
+        self.commit_audited(batch, entry).await?;
+        let disabled = self.node.disable_uplink().await;
+        if let Err(error) = &disabled {
+            let why = error.to_string();
+            let entry = self.entry(actor, "uplink.disable_failed", "host", &why, json!({}));
+            self.audit.append(entry).await?;
         }
-        Ok(there)
+        Ok(disabled.map(|()| true)?)
     }
 
     /// Makes the way out that is wanted, and takes away one that is not, at the start of Proteus.

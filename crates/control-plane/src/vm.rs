@@ -73,6 +73,9 @@ pub struct VmRecord {
     /// The template that it began from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloned_from: Option<VmId>,
+    /// A clone that is being made: until that is over nobody was told of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloning: bool,
 }
 
 impl VmRecord {
@@ -94,6 +97,7 @@ impl VmRecord {
             starts: 0,
             template: None,
             cloned_from: None,
+            cloning: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Templates and clones on this host: a VM is saved and ends, others begin from it in a moment. Must never let a
 //! clone onto the network as its template, nor let anything change a template's disks.
 //!
-//! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start.
+//! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start, and never runs again.
 
 use crate::cause::chain;
 use crate::disk;
@@ -178,12 +178,9 @@ impl HostAgent {
         self.driver.stop(vm, Millis(0)).await.map(|_| ()).map_err(driver_error)
     }
 
-    /// After a crash: a clone that was being made is ended, and boots when it is started next.
+    /// After a crash: a clone that was being made is ended. Its place says so until it is taken away.
     pub(crate) async fn end_left_newborn(&self, seat: &Seat) -> Result<(), NodeError> {
         tracing::warn!(vm = %seat.intent.name, "a clone was cut short and is ended");
-        self.end_newborn(seat.id).await?;
-        let mut seat = seat.clone();
-        seat.newborn = false;
-        self.seats().save(seat).map_err(seat_error)
+        self.end_newborn(seat.id).await
     }
 }

@@ -386,12 +386,20 @@ impl Node for HostAgent {
                 format!("{} is a template: its clones need its disks as they are", seat.intent.name);
             return Err(NodeError::new(NodeErrorCode::Conflict, message));
         }
+        if seat.newborn {
+            let message = format!("{} is a clone whose making was cut short: delete it", seat.intent.name);
+            return Err(NodeError::new(NodeErrorCode::Conflict, message));
+        }
         if self.driver.power(vm).await == PowerState::Stopped {
             self.seats().check_own_disks(&seat).map_err(seat_error)?;
         }
         self.driver.start(&seat).await.map_err(driver_error)?;
         self.settle_in(&seat).await;
         Ok(())
+    }
+
+    async fn is_whole(&self, vm: VmId) -> Result<bool, NodeError> {
+        Ok(!self.seat(vm)?.newborn)
     }
 
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError> {

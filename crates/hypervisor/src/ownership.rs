@@ -128,7 +128,7 @@ fn close(seat: &Seat, damaged: &str) -> Result<Vec<String>, DriverError> {
         }
     }
     if left.is_empty() {
-        left.push(damaged.to_owned());
+        left.push(format!("{damaged}; none of the VM's disks has its user"));
     }
     Ok(left)
 }

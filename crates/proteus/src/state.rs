@@ -75,8 +75,46 @@ fn told(cli: &Cli, path: &Path) {
     }
 }
 
-/// Asks the Proteus that serves for a backup, and takes it to where it is wanted.
+/// A file that a backup is to be in: made before anything else, so that one that cannot be made takes nothing, and
+/// taken away again unless it is finished.
+struct Target {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Target {
+    /// Nothing is written over.
+    fn make(path: &Path) -> Result<Self> {
+        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+        let file = made.with_context(|| format!("write {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: Some(file) })
+    }
+
+    /// Takes in what is at `from`, over the border of a file system too.
+    fn fill(mut self, from: &Path) -> Result<PathBuf> {
+        let copied = File::open(from).and_then(|mut source| {
+            let file = self.file.as_mut().ok_or_else(|| std::io::Error::other("it is closed"))?;
+            std::io::copy(&mut source, file)?;
+            file.sync_all()
+        });
+        copied.with_context(|| format!("write {}", self.path.display()))?;
+        self.file = None;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Asks the Proteus that serves for a backup, and takes it to where it is wanted. Where it cannot be taken there
+/// nothing is left of it.
 async fn ask(cli: &Cli, to: Option<&Path>) -> Result<u8> {
+    let target = to.map(Target::make).transpose()?;
     let asked: Result<BackupView, _> = Client::local(&cli.state).post("/store/backup", &json!({})).await;
     let made = match asked {
         Ok(view) => view.path,
@@ -86,21 +124,12 @@ async fn ask(cli: &Cli, to: Option<&Path>) -> Result<u8> {
             return Ok(error.exit_code());
         }
     };
-    let path = match to {
-        Some(to) => take(&made, to)?,
-        None => made,
+    let Some(target) = target else {
+        told(cli, &made);
+        return Ok(0);
     };
-    told(cli, &path);
+    let taken = target.fill(&made);
+    std::fs::remove_file(&made).with_context(|| format!("remove {}", made.display()))?;
+    told(cli, &taken?);
     Ok(0)
-}
-
-/// Moves a backup, over the border of a file system too; nothing is written over.
-fn take(made: &Path, to: &Path) -> Result<PathBuf> {
-    let copied = File::options().write(true).create_new(true).mode(0o600).open(to).and_then(|mut copy| {
-        std::io::copy(&mut File::open(made)?, &mut copy)?;
-        copy.sync_all()
-    });
-    copied.with_context(|| format!("write {} (the backup is {})", to.display(), made.display()))?;
-    std::fs::remove_file(made).with_context(|| format!("remove {}", made.display()))?;
-    Ok(to.to_owned())
 }

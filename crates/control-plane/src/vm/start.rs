@@ -103,6 +103,7 @@ impl Control {
     /// Starts what shall run and does not, one after the other, and goes on giving back settings where that was cut
     /// short: after the host or Proteus started. What a morph holds is left to its end. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
+        self.remove_cut_short().await?;
         self.clear_ended().await?;
         let stopped = self.stopped();
         let mut failed = Vec::new();

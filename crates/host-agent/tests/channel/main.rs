@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
 use proteus_hypervisor::driver::{Applied, Doors, Driver, DriverError, Seat};
 use proteus_hypervisor::sim::SimDriver;
-use proteus_model::capability::CapabilityReport;
+use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::id::{ImageName, SnapshotName, VmId};
-use proteus_model::setting::{Knob, Setting};
+use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, ImageIntent, PowerState, VmCounters, VmIntent};
@@ -257,10 +257,17 @@ async fn an_agent_that_fell_silent_is_not_seen_as_answering() {
     let listener = UnixListener::bind(dir.path().join(vm.short())).unwrap();
     let how = Arc::new(AtomicU8::new(HONEST));
     tokio::spawn(play(listener, how.clone()));
+    let thp = Ability::Knob(KnobKind::Thp);
+    assert!(agent.capabilities(vm).await.unwrap().look_up(thp).is_ok());
     let heard = agent.observe(vm).await.unwrap();
     assert_eq!((heard.agent.as_deref(), heard.agent_silent_since), (Some("0.1.0"), None));
     how.store(SILENT, Ordering::SeqCst);
     agent.measure(vm).await.unwrap();
+    let report = agent.capabilities(vm).await.unwrap();
+    for kind in KnobKind::ALL.into_iter().filter(|kind| kind.in_guest()) {
+        let why = report.look_up(Ability::Knob(kind)).expect_err("nobody is there to turn it");
+        assert!(why.starts_with("the guest's agent does not answer"), "{kind:?}: {why}");
+    }
     let silent = agent.observe(vm).await.unwrap();
     assert_eq!(silent.agent, None, "a dead agent is told of as if it answered");
     let since = silent.agent_silent_since.unwrap();

@@ -2,7 +2,6 @@
 
 use super::loan::LoanId;
 use crate::id::{Generation, HostName, MorphId, VmId};
-use crate::profile::quantity::Quantity;
 use crate::unit::{Bytes, MilliCpu};
 use std::fmt;
 
@@ -29,7 +28,7 @@ impl fmt::Display for Level {
         match self {
             // Exact: a shortage of one thousandth must not read as none.
             Self::Cpu(cpu) => write!(f, "{} CPU", f64::from(cpu.0) / 1000.0),
-            Self::Memory(memory) => write!(f, "{} of memory", memory.to_text()),
+            Self::Memory(memory) => write!(f, "{memory} of memory"),
         }
     }
 }

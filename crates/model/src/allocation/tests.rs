@@ -108,17 +108,17 @@ fn refusals_say_what_binds_and_by_how_much() {
     said += &says(table.release(morph(1)));
     assert_eq!(table, before, "what is refused changes nothing");
     expect![[r#"
-        VM 00000000000000000000000000000001 would be 32MiB of memory above its ceiling: 800MiB of memory, of which 768MiB of memory is the most
+        VM 00000000000000000000000000000001 would be 32 MiB of memory above its ceiling: 800 MiB of memory, of which 768 MiB of memory is the most
         VM 00000000000000000000000000000001 would be 0.1 CPU below its floor: 0.4 CPU, of which 0.5 CPU was promised
-        VM 00000000000000000000000000000001 would be 64MiB of memory below its floor: 64MiB of memory, of which 128MiB of memory was promised
+        VM 00000000000000000000000000000001 would be 64 MiB of memory below its floor: 64 MiB of memory, of which 128 MiB of memory was promised
         host host-7 is not in the allocation table
         VM 00000000000000000000000000000001 would be 0.5 CPU below its floor: 0 CPU, of which 0.5 CPU was promised
-        host host-1 is short by 1MiB of memory: 513MiB of memory asked for, 512MiB of memory to be had
+        host host-1 is short by 1 MiB of memory: 513 MiB of memory asked for, 512 MiB of memory to be had
         host host-1 is short by 0.001 CPU: 2.001 CPU asked for, 2 CPU to be had
         VM 00000000000000000000000000000001 is in the allocation table already
         host host-1 is short by 0.2 CPU: 2 CPU asked for, 1.8 CPU to be had
-        host host-1 is short by 12MiB of memory: 512MiB of memory asked for, 500MiB of memory to be had
-        VM 00000000000000000000000000000001 would be 44MiB of memory below its floor: 256MiB of memory, of which 300MiB of memory was promised
+        host host-1 is short by 12 MiB of memory: 512 MiB of memory asked for, 500 MiB of memory to be had
+        VM 00000000000000000000000000000001 would be 44 MiB of memory below its floor: 256 MiB of memory, of which 300 MiB of memory was promised
         VM 00000000000000000000000000000001 cannot have a floor of 0.002 CPU and a ceiling of 0.001 CPU
         morph 00000000000000000000000000000001 holds no reservation
     "#]].assert_eq(&said);
@@ -205,7 +205,7 @@ fn a_table_that_was_changed_by_hand_is_found_out() {
     let table: AllocationTable = serde_json::from_value(json).unwrap();
     let broken: String = table.check().iter().map(|b| format!("{b}\n")).collect();
     expect![[r#"
-        invariant 1: 512MiB of memory of host host-1 is held, 1B of memory may be
+        invariant 1: 512 MiB of memory of host host-1 is held, 1 B of memory may be
         invariant 2
         invariant 3: loan 1 has no term, no amount or no way back
         morph 00000000000000000000000000000009 holds a reservation that VM 00000000000000000000000000000008 does not allow

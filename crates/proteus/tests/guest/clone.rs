@@ -158,10 +158,12 @@ fn they_live_as_others_do(bench: &mut Bench) {
     server.cli(&["vm", "delete", "big"]).ok();
 }
 
-/// Killed while a clone is made: it is a clone that serves, or one that has ended; never one half made.
+/// Killed while a clone is made: it is a clone that serves, or none; never one half made.
 fn cut_short(bench: &mut Bench) {
     let state = bench.server.state().display().to_string();
     let there = bench.server.instance.processes().len();
+    let places = |server: &Server| std::fs::read_dir(server.state().join("vms")).unwrap().count();
+    let placed = places(&bench.server);
     let asked = std::thread::spawn(move || proteus(&["--state", &state, "vm", "clone", "base", "cut"]).code);
     wait_for("the VMM of the clone", Duration::from_secs(20), || {
         (bench.server.instance.processes().len() > there).then_some(())
@@ -170,13 +172,19 @@ fn cut_short(bench: &mut Bench) {
     asked.join().unwrap();
     bench.server.start_again();
     let server = &bench.server;
-    let view = server.ask(&["vm", "show", "cut"])["vm"].clone();
-    println!("cut short: {}", view["power"]);
-    if view["power"] == json!("running") {
+    let shown = server.cli(&["vm", "show", "cut"]);
+    println!("cut short: exit {}", shown.code);
+    if shown.code == 0 {
+        let view = server.ask(&["vm", "show", "cut"])["vm"].clone();
+        assert_eq!(view["power"], json!("running"));
         assert!(serves(server, view["address"].as_str().unwrap()));
     } else {
         assert_eq!(server.instance.processes().len(), there, "a clone without an identity runs");
-        server.cli(&["vm", "start", "cut", "--wait"]).ok();
+        assert_eq!(places(server), placed, "its place is left");
+        let audit = server.ask(&["audit"]);
+        let last = audit["entries"].as_array().unwrap().last().unwrap();
+        assert_eq!((&last["action"], &last["subject"]), (&json!("vm.clone_failed"), &json!("vm/cut")));
+        bench.clone("cut");
     }
     let seen = bench.network(&["bridge", "fdb", "show", "br", "pb0"]);
     assert!(!seen.contains("52:50:52:00:00:00"), "a clone spoke as its template:\n{seen}");

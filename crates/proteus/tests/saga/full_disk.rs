@@ -8,7 +8,9 @@ use proteus_control_plane::control::ControlError;
 use proteus_control_plane::store::{
     Commit, Cursor, Key, LeaseId, Outcome, Page, Record, Rev, Store, StoreError, Watch,
 };
+use proteus_model::id::OpId;
 use proteus_model::unit::Millis;
+use proteus_model::uplink::UplinkIntent;
 use proteus_protocol::node::v1::NodeErrorCode;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -171,4 +173,23 @@ async fn a_stop_and_a_removal_that_were_done_are_not_called_undone() {
     let told = ["vm.delete", "vm.deleted"].map(str::to_owned);
     assert!(actions(&bench).await.ends_with(&told), "{:?}", actions(&bench).await);
     assert!(bench.control.vm("web").await.is_err());
+}
+
+#[tokio::test]
+async fn the_way_out_is_taken_away_once_that_is_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, left) = bench(dir.path()).await;
+    let wanted = UplinkIntent { interface: None, dns: Vec::new(), allow: Vec::new() };
+    let key = Key::new("uplink").unwrap();
+    let commit = Commit::new(OpId::from_bits(1)).put(key, serde_json::to_vec(&wanted).unwrap());
+    assert!(matches!(bench.store.commit(commit).await.unwrap(), Outcome::Committed(_)));
+    leave(&left, 0);
+    nothing_done(bench.control.disable_uplink("test").await);
+    assert_eq!(bench.control.uplink().await.unwrap().0, Some(wanted));
+    leave(&left, None);
+    // Simulated guests have no network: what is written down is not wanted any more, and that it failed.
+    bench.control.disable_uplink("test").await.unwrap_err();
+    assert_eq!(bench.control.uplink().await.unwrap().0, None);
+    let told = ["uplink.disable", "uplink.disable_failed"].map(str::to_owned);
+    assert!(actions(&bench).await.ends_with(&told), "{:?}", actions(&bench).await);
 }

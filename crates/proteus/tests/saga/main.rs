@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test support: a failed step is a failed test")]
 
+mod clone;
+
 mod full_disk;
 
 mod life;
@@ -235,6 +237,7 @@ enum Act {
     Undo,
     Restart,
     FailedStart,
+    Clone,
 }
 
 /// The process that dies: acts once, and kills itself at the named store call. Does nothing in a usual run.
@@ -257,6 +260,11 @@ async fn crash_child() {
     }
     if act == "FailedStart" {
         bench.control.start_vm("web", "test").await.unwrap_err();
+        return;
+    }
+    if act == "Clone" {
+        // A simulated host clones nothing: that is what it undoes at last.
+        bench.control.clone_vm("base", "copy".parse().unwrap(), "test").await.map(drop).unwrap_err();
         return;
     }
     if act == "Undo" {

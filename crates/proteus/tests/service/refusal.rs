@@ -255,8 +255,9 @@ fn profiles_that_cannot_be() {
 
         DIR/nested.yaml:3:133: document: expected at most 32 levels of nesting, found more
         exit 1
-        DIR/big.yaml:1:1: document: expected at most 1 MiB, found 1048577 bytes
-        exit 1
+        error: DIR/big.yaml: expected at most 1048576 bytes (1 MiB), found 67108864 (64 MiB)
+          hint: is it the file that you mean?
+        exit 2
     "#]].assert_eq(&text);
 }
 

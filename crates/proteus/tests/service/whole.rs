@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -126,6 +127,19 @@ fn a_backup_while_it_serves(server: &Server) {
     );
     let again = server.cli(&["store", "backup", &file]);
     assert!(again.code == 1 && again.stderr.contains("File exists"), "written over: {}", again.stderr);
+    // A device that is full: what was asked for cannot be written, and no copy of it stays behind.
+    let small = copy.join("small");
+    std::fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k", "none"]).arg(&small).status();
+    if mounted.unwrap().success() {
+        let full = server.cli(&["store", "backup", small.join("full.db").to_str().unwrap()]);
+        let left = std::fs::read_dir(&small).unwrap().count();
+        assert!(Command::new("umount").arg(&small).status().unwrap().success());
+        assert!(full.code == 1 && full.stderr.contains("No space left"), "{}", full.stderr);
+        assert_eq!(left, 0, "half a backup is left");
+    }
+    let kept = std::fs::read_dir(server.state().join("backups")).unwrap().count();
+    assert_eq!(kept, 1, "a backup that failed is left");
     let operator = server.cli(&["token", "create", "o", "--role", "operator"]).ok().stdout;
     assert_eq!(server.tcp("POST", "/api/v1/store/backup", Some(operator.trim()), b"").0, 403);
     assert!(server.ask(&["audit"]).to_string().contains("store.backup"));

@@ -207,6 +207,9 @@ pub trait Node: Send + Sync {
     /// Gives a VM its place and starts it from a template, as somebody else than it. On error nothing of it is left.
     async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
+    /// Whether the making of a clone came to its end; `false`: it is under way, or was cut short.
+    async fn is_whole(&self, vm: VmId) -> Result<bool, NodeError>;
+
     /// How a VM is.
     async fn observe(&self, vm: VmId) -> Result<VmObserved, NodeError>;
 
