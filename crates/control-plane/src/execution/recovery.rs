@@ -88,6 +88,8 @@ impl Control {
     /// Takes up every morph that a crash cut short, and starts what shall run, in the background: an observation
     /// window may take minutes, and nobody else need wait for it. Until its morph is over, a VM takes no other.
     pub async fn resume(self: &Arc<Self>) -> Result<(), ControlError> {
+        // Before anybody can begin another: they look alike.
+        self.remove_cut_short().await?;
         for morph in self.cut_short().await? {
             let control = self.clone();
             self.spawn(async move {

@@ -103,7 +103,6 @@ impl Control {
     /// Starts what shall run and does not, one after the other, and goes on giving back settings where that was cut
     /// short: after the host or Proteus started. What a morph holds is left to its end. What failed, by name.
     pub async fn start_wanted(self: &Arc<Self>) -> Result<Vec<(VmName, ControlError)>, ControlError> {
-        self.remove_cut_short().await?;
         self.clear_ended().await?;
         let stopped = self.stopped();
         let mut failed = Vec::new();
@@ -130,8 +129,13 @@ impl Control {
         } else if !runs && record.wanted && record.intent.autostart {
             self.start_vm(record.intent.name.as_str(), "autostart").await?;
         } else if !runs && cut_short {
-            let why = "it was cut short, and the VM does not start by itself";
-            self.give_up_start(&record, "proteus", why).await;
+            let _turn = self.in_hand(record.id).await;
+            let record = self.vm(&record.id.to_string()).await?;
+            // Its owner may have started it meanwhile.
+            if record.wanted_before.is_some() && self.told_power(record.id).await? == PowerState::Stopped {
+                let why = "it was cut short, and the VM does not start by itself";
+                self.give_up_start(&record, "proteus", why).await;
+            }
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ async fn killed_at_every_write_of_a_clone_nothing_of_it_is_left() {
         }
         points += 1;
         let bench = bench(dir.path(), None).await;
-        bench.control.start_wanted().await.unwrap();
+        bench.control.resume().await.unwrap();
         only_the_template_is_left(&bench, dir.path()).await;
         removed += usize::from(last_entry(&bench).await["action"] == "vm.clone_failed");
         bench.store.close().await;
@@ -90,7 +90,7 @@ async fn a_clone_without_an_identity_is_removed_and_a_whole_one_stays() {
             let refused = bench.control.start_vm("copy", "test").await.map(drop).unwrap_err();
             assert!(refused.to_string().ends_with("cut short: delete it"), "{refused}");
         }
-        bench.control.start_wanted().await.unwrap();
+        bench.control.resume().await.unwrap();
         let last = last_entry(&bench).await;
         if newborn {
             only_the_template_is_left(&bench, dir.path()).await;
