@@ -3,7 +3,6 @@
 //!
 //! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start.
 
-use crate::cause::chain;
 use crate::disk;
 use crate::error::{driver_error, guest_error, seat_error};
 use crate::node::HostAgent;
@@ -14,6 +13,7 @@ use proteus_hypervisor::network::Network;
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};

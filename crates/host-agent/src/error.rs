@@ -1,10 +1,10 @@
 //! What the parts of this host refuse, in the node API's words.
 
-use crate::cause::chain;
 use crate::guest::GuestError;
 use crate::seat::SeatError;
 use proteus_hypervisor::driver::DriverError;
 use proteus_hypervisor::network::UplinkError;
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::ErrorCode;
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 

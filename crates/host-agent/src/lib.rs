@@ -9,8 +9,6 @@ mod disk;
 
 mod clone;
 
-mod cause;
-
 mod clock;
 
 mod error;

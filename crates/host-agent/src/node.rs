@@ -1,7 +1,6 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
 use crate::bring_up::BringUp;
-use crate::cause::chain;
 use crate::clock::now;
 use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
@@ -20,6 +19,7 @@ use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{

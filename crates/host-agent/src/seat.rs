@@ -2,11 +2,11 @@
 //! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
 //! reason: the other VMs of the host need Proteus.
 
-use crate::cause::chain;
 use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
+use proteus_protocol::cause::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Permissions};
