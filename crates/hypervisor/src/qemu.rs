@@ -46,6 +46,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// under emulation moves in steps of up to 2 s.
 const STALL_LIMIT: Duration = Duration::from_secs(8);
 
+/// Between two presses of the power button: a guest that boots hears none until its kernel listens, and one that heard
+/// the first has gone, or is on its way, by then.
+const PRESS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
 const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -196,6 +200,20 @@ impl QemuDriver {
     }
 }
 
+/// Presses the guest's power button until the guest has gone, or for as long as `grace`.
+async fn went_by_itself(qmp: &Qmp, run: &RunState, grace: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        let pressed = qmp.call("system_powerdown", Value::Null).await.is_ok();
+        let left = grace.saturating_sub(start.elapsed());
+        // A hung VMM does not answer, and only ending it is left; one that just goes does not either.
+        let gone = process::wait_end(run, left.min(PRESS_INTERVAL)).await;
+        if gone || !pressed || start.elapsed() >= grace {
+            return gone;
+        }
+    }
+}
+
 /// Refuses where the VMM ended by itself: its control group and filters may still be there to be read.
 fn must_live(vm: VmId, live: &Live) -> Result<(), DriverError> {
     if process::lives(&live.run) { Ok(()) } else { Err(DriverError::NotRunning { vm }) }
@@ -300,10 +318,8 @@ impl Driver for QemuDriver {
             let live = vm.live.lock().await;
             (live.qmp.clone(), live.run.clone())
         };
-        // A hung or dead VMM does not answer; then only ending it is left.
-        let asked = qmp.call("system_powerdown", Value::Null).await.is_ok();
         // Not with the VM held: whoever looks at it meanwhile would wait for the guest's patience too.
-        let by_itself = asked && process::wait_end(&run, grace.into()).await;
+        let by_itself = went_by_itself(&qmp, &run, grace.into()).await;
         let live = vm.live.lock().await;
         // Another one may have taken its place meanwhile.
         let by_itself = by_itself && !process::lives(&live.run);
