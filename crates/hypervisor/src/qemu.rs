@@ -147,18 +147,21 @@ impl QemuDriver {
             .filter_map(|c| c["thread-id"].as_u64())
             .filter_map(|t| u32::try_from(t).ok())
             .collect();
-        vm.group
-            .take_in(live.run.pid, &threads)
+        let (group, pid) = (vm.group.clone(), live.run.pid);
+        // Waits for the kernel, tens of milliseconds where others move threads too.
+        let moved = tokio::task::spawn_blocking(move || group.take_in(pid, &threads)).await;
+        moved
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(DriverError::host(format!("put the vCPU threads of {id} into their group")))
     }
 
-    async fn take_up(&self, seat: &Seat, run: RunState, qmp: Qmp) -> Result<(), DriverError> {
+    async fn take_up(&self, seat: &Seat, run: RunState, qmp: impl Into<Arc<Qmp>>) -> Result<(), DriverError> {
         let group = self.hierarchy.ensure_group(&seat.id.short());
         let group = group.map_err(DriverError::host(format!("make the control group of {}", seat.id)))?;
         let mut offered = seat.intent.images.clone();
         offered.extend(seat.attached.iter().cloned());
         let seen = Mutex::new((PowerState::Running, run.clone()));
-        let live = Live { qmp: Arc::new(qmp), run, offered };
+        let live = Live { qmp: qmp.into(), run, offered };
         let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
