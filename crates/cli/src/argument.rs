@@ -401,6 +401,9 @@ pub enum Morph {
         /// Begin with a snapshot of disks and RAM, to go back to by hand.
         #[arg(long)]
         snapshot: bool,
+        /// Plan as it is carried out without what is not supported here.
+        #[arg(long)]
+        skip_unsupported: bool,
     },
     /// Carry it out: verified, and undone by itself if it does harm.
     Apply {
@@ -485,7 +488,11 @@ pub enum Uplink {
         dry_run: bool,
     },
     /// Let guests reach nothing outside.
-    Disable,
+    Disable {
+        /// Only say what would be taken away.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// How it is.
     Show,
 }

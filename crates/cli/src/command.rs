@@ -309,9 +309,9 @@ impl Session {
 
     async fn morph(&self, morph: &Morph) -> Outcome {
         match morph {
-            Morph::Plan { vm, goal, snapshot } => {
+            Morph::Plan { vm, goal, snapshot, skip_unsupported } => {
                 let plan = self.plan(vm, &plan_request(goal, *snapshot)).await?;
-                self.print(&plan, || output::plan(&plan));
+                self.print(&plan, || output::plan(&plan, *skip_unsupported));
                 Ok(0)
             }
             Morph::Apply { vm, goal, snapshot, skip_unsupported, dry_run, detach } => {
@@ -355,11 +355,11 @@ impl Session {
 
     async fn apply(&self, plan: Plan, skip_unsupported: bool, dry_run: bool, detach: bool) -> Outcome {
         if dry_run {
-            self.print(&plan, || output::plan(&plan));
+            self.print(&plan, || output::plan(&plan, skip_unsupported));
             return Ok(0);
         }
         if self.form == OutputForm::Text {
-            eprint!("{}", output::plan(&plan));
+            eprint!("{}", output::plan(&plan, skip_unsupported));
         }
         let request = MorphRequest { plan, skip_unsupported };
         let view: MorphView = self.client.post("/morphs", &request).await?;
