@@ -16,3 +16,5 @@ mod follow;
 mod intent;
 
 pub mod output;
+
+pub mod wait;

@@ -29,6 +29,10 @@ async fn wait_agent(
     loop {
         let doors = driver.doors(seat.id).await.map_err(|e| GuestError::Open(e.to_string()))?;
         let path = doors.agent.ok_or(GuestError::NoChannel)?;
+        // A clone: each greeting more costs a guest to whom everything is new.
+        if guest.is_known(&path).await {
+            return Ok(path);
+        }
         match guest.greet(&path, HELLO_LIMIT).await {
             Ok(_) => return Ok(path),
             Err(error) if start.elapsed() > AGENT_LIMIT => return Err(error),
@@ -75,11 +79,17 @@ async fn bring_up(
 
 /// Services of a VM that could not be started, and why.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Failures(Arc<Mutex<BTreeMap<ServiceName, String>>>);
+pub(crate) struct Failures(Arc<Mutex<BTreeMap<ServiceName, String>>>, CancellationToken);
 
 impl Failures {
     fn note(&self, service: &ServiceName, error: &GuestError) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone(), error.to_string());
+        self.1.cancel();
+    }
+
+    /// Waits for the first.
+    pub(crate) async fn first(&self) {
+        self.1.cancelled().await;
     }
 
     /// All of them.
@@ -95,10 +105,13 @@ pub(crate) struct BringUp {
     pub stop: CancellationToken,
     /// What failed of it.
     pub failures: Failures,
+    /// Cancelled when it is over, however it went.
+    pub over: CancellationToken,
 }
 
 /// Brings a VM's services up, until told to stop.
 pub(crate) async fn run(driver: Arc<dyn Driver>, guest: Arc<Guest>, seat: Seat, bring: BringUp) {
+    let _over = bring.over.clone().drop_guard();
     // Cancel-safe: what was started stays started, and the next run goes on from there.
     let outcome = tokio::select! {
         outcome = bring_up(&*driver, &guest, &seat, &bring.failures) => outcome,

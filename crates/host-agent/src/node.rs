@@ -596,12 +596,30 @@ impl Node for HostAgent {
         }
     }
 
+    async fn wait_services(&self, vm: VmId, limit: Millis) -> Result<(), NodeError> {
+        self.seat(vm)?;
+        let bring = self.bringing_up().get(&vm).cloned();
+        if let Some(BringUp { failures, over, .. }) = bring {
+            // Cancel-safe: all three only wait.
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = failures.first() => {}
+                () = tokio::time::sleep(limit.into()) => {}
+            }
+        }
+        Ok(())
+    }
+
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError> {
         self.seat(vm)?;
-        let Reply::Services { services } = self.ask(vm, Request::Services).await? else {
-            return Err(guest_error(GuestError::Confused));
-        };
         let mut failures = self.bringing_up().get(&vm).map(|bring| bring.failures.all()).unwrap_or_default();
+        let services = match self.ask(vm, Request::Services).await {
+            Ok(Reply::Services { services }) => services,
+            Ok(_) => return Err(guest_error(GuestError::Confused)),
+            // Why nothing was started is told also where nobody inside answers.
+            Err(error) if failures.is_empty() => return Err(error),
+            Err(_) => Vec::new(),
+        };
         let observed = services.into_iter().filter_map(|status| {
             Some(ServiceObserved {
                 // A guest that makes up names gets nothing shown.
