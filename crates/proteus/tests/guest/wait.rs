@@ -1,7 +1,7 @@
 //! `vm start --wait`: over as soon as it can be told, however it went.
 
 use crate::image_dir;
-use crate::server::Server;
+use crate::server::{Server, wait_for};
 use std::time::{Duration, Instant};
 
 /// An image that no guest can mount.
@@ -31,10 +31,9 @@ fn waiting_ends_with_the_reason_when_a_service_failed_and_asks_for_none_that_is_
     assert!(ended.stderr.contains("error: web does not serve: broken failed\n"), "{}", ended.stderr);
     assert!(ended.stderr.contains("  because: broken: not started: "), "{}", ended.stderr);
     // The other one comes to serve for all that.
-    while !server.cli(&["vm", "show", "web"]).ok().stdout.contains("ready") {
-        assert!(begun.elapsed() < Duration::from_secs(200), "nginx does not serve");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_for("nginx to serve", Duration::from_secs(200), || {
+        server.cli(&["vm", "show", "web"]).ok().stdout.contains("ready").then_some(())
+    });
     // Started already: told at once.
     let begun = Instant::now();
     assert_eq!(server.cli(&["vm", "start", "web", "--wait"]).code, 1);
