@@ -86,7 +86,11 @@ impl HostAgent {
 
     async fn clone_into_seat(&self, source: &Seat, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
         let keep = |seat: &Seat| -> Result<(), SeatError> { self.seats().save(seat.clone()) };
-        let mut seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        let mut seat = self
+            .seats()
+            .ensure(vm, intent, |folder, slot| self.driver.claim_user(folder, slot))
+            .map_err(seat_error)?
+            .clone();
         seat.newborn = true;
         keep(&seat).map_err(seat_error)?;
         let furnished = Seat { furnished: true, ..seat.clone() };

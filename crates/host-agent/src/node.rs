@@ -338,7 +338,11 @@ impl Node for HostAgent {
     }
 
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
-        let seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        let seat = self
+            .seats()
+            .ensure(vm, intent, |folder, slot| self.driver.claim_user(folder, slot))
+            .map_err(seat_error)?
+            .clone();
         if seat.furnished {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
 //! reason: the other VMs of the host need Proteus.
 
-use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
+use proteus_hypervisor::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
@@ -37,6 +37,8 @@ pub(crate) enum SeatError {
     },
     #[error("{why}; mend the file, then start Proteus again")]
     Damaged { why: String },
+    #[error("no user for its VMM")]
+    User(#[source] DriverError),
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
 }
@@ -151,14 +153,22 @@ impl Seats {
         self.taken.values()
     }
 
-    /// Gives the VM a place; the same one when asked again.
-    pub(crate) fn ensure(&mut self, vm: VmId, intent: &VmIntent) -> Result<&Seat, SeatError> {
+    /// Gives the VM a place; the same one when asked again. `claim_user` gives a new one its VMM's user.
+    pub(crate) fn ensure(
+        &mut self,
+        vm: VmId,
+        intent: &VmIntent,
+        claim_user: impl FnOnce(&Path, u16) -> Result<Option<u32>, DriverError>,
+    ) -> Result<&Seat, SeatError> {
         self.check(vm)?;
         if !self.taken.contains_key(&vm) {
             let used: BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
             let free = |slot: &u16| !used.contains(slot) && !self.reserved.contains(slot);
             let slot = (0..SLOT_MAX).find(free).ok_or(SeatError::Full)?;
             let dir = self.dir.join(vm.to_string());
+            // A folder without a seat is cleared at the next start, and who has none has no user.
+            fs::create_dir_all(&dir).map_err(file_error("make", &dir))?;
+            let user = claim_user(&dir, slot).map_err(SeatError::User)?;
             let seat = Seat {
                 id: vm,
                 slot,
@@ -167,6 +177,7 @@ impl Seats {
                 attached: Vec::new(),
                 furnished: false,
                 newborn: false,
+                user,
             };
             self.save(seat)?;
         }

@@ -2,7 +2,7 @@
 //! change hands, in `owners.json` in the VM's own folder, and they get that owner and mode back when the VM is removed.
 //! Must never touch a file that meanwhile is another one, or somebody else's.
 
-use crate::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
+use crate::driver::{DriverError, Seat, UID_BASE, UID_END};
 use crate::whole;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ fn load(seat: &Seat) -> io::Result<BTreeMap<PathBuf, Before>> {
 
 /// Whether an owner is the user of some VM's VMM, and so nobody to give a file back to.
 fn is_vmm(uid: u32) -> bool {
-    (UID_BASE..=UID_BASE + u32::from(SLOT_MAX)).contains(&uid)
+    (UID_BASE..UID_END).contains(&uid)
 }
 
 /// Makes a file that belongs to its owner the VMM's. Files in the VM's own folder go with the VM and need no note.

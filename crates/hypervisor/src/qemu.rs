@@ -22,6 +22,7 @@ mod template;
 use crate::cgroup::{Group, Hierarchy};
 use crate::driver::{Applied, Doors, Driver, DriverError, Making, Seat};
 use crate::network::Network;
+use crate::user;
 use async_trait::async_trait;
 use command_line::Sockets;
 use probe::ProbeReport;
@@ -88,6 +89,7 @@ pub(crate) struct Live {
 
 /// The driver.
 pub struct QemuDriver {
+    instance: String,
     network: Network,
     hierarchy: Hierarchy,
     ram_dir: PathBuf,
@@ -106,7 +108,7 @@ impl QemuDriver {
         }
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
-        Ok(Self { network, hierarchy, ram_dir, probe, vms: Mutex::default() })
+        Ok(Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms: Mutex::default() })
     }
 
     /// What the probe found.
@@ -283,6 +285,14 @@ impl Driver for QemuDriver {
     }
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
+        match user::keep(Path::new(user::TABLE), &seat.dir, seat.uid()) {
+            Ok(None) => {}
+            Ok(Some(other)) => tracing::warn!(
+                vm = %seat.intent.name, user = seat.uid(), other = %other.display(),
+                "its VMM has the same user as another's; make the VM anew to part them"
+            ),
+            Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
+        }
         let Some(run) = process::load_run_state(seat)? else {
             if process::end_unknown(seat, None).await {
                 self.sweep(seat).await?;
@@ -428,6 +438,11 @@ impl Driver for QemuDriver {
         let vm = self.vm(id)?;
         let live = vm.live.lock().await;
         knob::counters(self, &vm, &live).await
+    }
+
+    fn claim_user(&self, folder: &Path, slot: u16) -> Result<Option<u32>, DriverError> {
+        let claimed = user::claim(Path::new(user::TABLE), &self.instance, folder, slot);
+        claimed.map(Some).map_err(DriverError::host("find a user for the VMM"))
     }
 
     async fn resident(&self, id: VmId) -> Option<Bytes> {
