@@ -28,10 +28,6 @@ const POLL: Duration = Duration::from_millis(10);
 /// The same for a socket that opens within 100 ms, of a VM whose start somebody waits for.
 const START_POLL: Duration = Duration::from_millis(2);
 
-/// Makes the allocator of QEMU's C library ask for huge pages: reading the guest's kernel (14 MB) and setting up its
-/// devices otherwise costs thousands of page faults, a quarter of its start.
-const HUGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
-
 /// A snapshot, or a template, whose work began; kept on disk until it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -216,7 +212,6 @@ pub(crate) async fn launch(
     );
     let mut command = Command::new("qemu-system-x86_64");
     command.args(&arguments).uid(seat.uid()).gid(group_id(seat, around.accelerator)).process_group(0);
-    command.env(HUGE_PAGES.0, HUGE_PAGES.1);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log)).current_dir("/");
     let spawned = command
         .fd_mappings(vec![FdMapping { parent_fd: tap, child_fd: tap_fd }])
