@@ -157,7 +157,8 @@ pub enum Vm {
     Start {
         /// Which.
         vm: String,
-        /// Wait until its agent answers and its services serve.
+        /// Wait until its agent answers and the services that it was given serve: at most 5 minutes. Ends at once, with
+        /// exit code 1 and the reason, when one of them failed or the VM ended.
         #[arg(long)]
         wait: bool,
     },
@@ -183,7 +184,7 @@ pub enum Vm {
         template: String,
         /// Name of the new VM.
         name: VmName,
-        /// Wait until its services serve.
+        /// Wait until its services serve; ends at once, with exit code 1, when one of them failed.
         #[arg(long)]
         wait: bool,
         /// Only say what would be done.
@@ -401,6 +402,9 @@ pub enum Morph {
         /// Begin with a snapshot of disks and RAM, to go back to by hand.
         #[arg(long)]
         snapshot: bool,
+        /// Plan as it is carried out without what is not supported here.
+        #[arg(long)]
+        skip_unsupported: bool,
     },
     /// Carry it out: verified, and undone by itself if it does harm.
     Apply {
@@ -485,7 +489,11 @@ pub enum Uplink {
         dry_run: bool,
     },
     /// Let guests reach nothing outside.
-    Disable,
+    Disable {
+        /// Only say what would be taken away.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// How it is.
     Show,
 }

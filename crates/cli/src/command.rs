@@ -14,7 +14,8 @@ use crate::follow::follow;
 use crate::intent::intent_of;
 use crate::output;
 use crate::terminal;
-use proteus_model::id::{ServiceName, VmName};
+use crate::wait::wait_serving;
+use proteus_model::id::VmName;
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
@@ -28,7 +29,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::io::BufRead;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A client and how answers are written.
 pub struct Session {
@@ -149,8 +150,7 @@ impl Session {
         let path = format!("/vms/{}", segment(vm));
         let mut view: VmView = self.client.post(&format!("{path}/start"), &json!({})).await?;
         if wait {
-            wait_serving(&self.client, vm, START_LIMIT).await?;
-            view = self.client.get(&path).await?;
+            view = wait_serving(&self.client, view, START_LIMIT).await?;
         }
         self.print(&view, || output::vms(std::slice::from_ref(&view)));
         Ok(0)
@@ -180,8 +180,7 @@ impl Session {
             return Ok(0);
         }
         if wait {
-            wait_serving(&self.client, name.as_str(), START_LIMIT).await?;
-            view = self.client.get(&format!("/vms/{name}")).await?;
+            view = wait_serving(&self.client, view, START_LIMIT).await?;
         }
         self.print(&view, || output::vms(std::slice::from_ref(&view)));
         Ok(0)
@@ -308,9 +307,9 @@ impl Session {
 
     async fn morph(&self, morph: &Morph) -> Outcome {
         match morph {
-            Morph::Plan { vm, goal, snapshot } => {
+            Morph::Plan { vm, goal, snapshot, skip_unsupported } => {
                 let plan = self.plan(vm, &plan_request(goal, *snapshot)).await?;
-                self.print(&plan, || output::plan(&plan));
+                self.print(&plan, || output::plan(&plan, *skip_unsupported));
                 Ok(0)
             }
             Morph::Apply { vm, goal, snapshot, skip_unsupported, dry_run, detach } => {
@@ -354,11 +353,11 @@ impl Session {
 
     async fn apply(&self, plan: Plan, skip_unsupported: bool, dry_run: bool, detach: bool) -> Outcome {
         if dry_run {
-            self.print(&plan, || output::plan(&plan));
+            self.print(&plan, || output::plan(&plan, skip_unsupported));
             return Ok(0);
         }
         if self.form == OutputForm::Text {
-            terminal::write_aside(&output::plan(&plan));
+            terminal::write_aside(&output::plan(&plan, skip_unsupported));
         }
         let request = MorphRequest { plan, skip_unsupported };
         let view: MorphView = self.client.post("/morphs", &request).await?;
@@ -428,32 +427,6 @@ impl Session {
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);
-
-/// Waits until the VM's agent answers and all its services serve.
-pub async fn wait_serving(client: &Client, vm: &str, limit: Duration) -> Result<(), CommandError> {
-    let path = format!("/vms/{}", segment(vm));
-    let start = Instant::now();
-    loop {
-        let view: VmView = client.get(&path).await?;
-        let wanted = &view.intent.services;
-        let mut seen = "its agent does not answer".to_owned();
-        if view.agent.is_some() {
-            let services: Result<Vec<ServiceView>, _> = client.get(&format!("{path}/services")).await;
-            let services = services.unwrap_or_default();
-            let serves = |name: &ServiceName| services.iter().any(|s| s.serving && s.name == name.as_str());
-            if wanted.iter().all(serves) {
-                return Ok(());
-            }
-            let states: Vec<String> = services.iter().map(|s| format!("{} {}", s.name, s.state)).collect();
-            seen = format!("services: {}", states.join(", "));
-        }
-        if start.elapsed() > limit {
-            let hint = format!("`proteus vm console {vm} --dump` shows its console");
-            return Err(CommandError::TimedOut { what: format!("{vm} does not serve yet; {seen}"), hint });
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
 
 fn plan_request(goal: &Goal, snapshot: bool) -> PlanRequest {
     PlanRequest { profile: goal.profile.clone(), version: None, fresh_vmm: goal.fresh_vmm, snapshot }

@@ -34,6 +34,16 @@ pub enum CommandError {
         /// What to do about it.
         hint: String,
     },
+    /// It did not come about, and waiting longer is in vain.
+    #[error("{what}")]
+    Failed {
+        /// What did not.
+        what: String,
+        /// Why.
+        because: Vec<String>,
+        /// What to do about it.
+        hint: String,
+    },
     /// It did not come about in time.
     #[error("{what}")]
     TimedOut {
@@ -50,7 +60,7 @@ impl CommandError {
         match self {
             Self::Usage { .. } => 2,
             Self::Missing { .. } => 3,
-            Self::File { .. } | Self::TimedOut { .. } => 1,
+            Self::File { .. } | Self::Failed { .. } | Self::TimedOut { .. } => 1,
             Self::Client(ClientError::Unreachable { .. }) => 7,
             Self::Client(ClientError::Address { .. }) => 2,
             Self::Client(ClientError::Strange(_)) => 1,
@@ -72,6 +82,12 @@ impl CommandError {
                 hint = Some(h.clone());
             }
             Self::File { source, .. } => text.push_str(&format!("  because: {source}\n")),
+            Self::Failed { because, hint: h, .. } => {
+                for cause in because {
+                    text.push_str(&format!("  because: {cause}\n"));
+                }
+                hint = Some(h.clone());
+            }
             Self::Client(ClientError::Refused { body, .. }) => {
                 for cause in &body.detail {
                     text.push_str(&format!("  because: {cause}\n"));

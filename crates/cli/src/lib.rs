@@ -18,3 +18,5 @@ mod intent;
 pub mod output;
 
 pub mod terminal;
+
+pub mod wait;

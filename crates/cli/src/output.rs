@@ -164,7 +164,7 @@ pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceVie
 }
 
 /// A plan, as it is shown before it is carried out.
-pub fn plan(plan: &Plan) -> String {
+pub fn plan(plan: &Plan, skip_unsupported: bool) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "Plan: {} → {}\n", plan.vm_name, plan.goal);
     for (index, step) in plan.steps.iter().enumerate() {
@@ -199,7 +199,12 @@ pub fn plan(plan: &Plan) -> String {
         let _ = writeln!(text, "\nAlready so: {}", knobs.join(", "));
     }
     if !plan.unsupported.is_empty() {
-        text.push_str("\nNot supported here:\n");
+        text.push_str(match skip_unsupported {
+            true => "\nNot supported here, and left out:\n",
+            false => {
+                "\nNot supported here (`morph apply` refuses this; `--skip-unsupported` leaves it out):\n"
+            }
+        });
         for item in &plan.unsupported {
             let _ = writeln!(text, "  {}: {}", item.field, item.why);
         }
@@ -463,6 +468,22 @@ pub fn uplink(view: &UplinkView) -> String {
     )
 }
 
+/// What would be taken away with the guests' way out.
+pub fn uplink_end(view: &UplinkView) -> String {
+    let Some(up) = &view.uplink else {
+        return match view.wanted {
+            true => "guests reach nothing outside already; would no longer try to let them\n".to_owned(),
+            false => "guests reach nothing outside; nothing to take away\n".to_owned(),
+        };
+    };
+    let (link, interface) = (&up.link, &up.interface);
+    let forwards = if up.made_forward { "would stop forwarding" } else { "would forward on, as before" };
+    format!(
+        "guests would reach nothing outside\n  link             {link}, would be removed with its rules\n  \
+         {interface} {forwards}\n"
+    )
+}
+
 /// The audit log.
 pub fn audit(view: &AuditView) -> String {
     let row = |entry: &serde_json::Value| {
@@ -494,8 +515,9 @@ mod tests {
     use proteus_model::allocation::{Amount, Bounds, Reservation};
     use proteus_model::capability::Ability;
     use proteus_model::id::{Generation, MorphId, VmId};
+    use proteus_model::plan::Goal;
     use proteus_model::setting::KnobKind;
-    use proteus_model::unit::{MilliCpu, Millis, Permille};
+    use proteus_model::unit::{Bytes, MilliCpu, Millis, Permille};
     use proteus_model::vm::{Boot, VmIntent};
 
     /// A VM that runs, of 256 MiB and a vCPU at its beginning.
@@ -580,6 +602,24 @@ mod tests {
                  web  box   1 CPU  256 MiB  1.50 CPU, 384 MiB by {morph}\n"
             )
         );
+    }
+
+    #[test]
+    fn a_plan_says_what_becomes_of_what_is_not_supported() {
+        let shown: Plan = serde_json::from_value(serde_json::json!({
+            "vm": VmId::from_bits(1), "vm_name": "web", "goal": Goal::Version { number: 0, profile: None }, "base_version": 0,
+            "base_generation": 0, "steps": [], "already": [], "notes": [], "verify": null,
+            "unsupported": [{"field": "knobs.thp", "why": "no such file"}],
+        }))
+        .unwrap();
+        let refused = plan(&shown, false);
+        assert!(
+            refused.contains("`morph apply` refuses this; `--skip-unsupported` leaves it out"),
+            "{refused}"
+        );
+        let skipped = plan(&shown, true);
+        assert!(skipped.contains("and left out:\n  knobs.thp: no such file\n"), "{skipped}");
+        assert!(!skipped.contains("refuses"), "{skipped}");
     }
 
     #[test]

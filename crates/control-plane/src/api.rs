@@ -78,7 +78,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/vms/{vm}/template", Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),
     route!(post "/vms/{vm}/clone", Operator, "Start a VM from a template", handler::clone_vm, wire::CloneRequest => wire::VmView),
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
-    route!(get "/vms/{vm}/services", Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
+    route!(get "/vms/{vm}/services", Viewer, "Its services; with ?wait_ms= once all were started, one failed or the time is up", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
     route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<serde_json::Value>),
     route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),

@@ -8,7 +8,7 @@ mod ending;
 mod job;
 
 use crate::boot::console;
-use crate::channel::{Channel, ChannelError, Incoming};
+use crate::channel::{Channel, Incoming};
 use crate::execution::network_policy::Policies;
 use crate::failure::Failure;
 use crate::identity;
@@ -21,6 +21,7 @@ use crate::sys;
 use crate::telemetry::Sampler;
 use ending::Ending;
 use job::Jobs;
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{ErrorCode, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -104,11 +105,6 @@ pub fn run(kind: GuestKind) -> Result<(), AgentError> {
         agent.wait();
     }
     Ok(())
-}
-
-fn chain(error: &ChannelError) -> String {
-    use std::error::Error;
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 impl Agent {

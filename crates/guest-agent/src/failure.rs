@@ -1,6 +1,7 @@
 //! Why a request could not be met: a kind that the host can act on, and a sentence for people. Must always name
 //! the operation that failed.
 
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::{ErrorCode, Reply};
 use std::error::Error;
 use std::fmt::Display;
@@ -55,16 +56,4 @@ impl Failure {
     pub fn into_reply(self) -> Reply {
         Reply::Error { code: self.code, message: self.message }
     }
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

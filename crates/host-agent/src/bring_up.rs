@@ -8,7 +8,7 @@ use proteus_model::id::ServiceName;
 use proteus_protocol::guest::v1::{Reply, Request};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,10 @@ async fn wait_agent(
     loop {
         let doors = driver.doors(seat.id).await.map_err(|e| GuestError::Open(e.to_string()))?;
         let path = doors.agent.ok_or(GuestError::NoChannel)?;
+        // A clone: each greeting more costs a guest to whom everything is new.
+        if guest.is_known(&path).await {
+            return Ok(path);
+        }
         match guest.greet(&path, HELLO_LIMIT).await {
             Ok(_) => return Ok(path),
             Err(error) if start.elapsed() > AGENT_LIMIT => return Err(error),
@@ -52,7 +56,7 @@ async fn bring_up(
     driver: &dyn Driver,
     guest: &Guest,
     seat: &Seat,
-    failures: &Failures,
+    bring: &BringUp,
 ) -> Result<(), GuestError> {
     let path = wait_agent(driver, guest, seat).await?;
     if seat.intent.services.is_empty() {
@@ -70,77 +74,88 @@ async fn bring_up(
             Ok(()) => tracing::info!(vm = %seat.intent.name, %service, "service started"),
             Err(error) => {
                 tracing::warn!(vm = %seat.intent.name, %service, %error, "service not started");
-                failures.note(service, &error);
+                bring.note(service, &error);
             }
         }
     }
     Ok(())
 }
 
-/// Services of a VM that could not be started, and why.
+/// How far the bringing up of a VM's services is.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Failures(Arc<Mutex<BTreeMap<ServiceName, String>>>);
-
-impl Failures {
-    fn note(&self, service: &ServiceName, error: &GuestError) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(service.clone(), error.to_string());
-    }
-
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// All of them.
-    pub(crate) fn all(&self) -> BTreeMap<ServiceName, String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+pub(crate) struct Progress {
+    /// Whether it is over, however it went.
+    pub over: bool,
+    /// What could not be started, and why.
+    pub failures: BTreeMap<ServiceName, String>,
 }
 
-/// One bringing up of a VM's services.
+/// One bringing up of a VM's services, begun anew when its guest starts anew.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BringUp {
     /// Ends it.
     pub stop: CancellationToken,
-    /// What failed of it.
-    pub failures: Failures,
+    /// How far it is.
+    pub progress: Arc<watch::Sender<Progress>>,
+}
+
+impl BringUp {
+    fn note(&self, service: &ServiceName, error: &GuestError) {
+        self.progress
+            .send_modify(|progress| drop(progress.failures.insert(service.clone(), error.to_string())));
+    }
+
+    fn set_over(&self) {
+        self.progress.send_modify(|progress| progress.over = true);
+    }
+
+    /// Waits until it is over or something of it failed.
+    pub(crate) async fn over_or_failed(&self) {
+        // The sender lives as long as this does.
+        let _ = self.progress.subscribe().wait_for(|seen| seen.over || !seen.failures.is_empty()).await;
+    }
 }
 
 /// Brings a VM's services up, again whenever its guest starts anew by itself, until told to stop.
 pub(crate) async fn run(driver: Arc<dyn Driver>, guest: Arc<Guest>, seat: Seat, bring: BringUp) {
+    // Cancel-safe: what was started stays started, and the next run goes on from there.
+    tokio::select! {
+        () = keep_up(&*driver, &guest, &seat, &bring) => {}
+        () = bring.stop.cancelled() => {}
+    }
+    bring.set_over();
+}
+
+async fn keep_up(driver: &dyn Driver, guest: &Guest, seat: &Seat, bring: &BringUp) {
     let mut reboots = driver.reboots(seat.id);
     guest.keep_reboots(reboots.as_mut().map_or(0, |seen| *seen.borrow_and_update()));
     loop {
-        // Cancel-safe: what was started stays started, and the next run goes on from there.
-        let outcome = tokio::select! {
-            outcome = bring_up(&*driver, &guest, &seat, &bring.failures) => Some(outcome),
-            Some(_) = next_reboot(&mut reboots) => None,
-            () = bring.stop.cancelled() => return,
+        // Cancel-safe, as above.
+        let rebooted = tokio::select! {
+            () = bring_up_once(driver, guest, seat, bring) => next_reboot(&mut reboots).await,
+            Some(()) = next_reboot(&mut reboots) => Some(()),
         };
-        let rebooted = outcome.is_none();
-        if let Some(Err(error)) = outcome {
-            match seat.intent.services.is_empty() {
-                true => tracing::debug!(vm = %seat.intent.name, %error, "no agent"),
-                false => tracing::warn!(vm = %seat.intent.name, %error, "services not brought up"),
-            }
-            for service in &seat.intent.services {
-                bring.failures.note(service, &error);
-            }
-        }
-        if !rebooted {
-            // Cancel-safe: both only wait.
-            let next = tokio::select! {
-                next = next_reboot(&mut reboots) => next,
-                () = bring.stop.cancelled() => return,
-            };
-            if next.is_none() {
-                return;
-            }
+        if rebooted.is_none() {
+            return;
         }
         let count = reboots.as_mut().map_or(0, |seen| *seen.borrow_and_update());
         tracing::warn!(vm = %seat.intent.name, count, "the guest started anew by itself");
         guest.hang_up(count).await;
-        bring.failures.clear();
+        bring.progress.send_replace(Progress::default());
     }
+}
+
+async fn bring_up_once(driver: &dyn Driver, guest: &Guest, seat: &Seat, bring: &BringUp) {
+    if let Err(error) = bring_up(driver, guest, seat, bring).await {
+        match seat.intent.services.is_empty() {
+            true => tracing::debug!(vm = %seat.intent.name, %error, "no agent"),
+            false => tracing::warn!(vm = %seat.intent.name, %error, "services not brought up"),
+        }
+        for service in &seat.intent.services {
+            bring.note(service, &error);
+        }
+    }
+    bring.set_over();
 }
 
 /// Waits until the guest starts anew by itself. `None`: its VMM ended, or nobody would notice.

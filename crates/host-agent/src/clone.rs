@@ -3,7 +3,6 @@
 //!
 //! A clone is *newborn* until it has an identity of its own; one that a crash left so is ended at the next start, and never runs again.
 
-use crate::cause::chain;
 use crate::disk;
 use crate::error::{driver_error, guest_error, seat_error};
 use crate::node::HostAgent;
@@ -14,6 +13,7 @@ use proteus_hypervisor::network::Network;
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
@@ -86,7 +86,11 @@ impl HostAgent {
 
     async fn clone_into_seat(&self, source: &Seat, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
         let keep = |seat: &Seat| -> Result<(), SeatError> { self.seats().save(seat.clone()) };
-        let mut seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        let mut seat = self
+            .seats()
+            .ensure(vm, intent, |folder, slot| self.driver.claim_user(folder, slot))
+            .map_err(seat_error)?
+            .clone();
         seat.newborn = true;
         keep(&seat).map_err(seat_error)?;
         let furnished = Seat { furnished: true, ..seat.clone() };

@@ -2,11 +2,12 @@
 //! own folder, which goes with the VM. Must never write to the file under an overlay, nor make a disk a second time:
 //! what the guest wrote would be lost.
 
+mod qcow2;
+
 use crate::image::ImageError;
-use crate::image::tool::{QEMU_IMG, XORRISO};
+use crate::image::tool::XORRISO;
 use proteus_hypervisor::driver::Seat;
 use proteus_model::seed::SeedIntent;
-use proteus_model::vm::DiskFormat;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -37,14 +38,8 @@ fn make_overlays(seat: &Seat) -> Result<(), ImageError> {
     for disk in seat.intent.disks.iter().filter(|disk| disk.overlay) {
         let path = seat.overlay_path(&disk.name);
         let next = path.with_extension("next");
-        let format = match disk.format {
-            DiskFormat::Qcow2 => "qcow2",
-            DiskFormat::Raw => "raw",
-        };
-        // By its name in the folder that qemu-img runs in: so it is said in an error.
-        let (base, made) = (disk.path.display().to_string(), format!("{}.next", disk.name));
-        let args = ["create", "-q", "-f", "qcow2", "-F", format, "-b", &base, &made];
-        QEMU_IMG.run("make an overlay", &seat.dir, args)?;
+        qcow2::write_overlay(&next, &disk.path, disk.format)
+            .map_err(file_error("make an overlay over", &disk.path))?;
         finish(&next, &path)?;
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! What the parts of this host refuse, in the node API's words.
 
-use crate::cause::chain;
 use crate::guest::GuestError;
 use crate::seat::SeatError;
 use proteus_hypervisor::driver::DriverError;
 use proteus_hypervisor::network::UplinkError;
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::ErrorCode;
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 
@@ -28,7 +28,9 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
 pub(crate) fn seat_error(error: SeatError) -> NodeError {
     let code = match &error {
         SeatError::Clash(_) => NodeErrorCode::FileInUse,
-        SeatError::File { .. } | SeatError::Damaged { .. } | SeatError::Full => NodeErrorCode::Failed,
+        SeatError::File { .. } | SeatError::Damaged { .. } | SeatError::Full | SeatError::User(_) => {
+            NodeErrorCode::Failed
+        }
     };
     NodeError::new(code, chain(&error))
 }

@@ -239,6 +239,13 @@ impl Guest {
         self.ask_within(path, request, ANSWER_LIMIT).await
     }
 
+    /// Whether the agent behind `path` said who it is, and was heard on the link that is open.
+    pub(crate) async fn is_known(&self, path: &Path) -> bool {
+        let slot = self.link.lock().await;
+        let heard = slot.as_ref().is_some_and(|(known, link)| known == path && *link.heard.borrow());
+        heard && self.hello().is_some()
+    }
+
     /// Introduces the host and learns who answers.
     pub(crate) async fn greet(&self, path: &Path, limit: Duration) -> Result<HelloReply, GuestError> {
         match self.ask_within(path, Request::Hello { hello: hello_request() }, limit).await? {

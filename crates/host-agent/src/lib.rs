@@ -11,8 +11,6 @@ mod disk;
 
 mod clone;
 
-mod cause;
-
 mod clock;
 
 mod error;

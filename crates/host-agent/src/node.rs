@@ -1,7 +1,6 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
 use crate::bring_up::BringUp;
-use crate::cause::chain;
 use crate::clock::now;
 use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
@@ -20,6 +19,7 @@ use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
@@ -340,7 +340,11 @@ impl Node for HostAgent {
     }
 
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
-        let seat = self.seats().ensure(vm, intent).map_err(seat_error)?.clone();
+        let seat = self
+            .seats()
+            .ensure(vm, intent, |folder, slot| self.driver.claim_user(folder, slot))
+            .map_err(seat_error)?
+            .clone();
         if seat.furnished {
             return Ok(());
         }
@@ -625,12 +629,30 @@ impl Node for HostAgent {
         }
     }
 
+    async fn wait_services(&self, vm: VmId, limit: Millis) -> Result<(), NodeError> {
+        self.seat(vm)?;
+        let bring = self.bringing_up().get(&vm).cloned();
+        if let Some(bring) = bring {
+            // Only a wait: who gives up asks how it is.
+            let _ = tokio::time::timeout(limit.into(), bring.over_or_failed()).await;
+        }
+        Ok(())
+    }
+
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError> {
         self.seat(vm)?;
-        let Reply::Services { services } = self.ask(vm, Request::Services).await? else {
-            return Err(guest_error(GuestError::Confused));
+        let mut failures = self
+            .bringing_up()
+            .get(&vm)
+            .map(|bring| bring.progress.borrow().failures.clone())
+            .unwrap_or_default();
+        let services = match self.ask(vm, Request::Services).await {
+            Ok(Reply::Services { services }) => services,
+            Ok(_) => return Err(guest_error(GuestError::Confused)),
+            // Why nothing was started is told also where nobody inside answers.
+            Err(error) if failures.is_empty() => return Err(error),
+            Err(_) => Vec::new(),
         };
-        let mut failures = self.bringing_up().get(&vm).map(|bring| bring.failures.all()).unwrap_or_default();
         let observed = services.into_iter().filter_map(|status| {
             Some(ServiceObserved {
                 // A guest that makes up names gets nothing shown.

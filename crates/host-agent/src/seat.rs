@@ -2,12 +2,12 @@
 //! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
 //! reason: the other VMs of the host need Proteus.
 
-use crate::cause::chain;
 use crate::claim::{self, Clash};
-use proteus_hypervisor::driver::{SLOT_MAX, Seat, UID_BASE};
+use proteus_hypervisor::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
+use proteus_protocol::cause::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -40,6 +40,9 @@ pub(crate) enum SeatError {
     Damaged { why: String },
     #[error(transparent)]
     Clash(#[from] Clash),
+    /// The host has no user left for its VMM, or its users cannot be read.
+    #[error("no user for its VMM")]
+    User(#[source] DriverError),
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
 }
@@ -163,6 +166,7 @@ impl Seats {
             attached: Vec::new(),
             furnished: false,
             newborn: false,
+            user: None,
         }
     }
 
@@ -176,8 +180,14 @@ impl Seats {
         Ok(claim::check(seat, self.all())?)
     }
 
-    /// Gives the VM a place; the same one when asked again. Who has which disk is decided here, one VM at a time.
-    pub(crate) fn ensure(&mut self, vm: VmId, intent: &VmIntent) -> Result<&Seat, SeatError> {
+    /// Gives the VM a place; the same one when asked again. `claim_user` gives a new one its VMM's user. Who has
+    /// which disk is decided here, one VM at a time.
+    pub(crate) fn ensure(
+        &mut self,
+        vm: VmId,
+        intent: &VmIntent,
+        claim_user: impl FnOnce(&Path, u16) -> Result<Option<u32>, DriverError>,
+    ) -> Result<&Seat, SeatError> {
         self.check(vm)?;
         if !self.taken.contains_key(&vm) {
             let used: BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
@@ -185,6 +195,10 @@ impl Seats {
             let slot = (0..SLOT_MAX).find(free).ok_or(SeatError::Full)?;
             let seat = self.place(vm, slot, intent);
             self.check_own_disks(&seat)?;
+            // A folder without a seat is cleared at the next start, and who has none has no user.
+            fs::create_dir_all(&seat.dir).map_err(file_error("make", &seat.dir))?;
+            let user = claim_user(&seat.dir, slot).map_err(SeatError::User)?;
+            let seat = Seat { user, ..seat };
             self.save(seat)?;
         }
         self.taken.get(&vm).ok_or(SeatError::Full)

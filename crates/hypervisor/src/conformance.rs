@@ -225,6 +225,7 @@ mod tests {
             attached: vec![],
             furnished: true,
             newborn: false,
+            user: None,
         };
         driver.start(&seat).await.unwrap();
         let turned = check(&driver, &seat).await.unwrap();

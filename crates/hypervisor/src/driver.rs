@@ -36,6 +36,9 @@ pub struct Seat {
     /// A clone that is not known to have an identity of its own yet: it must not meet the network.
     #[serde(default)]
     pub newborn: bool,
+    /// The user of its VMM, which it keeps for life; `None`: that of its slot, as places had it once.
+    #[serde(default)]
+    pub user: Option<u32>,
 }
 
 /// The disks of a VM, being made.
@@ -44,14 +47,16 @@ pub type Making<'a> = Pin<Box<dyn Future<Output = Result<(), DriverError>> + Sen
 /// Most VMs on a host: what a /20 holds beside the bridge's own address and the ends.
 pub const SLOT_MAX: u16 = 4000;
 
-/// User ids of VMMs begin here: one per slot, so that no VM's process may touch another's files. Above what
+/// User ids of VMMs begin here: one per VM of the host, so that no VM's process may touch another's files. Above what
 /// `adduser` (1000–59999) and systemd's dynamic users (61184–65519) hand out, below subuid ranges (100000).
 pub const UID_BASE: u32 = 70_000;
+/// The first that is no VMM's any more: seven instances full of VMs, 7 × [`SLOT_MAX`].
+pub const UID_END: u32 = 98_000;
 
 impl Seat {
     /// User and group id of this VM's VMM.
     pub fn uid(&self) -> u32 {
-        UID_BASE + u32::from(self.slot)
+        self.user.unwrap_or(UID_BASE + u32::from(self.slot))
     }
 
     /// MAC address of its link: locally administered (bit 1 of the first octet), then the slot.
@@ -281,6 +286,11 @@ pub trait Driver: Send + Sync {
 
     /// Counters seen from the host.
     async fn counters(&self, vm: VmId) -> Result<VmCounters, DriverError>;
+
+    /// A user of the host for the VMM of a new VM, whose folder is there; `None`: its processes have none of their own.
+    fn claim_user(&self, _folder: &Path, _slot: u16) -> Result<Option<u32>, DriverError> {
+        Ok(None)
+    }
 
     /// Memory of the host that a running VM's memory takes now.
     async fn resident(&self, vm: VmId) -> Option<Bytes> {

@@ -15,6 +15,8 @@ pub mod cgroup;
 
 pub mod ownership;
 
+mod user;
+
 pub mod whole;
 
 mod sparse;

@@ -3,7 +3,7 @@
 //! Must never touch a file that meanwhile is another one, or somebody else's, nor be silent of one that it cannot give
 //! back.
 
-use crate::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
+use crate::driver::{DriverError, Seat, UID_BASE, UID_END};
 use crate::whole;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ fn load(seat: &Seat) -> Result<BTreeMap<PathBuf, Before>, String> {
 
 /// Whether an owner is the user of some VM's VMM, and so nobody to give a file back to.
 fn is_vmm(uid: u32) -> bool {
-    (UID_BASE..=UID_BASE + u32::from(SLOT_MAX)).contains(&uid)
+    (UID_BASE..UID_END).contains(&uid)
 }
 
 /// Makes a file that belongs to its owner the VMM's. Files in the VM's own folder go with the VM and need no note.

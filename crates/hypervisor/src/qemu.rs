@@ -26,6 +26,7 @@ mod template;
 use crate::cgroup::{Group, Hierarchy};
 use crate::driver::{Applied, Doors, Driver, DriverError, Making, Seat};
 use crate::network::Network;
+use crate::user;
 use async_trait::async_trait;
 use command_line::Sockets;
 use probe::ProbeReport;
@@ -49,6 +50,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// Time without any progress after which a gradual change (balloon, plugged memory) counts as stalled. Shrinking
 /// under emulation moves in steps of up to 2 s.
 const STALL_LIMIT: Duration = Duration::from_secs(8);
+
+/// Between two presses of the power button: a guest that boots hears none until its kernel listens, and one that heard
+/// the first has gone, or is on its way, by then.
+const PRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
 const SWEEP_LIMIT: Duration = Duration::from_secs(20);
@@ -90,6 +95,7 @@ pub(crate) struct Live {
 
 /// The driver.
 pub struct QemuDriver {
+    instance: String,
     network: Network,
     hierarchy: Hierarchy,
     ram_dir: PathBuf,
@@ -108,7 +114,7 @@ impl QemuDriver {
         }
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
-        Ok(Self { network, hierarchy, ram_dir, probe, vms: Mutex::default() })
+        Ok(Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms: Mutex::default() })
     }
 
     /// What the probe found.
@@ -149,20 +155,24 @@ impl QemuDriver {
             .filter_map(|c| c["thread-id"].as_u64())
             .filter_map(|t| u32::try_from(t).ok())
             .collect();
-        vm.group
-            .take_in(live.run.pid, &threads)
+        let (group, pid) = (vm.group.clone(), live.run.pid);
+        // Waits for the kernel, tens of milliseconds where others move threads too.
+        let moved = tokio::task::spawn_blocking(move || group.take_in(pid, &threads)).await;
+        moved
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(DriverError::host(format!("put the vCPU threads of {id} into their group")))
     }
 
-    async fn take_up(&self, seat: &Seat, run: RunState, qmp: Qmp) -> Result<(), DriverError> {
+    async fn take_up(&self, seat: &Seat, run: RunState, qmp: impl Into<Arc<Qmp>>) -> Result<(), DriverError> {
         let group = self.hierarchy.ensure_group(&seat.id.short());
         let group = group.map_err(DriverError::host(format!("make the control group of {}", seat.id)))?;
         let mut offered = seat.intent.images.clone();
         offered.extend(seat.attached.iter().cloned());
         let seen = Mutex::new((PowerState::Running, run.clone()));
+        let qmp = qmp.into();
         let reboots = Arc::new(tokio::sync::watch::Sender::new(0));
         reboot::count(&qmp, &reboots);
-        let live = Live { qmp: Arc::new(qmp), run, offered };
+        let live = Live { qmp, run, offered };
         let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen, reboots };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
@@ -201,6 +211,20 @@ impl QemuDriver {
             self.sweep(&vm.seat).await?;
         }
         outcome
+    }
+}
+
+/// Presses the guest's power button until the guest has gone, or for as long as `grace`.
+async fn went_by_itself(qmp: &Qmp, run: &RunState, grace: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        let pressed = qmp.call("system_powerdown", Value::Null).await.is_ok();
+        let left = grace.saturating_sub(start.elapsed());
+        // A hung VMM does not answer, and only ending it is left; one that just goes does not either.
+        let gone = process::wait_end(run, left.min(PRESS_INTERVAL)).await;
+        if gone || !pressed || start.elapsed() >= grace {
+            return gone;
+        }
     }
 }
 
@@ -273,6 +297,14 @@ impl Driver for QemuDriver {
     }
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
+        match user::keep(Path::new(user::TABLE), &seat.dir, seat.uid()) {
+            Ok(None) => {}
+            Ok(Some(other)) => tracing::warn!(
+                vm = %seat.intent.name, user = seat.uid(), other = %other.display(),
+                "its VMM has the same user as another's; make the VM anew to part them"
+            ),
+            Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
+        }
         let Some(run) = process::load_run_state(seat)? else {
             if process::end_unknown(seat, None).await {
                 self.sweep(seat).await?;
@@ -311,10 +343,8 @@ impl Driver for QemuDriver {
             let live = vm.live.lock().await;
             (live.qmp.clone(), live.run.clone())
         };
-        // A hung or dead VMM does not answer; then only ending it is left.
-        let asked = qmp.call("system_powerdown", Value::Null).await.is_ok();
         // Not with the VM held: whoever looks at it meanwhile would wait for the guest's patience too.
-        let by_itself = asked && process::wait_end(&run, grace.into()).await;
+        let by_itself = went_by_itself(&qmp, &run, grace.into()).await;
         let live = vm.live.lock().await;
         // Another one may have taken its place meanwhile.
         let by_itself = by_itself && !process::lives(&live.run);
@@ -431,6 +461,11 @@ impl Driver for QemuDriver {
         let vm = self.vm(id)?;
         let live = vm.live.lock().await;
         knob::counters(self, &vm, &live).await
+    }
+
+    fn claim_user(&self, folder: &Path, slot: u16) -> Result<Option<u32>, DriverError> {
+        let claimed = user::claim(Path::new(user::TABLE), &self.instance, folder, slot);
+        claimed.map(Some).map_err(DriverError::host("find a user for the VMM"))
     }
 
     async fn resident(&self, id: VmId) -> Option<Bytes> {

@@ -7,9 +7,9 @@ use crate::demo::host::Host;
 use crate::service;
 use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Bench, Cli, OutputForm};
-use proteus_cli::command::wait_serving;
 use proteus_cli::output::table;
 use proteus_cli::terminal;
+use proteus_cli::wait::wait_serving;
 use proteus_control_plane::control::Control;
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
@@ -41,7 +41,7 @@ const REPLACEMENTS: usize = 5;
 const SNAPSHOTS: usize = 3;
 
 /// How many clones are started, one after the other.
-const CLONES: usize = 5;
+const CLONES: usize = 12;
 
 /// One line of the result.
 struct Row {
@@ -241,8 +241,8 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
 async fn measure_real(host: &Host, images: &Path) -> Result<Vec<Row>> {
     terminal::say_aside(format_args!("a real guest boots"));
     let start = Instant::now();
-    host.create_vm_with("web", &["nginx"], images, vec![host.empty_disk("web").await?]).await?;
-    wait_serving(&host.client, "web", BOOT_LIMIT).await?;
+    let web = host.create_vm_with("web", &["nginx"], images, vec![host.empty_disk("web").await?]).await?;
+    wait_serving(&host.client, web, BOOT_LIMIT).await?;
     let booted = start.elapsed();
     let request = PlanRequest { profile: Some("web-frontend".into()), ..PlanRequest::default() };
     let mut rows = Vec::new();
@@ -288,9 +288,9 @@ async fn clones(host: &Host, booted: Duration) -> Result<Vec<Row>> {
     for number in 0..CLONES {
         let name = format!("clone-{number}");
         let start = Instant::now();
-        let _: VmView =
+        let clone: VmView =
             host.client.post("/vms/web/clone", &CloneRequest { name: name.parse()?, dry_run: false }).await?;
-        wait_serving(&host.client, &name, BOOT_LIMIT).await?;
+        wait_serving(&host.client, clone, BOOT_LIMIT).await?;
         times.push(start.elapsed());
         let request = StopRequest { grace_ms: Millis(0) };
         let _: StopView = host.client.post(&format!("/vms/{name}/stop"), &request).await?;

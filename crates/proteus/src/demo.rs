@@ -13,8 +13,8 @@ use host::Host;
 use load::{Load, Measured, Tool};
 use proteus_cli::argument::Demo;
 use proteus_cli::client::{Client, segment};
-use proteus_cli::command::wait_serving;
 use proteus_cli::terminal;
+use proteus_cli::wait::wait_serving;
 use proteus_model::execution::{Morph, State};
 use proteus_model::plan::Plan;
 use proteus_protocol::api::v1::{DocumentRequest, MorphRequest, MorphView, PlanRequest, ProfileView, VmView};
@@ -96,12 +96,13 @@ fn say(start: Instant, what: &str) {
 async fn play(host: &mut Host, images: &Path, start: Instant) -> Result<Report> {
     let mut report = Report::default();
     say(start, &format!("Proteus runs; {}", host.description().await?));
+    let mut started = Vec::new();
     for guest in &GUESTS {
-        host.create_vm(guest.name, guest.image, images).await?;
+        started.push(host.create_vm(guest.name, guest.image, images).await?);
     }
     say(start, "three VMs boot: nginx, redis, postgresql");
-    for guest in &GUESTS {
-        wait_serving(&host.client, guest.name, BOOT_LIMIT).await?;
+    for (guest, view) in GUESTS.iter().zip(started) {
+        wait_serving(&host.client, view, BOOT_LIMIT).await?;
         say(start, &format!("{} serves {}", guest.name, guest.image));
     }
     let namespace = host.namespace().await?;

@@ -26,7 +26,11 @@ impl Session {
                     false => output::uplink(&view),
                 });
             }
-            Uplink::Disable => {
+            Uplink::Disable { dry_run: true } => {
+                let view: UplinkView = self.client.get("/host/uplink").await?;
+                self.print(&view, || output::uplink_end(&view));
+            }
+            Uplink::Disable { dry_run: false } => {
                 self.client.delete("/host/uplink").await?;
                 self.print(&json!({ "enabled": false }), || {
                     "guests reach nothing outside; link, rules and forwarding are as before\n".to_owned()

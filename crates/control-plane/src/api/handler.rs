@@ -25,6 +25,7 @@ use proteus_model::execution::Morph;
 use proteus_model::id::MorphId;
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
+use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
@@ -224,8 +225,24 @@ pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>)
     Ok(Json(CapabilityView { report }))
 }
 
-pub(super) async fn services(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<ServiceView>> {
+/// Longest wait for the services of a VM to be started; whoever wants to wait longer asks again.
+const SERVICES_WAIT_MAX: Millis = Millis(30_000);
+
+#[derive(Deserialize)]
+pub(super) struct ServicesQuery {
+    /// Wait so long for those that are being started.
+    #[serde(default)]
+    wait_ms: Millis,
+}
+
+pub(super) async fn services(
+    State(control): Shared,
+    Path(vm): Path<String>,
+    Query(query): Query<ServicesQuery>,
+) -> Answer<Vec<ServiceView>> {
     let record = control.vm(&vm).await?;
+    let wait = query.wait_ms.min(SERVICES_WAIT_MAX);
+    control.node().wait_services(record.id, wait).await.map_err(ControlError::from)?;
     let services = control.node().services(record.id).await.map_err(ControlError::from)?;
     let view = |s: proteus_protocol::node::v1::ServiceObserved| ServiceView {
         name: s.name.to_string(),

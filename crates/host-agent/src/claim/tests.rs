@@ -26,7 +26,7 @@ fn seat(dir: &Path, name: &str, disks: &[(&Path, Use)]) -> Seat {
     intent.disks = disks.iter().enumerate().map(disk).collect();
     let id = VmId::from_bits(name.bytes().fold(1, |bits, byte| bits << 8 | u128::from(byte)));
     let dir = dir.join(name);
-    Seat { id, slot: 0, dir, intent, attached: Vec::new(), furnished: false, newborn: false }
+    Seat { id, slot: 0, dir, intent, attached: Vec::new(), furnished: false, newborn: false, user: None }
 }
 
 fn image(dir: &Path, name: &str, over: Option<&str>) -> PathBuf {

@@ -10,7 +10,7 @@ fn seat(dir: &Path, slot: u16) -> Seat {
     fs::create_dir_all(&dir).unwrap();
     let intent = VmIntent::new("test".parse().unwrap(), Boot::Firmware, Bytes::mib(128));
     let id = VmId::from_bits(u128::from(slot) + 1);
-    Seat { id, slot, dir, intent, attached: Vec::new(), furnished: true, newborn: false }
+    Seat { id, slot, dir, intent, attached: Vec::new(), furnished: true, newborn: false, user: None }
 }
 
 fn owned_file(dir: &Path, name: &str) -> PathBuf {

@@ -25,6 +25,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -249,10 +250,14 @@ pub(super) async fn start(
     let (copied, launched) = tokio::join!(copied, launched);
     let (run, qmp) = launched?;
     copied?;
-    take_in(seat, &qmp, &from.join("state")).await?;
-    // Off before the guest moves: its system then asks for an address anew when it comes on.
-    set_link(seat, &qmp, false).await?;
-    driver.take_up(seat, run, qmp).await?;
+    let qmp = Arc::new(qmp);
+    let taken_in = async {
+        take_in(seat, &qmp, &from.join("state")).await?;
+        // Off before the guest moves: its system then asks for an address anew when it comes on.
+        set_link(seat, &qmp, false).await
+    };
+    // Its threads are there, though they stand still.
+    tokio::try_join!(taken_in, driver.take_up(seat, run, qmp.clone()))?;
     let vm = driver.vm(seat.id)?;
     let live = vm.live.lock().await;
     vm_call(seat.id, &live.qmp, CLONING, "cont", Value::Null).await.map(|_| ())

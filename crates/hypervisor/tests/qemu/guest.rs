@@ -126,6 +126,7 @@ impl Guest {
             attached: Vec::new(),
             furnished: false,
             newborn: false,
+            user: None,
         };
         std::fs::create_dir(&seat.dir).unwrap();
         let driver = QemuDriver::open(&instance, dir).await.unwrap();

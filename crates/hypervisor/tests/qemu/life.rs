@@ -278,6 +278,12 @@ async fn end(guest: &Guest) {
     let begun = Instant::now();
     assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap(), "the guest did not go by itself");
     println!("stopped by itself after {:.1} s", begun.elapsed().as_secs_f64());
+    // Stopped before its kernel listens to the power button, it goes as soon as it does.
+    guest.driver.start(&guest.seat).await.unwrap();
+    assert!(
+        guest.driver.stop(guest.id(), Millis(120_000)).await.unwrap(),
+        "a guest that boots never heard it"
+    );
     let again = guest.driver.stop(guest.id(), Millis(1)).await;
     assert!(matches!(again, Err(DriverError::NotRunning { .. })), "{again:?}");
     assert!(!guest.driver.adopt(&guest.seat).await.unwrap());

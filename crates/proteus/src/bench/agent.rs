@@ -5,9 +5,9 @@
 use crate::demo::host::Host;
 use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Cli, OutputForm};
-use proteus_cli::command::wait_serving;
 use proteus_cli::output::table;
 use proteus_cli::terminal;
+use proteus_cli::wait::wait_serving;
 use proteus_hypervisor::network::Network;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{ExecRequest, ExecView, StopRequest, StopView, VmView};
@@ -157,8 +157,8 @@ async fn measure(host: &Host, vm: &str, images: &Path, built: &[&str], seconds: 
         "a real guest boots with {}",
         if built.is_empty() { "our agent alone".into() } else { built.join(", ") }
     ));
-    host.create_vm_with(vm, built, images, Vec::new()).await?;
-    wait_serving(&host.client, vm, BOOT_LIMIT).await?;
+    let started = host.create_vm_with(vm, built, images, Vec::new()).await?;
+    wait_serving(&host.client, started, BOOT_LIMIT).await?;
     // Once before it counts: what each loads and allocates on its first answer stays.
     ask_all(host, vm, built, 3).await?;
     terminal::say_aside(format_args!("each is asked once a second for {seconds} s"));

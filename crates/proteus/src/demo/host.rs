@@ -107,7 +107,7 @@ impl Host {
         })
     }
 
-    pub(crate) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<()> {
+    pub(crate) async fn create_vm(&self, name: &str, image: &str, images: &Path) -> Result<VmView> {
         self.create_vm_with(name, &[image], images, Vec::new()).await
     }
 
@@ -118,7 +118,7 @@ impl Host {
         services: &[&str],
         images: &Path,
         disks: Vec<DiskIntent>,
-    ) -> Result<()> {
+    ) -> Result<VmView> {
         let intent = VmIntent {
             vcpus_max: 2,
             memory_max: Bytes::mib(768),
@@ -136,9 +136,8 @@ impl Host {
             )
         };
         let _: VmView = self.client.post("/vms", &intent).await?;
-        let _: VmView =
-            self.client.post(&format!("/vms/{}/start", segment(name)), &serde_json::json!({})).await?;
-        Ok(())
+        let path = format!("/vms/{}/start", segment(name));
+        Ok(self.client.post(&path, &serde_json::json!({})).await?)
     }
 
     /// What a Prometheus reads; it looks at every VM.

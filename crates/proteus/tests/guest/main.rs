@@ -21,6 +21,8 @@ mod images;
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;
 
+mod wait;
+
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use server::Server;
 use std::io::{Read, Write};

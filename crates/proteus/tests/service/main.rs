@@ -15,4 +15,6 @@ mod server;
 
 mod uplink;
 
+mod user;
+
 mod whole;

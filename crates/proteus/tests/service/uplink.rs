@@ -159,8 +159,14 @@ fn guests_get_out_and_nobody_gets_in_and_nothing_stays() {
     assert!(reaches(&world.guest, to_outside), "after a restart");
     let standing = world.state();
 
+    let told = server.cli(&["host", "uplink", "disable", "--dry-run"]).ok().stdout;
+    assert!(told.starts_with("guests would reach nothing outside\n"), "{told}");
+    assert_eq!(world.state(), standing, "after a dry run");
+    assert!(reaches(&world.guest, to_outside), "after a dry run");
     server.cli(&["host", "uplink", "disable"]).ok();
     assert_eq!(world.state(), before, "after it was disabled; it was\n{standing}");
+    let told = server.cli(&["host", "uplink", "disable", "--dry-run"]).ok().stdout;
+    assert_eq!(told, "guests reach nothing outside; nothing to take away\n");
     assert!(!reaches(&world.guest, to_outside), "out after it was disabled");
     assert!(!std::path::Path::new(&format!("/run/{namespace}-dhcp/options/uplink")).exists());
     server.cli(&["host", "uplink", "disable"]).ok();

@@ -271,6 +271,10 @@ pub trait Node: Send + Sync {
     /// Runs a program inside.
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError>;
 
+    /// Waits until nobody starts its services any more, or one of them failed. At most `limit`; not being done by then
+    /// is no error.
+    async fn wait_services(&self, vm: VmId, limit: Millis) -> Result<(), NodeError>;
+
     /// Its services.
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError>;
 

@@ -11,7 +11,16 @@ fn seat(dir: &Path, disk: DiskIntent) -> Seat {
         ..VmIntent::new("test".parse().unwrap(), Boot::Firmware, Bytes::mib(128))
     };
     let (dir, attached) = (dir.to_owned(), Vec::new());
-    Seat { id: VmId::from_bits(7), slot: 0, dir, intent, attached, furnished: true, newborn: false }
+    Seat {
+        id: VmId::from_bits(7),
+        slot: 0,
+        dir,
+        intent,
+        attached,
+        furnished: true,
+        newborn: false,
+        user: None,
+    }
 }
 
 fn overlay_over(path: &Path, format: DiskFormat) -> DiskIntent {
