@@ -139,8 +139,12 @@ impl Server {
         let start = Instant::now();
         let http = self.words.iter().all(|word| word != "--no-http");
         let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
-        // The socket is there first, and may be one that a killed Proteus left.
-        while UnixStream::connect(&socket).is_err() || (http && !listens()) {
+        // An answer, not a connection: the kernel closes the sockets of a killed Proteus a moment after its end.
+        let answers = || {
+            let asked = UnixStream::connect(&socket).and_then(|to| exchange(to, "GET", "/readyz", None, b""));
+            asked.is_ok_and(|(status, _)| status == 200)
+        };
+        while !answers() || (http && !listens()) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && start.elapsed() < READY_LIMIT, "{ended:?}: {}", self.log());
             std::thread::park_timeout(Duration::from_millis(5));
