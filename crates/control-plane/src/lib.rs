@@ -19,6 +19,8 @@ pub mod vm;
 
 mod template;
 
+mod seen;
+
 pub mod snapshot;
 
 pub mod backup;

@@ -14,9 +14,6 @@ mod start;
 
 mod watch;
 
-pub(crate) use halt::Halts;
-pub(crate) use reboot::Reboots;
-
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, TRIES, Versioned};

@@ -4,20 +4,6 @@
 use crate::control::{Control, ControlError};
 use proteus_model::id::VmId;
 use serde_json::json;
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
-/// The VMs that were told to stand still.
-#[derive(Debug, Default)]
-pub(crate) struct Halts(Mutex<HashSet<VmId>>);
-
-impl Halts {
-    /// Keeps whether a VM stands still; whether that is news.
-    fn is_news(&self, vm: VmId, halted: bool) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if halted { known.insert(vm) } else { known.remove(&vm) }
-    }
-}
 
 impl Control {
     /// Looks whether a VM that runs stands still, and tells it where that is news.

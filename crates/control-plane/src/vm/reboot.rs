@@ -9,8 +9,6 @@ use proteus_model::id::VmId;
 use proteus_protocol::node::v1::BootObserved;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Longest word for a boot that is kept: a UUID has 36 bytes, and it is the guest that says it.
 const BOOT_ID_BYTES_MAX: usize = 64;
@@ -22,32 +20,6 @@ struct Boot {
     starts: u64,
     /// The guest kernel's word for it.
     id: String,
-}
-
-/// How often each VM's guest had started anew when it was looked at last, as the node counts it. For guests whose
-/// agent says nothing, and before it does.
-#[derive(Debug, Default)]
-pub(crate) struct Reboots(Mutex<HashMap<VmId, u64>>);
-
-impl Reboots {
-    fn seen(&self) -> MutexGuard<'_, HashMap<VmId, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there were more than at the last look.
-    fn would_rise(&self, vm: VmId, reboots: u64) -> bool {
-        reboots > self.seen().get(&vm).copied().unwrap_or_default()
-    }
-
-    /// The same, and keeps how many there are.
-    fn rose(&self, vm: VmId, reboots: u64) -> bool {
-        reboots > self.seen().insert(vm, reboots).unwrap_or_default()
-    }
-
-    /// A VM that starts: the node counts from nothing again.
-    pub(crate) fn forget(&self, vm: VmId) {
-        self.seen().remove(&vm);
-    }
 }
 
 impl Control {
