@@ -15,12 +15,7 @@ impl Reboots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there were more than at the last look.
-    pub(crate) fn would_rise(&self, vm: VmId, reboots: u64) -> bool {
-        reboots > self.seen().get(&vm).copied().unwrap_or_default()
-    }
-
-    /// The same, and keeps how many there are.
+    /// Whether there were more than at the last look; keeps how many there are.
     pub(crate) fn rose(&self, vm: VmId, reboots: u64) -> bool {
         reboots > self.seen().insert(vm, reboots).unwrap_or_default()
     }

@@ -13,13 +13,16 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
         DriverError::NotRunning { .. } => NodeErrorCode::NotRunning,
         DriverError::Unsupported { .. } | DriverError::NoAbility { .. } => NodeErrorCode::Unsupported,
         DriverError::UnknownSnapshot { .. } => NodeErrorCode::NotFound,
-        DriverError::SnapshotExists { .. } | DriverError::Halted { .. } => NodeErrorCode::Conflict,
+        DriverError::SnapshotExists { .. } | DriverError::Halted { .. } | DriverError::Lost { .. } => {
+            NodeErrorCode::Conflict
+        }
         DriverError::OutOfRange { .. } => NodeErrorCode::OutOfRange,
         DriverError::Stalled { .. } => NodeErrorCode::Stalled,
         DriverError::Vmm { .. } | DriverError::Host { .. } | DriverError::Tool(_) => NodeErrorCode::Failed,
     };
     let hint = match &error {
         DriverError::Halted { .. } => "; mend that, then start it once more: nothing of it is lost",
+        DriverError::Lost { .. } => "; it is looked for again and again, and `vm stop` ends it",
         _ => "",
     };
     NodeError::new(code, chain(&error) + hint)

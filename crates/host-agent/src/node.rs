@@ -18,13 +18,13 @@ use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
-use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{BootObserved, DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    BootObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError,
-    NodeErrorCode, ServiceObserved, StepCost,
+    ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
+    ServiceObserved, StepCost,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -106,20 +106,37 @@ impl HostAgent {
             bringing_up: Mutex::default(),
             tasks: TaskTracker::new(),
         };
-        for seat in all {
-            match agent.driver.adopt(&seat).await {
-                Ok(_) if seat.newborn => agent.end_left_newborn(&seat).await?,
-                Ok(true) => {
-                    tracing::info!(vm = %seat.intent.name, "found running");
-                    agent.settle_in(&seat).await;
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(vm = %seat.intent.name, error = %chain(&error), "not found again");
-                }
-            }
+        // All at once: one whose VMM does not answer keeps no other waiting.
+        let looking = all.into_iter().map(|seat| {
+            let driver = agent.driver.clone();
+            let look = tokio::spawn(async move { (driver.adopt(&seat).await, seat) });
+            async move { look.await }
+        });
+        for look in looking.collect::<Vec<_>>() {
+            let (found, seat) = match look.await {
+                Ok(looked) => looked,
+                // Nobody ends such a task from outside.
+                Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+            };
+            agent.take_up(&seat, found).await?;
         }
         Ok(agent)
+    }
+
+    /// Takes up a VM that was looked for.
+    async fn take_up(&self, seat: &Seat, found: Result<bool, DriverError>) -> Result<(), NodeError> {
+        match found {
+            Ok(_) if seat.newborn => self.end_left_newborn(seat).await?,
+            Ok(true) => {
+                tracing::info!(vm = %seat.intent.name, "found running");
+                self.settle_in(seat).await;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(vm = %seat.intent.name, error = %chain(&error), "not found again");
+            }
+        }
+        Ok(())
     }
 
     /// Drains the console and brings the services up, in the background.
@@ -448,6 +465,15 @@ impl Node for HostAgent {
             resident: if running { self.driver.resident(vm).await } else { None },
             observed_at: now(),
         })
+    }
+
+    async fn find_again(&self, vm: VmId) -> Result<(), NodeError> {
+        let seat = self.seat(vm)?;
+        if self.driver.is_lost(vm) {
+            let found = self.driver.adopt(&seat).await;
+            self.take_up(&seat, found).await?;
+        }
+        Ok(())
     }
 
     async fn halted(&self, vm: VmId) -> Result<Option<String>, NodeError> {

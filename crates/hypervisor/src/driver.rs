@@ -161,6 +161,14 @@ pub enum DriverError {
         /// The name.
         name: SnapshotName,
     },
+    /// It runs, and its VMM did not answer when it was to be found again.
+    #[error("{vm} runs (pid {pid}) and its VMM does not answer")]
+    Lost {
+        /// Which VM.
+        vm: VmId,
+        /// Its VMM.
+        pid: u32,
+    },
     /// Its guest was told to go on, and a disk stopped it again.
     #[error("{vm} stands still: {why}")]
     Halted {
@@ -234,8 +242,14 @@ pub trait Driver: Send + Sync {
     /// Starts a VM that does not run; on error nothing of it is left running. Lets one go on that a disk stopped.
     async fn start(&self, seat: &Seat) -> Result<(), DriverError>;
 
-    /// Finds a VM that an earlier process started. `false`: it does not run.
+    /// Finds a VM that an earlier process started. `false`: it does not run. On error it may run all the same
+    /// ([`Driver::is_lost`]); asked again, it is looked for again.
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError>;
+
+    /// Whether a VM runs that could not be found again. It can only be stopped, or looked for once more.
+    fn is_lost(&self, _vm: VmId) -> bool {
+        false
+    }
 
     /// Asks the guest to power off, waits `grace`, then ends its VMM. `true`: it went by itself.
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, DriverError>;

@@ -44,11 +44,34 @@ fn is_vmm(uid: u32) -> bool {
     (UID_BASE..UID_END).contains(&uid)
 }
 
-/// Makes a file that belongs to its owner the VMM's. Files in the VM's own folder go with the VM and need no note.
+/// Whether somebody has a lock on any part of a file, as QEMU has on a disk that it writes to (fcntl(2), open file
+/// description locks).
+#[allow(unsafe_code, reason = "F_OFD_GETLK has no safe wrapper")]
+fn is_locked(path: &Path) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    // SAFETY: `flock` is plain integers, for which all zeroes is a value: from the begin, of no end.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_type, lock.l_whence) = (libc::F_WRLCK as i16, libc::SEEK_SET as i16);
+    // SAFETY: the file is open for the whole call, and the kernel writes to `lock` alone, which outlives it.
+    let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// Makes a file that belongs to its owner the VMM's. Refused while somebody has it open to write to. Files in the VM's own folder go with the VM and need no note.
 pub(crate) fn hand_over(seat: &Seat, path: &Path) -> io::Result<()> {
     let uid = seat.uid();
     let now = fs::metadata(path)?;
     if !path.starts_with(&seat.dir) && now.uid() != uid {
+        if is_locked(path)? {
+            return Err(io::Error::other(format!(
+                "{} is in use: another program, as a VM of another Proteus, has it open; stop that first",
+                path.display()
+            )));
+        }
         let damaged =
             |what| format!("{what}; it says whose the VM's disks are: mend it, or give them back by hand");
         let mut owners = load(seat).map_err(damaged).map_err(io::Error::other)?;

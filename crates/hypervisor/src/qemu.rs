@@ -101,6 +101,8 @@ pub struct QemuDriver {
     ram_dir: PathBuf,
     probe: ProbeReport,
     vms: Mutex<HashMap<VmId, Arc<QemuVm>>>,
+    /// Those that run and could not be found again: their VMM does not answer, or what was written of it is damaged.
+    lost: Mutex<HashMap<VmId, Seat>>,
 }
 
 impl QemuDriver {
@@ -114,7 +116,8 @@ impl QemuDriver {
         }
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
-        Ok(Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms: Mutex::default() })
+        let (vms, lost) = (Mutex::default(), Mutex::default());
+        Ok(Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost })
     }
 
     /// What the probe found.
@@ -137,7 +140,24 @@ impl QemuDriver {
 
     fn vm(&self, id: VmId) -> Result<Arc<QemuVm>, DriverError> {
         let vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
-        vms.get(&id).cloned().ok_or(DriverError::NotRunning { vm: id })
+        let missing = || match self.lost_vmm(id) {
+            Some((_, pid)) => DriverError::Lost { vm: id, pid },
+            None => DriverError::NotRunning { vm: id },
+        };
+        vms.get(&id).cloned().ok_or_else(missing)
+    }
+
+    /// The seat and the VMM of a VM that runs and was not found again.
+    fn lost_vmm(&self, id: VmId) -> Option<(Seat, u32)> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let seat = lost.get(&id)?.clone();
+        match process::unknown_vmms(&seat, None).into_iter().find(process::lives) {
+            Some(run) => Some((seat, run.pid)),
+            None => {
+                lost.remove(&id);
+                None
+            }
+        }
     }
 
     fn remember(&self, vm: QemuVm) {
@@ -198,6 +218,47 @@ impl QemuDriver {
 }
 
 impl QemuDriver {
+    async fn find_again(&self, seat: &Seat) -> Result<bool, DriverError> {
+        match user::keep(Path::new(user::TABLE), &seat.dir, seat.uid()) {
+            Ok(None) => {}
+            Ok(Some(other)) => tracing::warn!(
+                vm = %seat.intent.name, user = seat.uid(), other = %other.display(),
+                "its VMM has the same user as another's; make the VM anew to part them"
+            ),
+            Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
+        }
+        let Some(run) = process::load_run_state(seat)? else {
+            if process::end_unknown(seat, None).await {
+                self.sweep(seat).await?;
+            }
+            return Ok(false);
+        };
+        let run = if run.under_way.is_some() {
+            process::end_unknown(seat, Some(&run)).await;
+            run
+        } else {
+            replace::survivor(seat, run).await?
+        };
+        if !process::lives(&run) {
+            process::wait_end(&run, process::KILL_LIMIT).await;
+            self.sweep(seat).await?;
+            return Ok(false);
+        }
+        let sockets = Sockets::of(seat, run.incarnation);
+        let connected = Qmp::connect(&sockets.qmp).await;
+        let doing = "find the VMM again";
+        let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
+        self.take_up(seat, run, qmp).await?;
+        let vm = self.vm(seat.id)?;
+        if template::end_cut_short(&vm, &mut *vm.live.lock().await).await? {
+            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+            self.sweep(seat).await?;
+            return Ok(false);
+        }
+        let ended = snapshot::end_cut_short(self, &vm, &mut *vm.live.lock().await).await;
+        self.ended_or_swept(&vm, ended).await.map(|()| true)
+    }
+
     /// A restore that failed after the old VMM ended leaves no guest worth keeping: the VM is then stopped.
     async fn ended_or_swept<T>(
         &self,
@@ -255,6 +316,9 @@ impl Driver for QemuDriver {
     }
 
     async fn start(&self, seat: &Seat) -> Result<(), DriverError> {
+        if let Some((_, pid)) = self.lost_vmm(seat.id) {
+            return Err(DriverError::Lost { vm: seat.id, pid });
+        }
         if let Ok(vm) = self.vm(seat.id) {
             let (qmp, run) = {
                 let live = vm.live.lock().await;
@@ -297,47 +361,28 @@ impl Driver for QemuDriver {
     }
 
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
-        match user::keep(Path::new(user::TABLE), &seat.dir, seat.uid()) {
-            Ok(None) => {}
-            Ok(Some(other)) => tracing::warn!(
-                vm = %seat.intent.name, user = seat.uid(), other = %other.display(),
-                "its VMM has the same user as another's; make the VM anew to part them"
-            ),
-            Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
-        }
-        let Some(run) = process::load_run_state(seat)? else {
-            if process::end_unknown(seat, None).await {
-                self.sweep(seat).await?;
-            }
-            return Ok(false);
+        let known = self.vm(seat.id).is_ok();
+        let found = if known { Ok(true) } else { self.find_again(seat).await };
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match &found {
+            Ok(_) => lost.remove(&seat.id),
+            Err(_) => lost.insert(seat.id, seat.clone()),
         };
-        let run = if run.under_way.is_some() {
-            process::end_unknown(seat, Some(&run)).await;
-            run
-        } else {
-            replace::survivor(seat, run).await?
-        };
-        if !process::lives(&run) {
-            process::wait_end(&run, process::KILL_LIMIT).await;
-            self.sweep(seat).await?;
-            return Ok(false);
-        }
-        let sockets = Sockets::of(seat, run.incarnation);
-        let connected = Qmp::connect(&sockets.qmp).await;
-        let doing = "find the VMM again";
-        let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
-        self.take_up(seat, run, qmp).await?;
-        let vm = self.vm(seat.id)?;
-        if template::end_cut_short(&vm, &mut *vm.live.lock().await).await? {
-            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
-            self.sweep(seat).await?;
-            return Ok(false);
-        }
-        let ended = snapshot::end_cut_short(self, &vm, &mut *vm.live.lock().await).await;
-        self.ended_or_swept(&vm, ended).await.map(|()| true)
+        found
+    }
+
+    fn is_lost(&self, id: VmId) -> bool {
+        self.lost_vmm(id).is_some()
     }
 
     async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
+        if let Some((seat, _)) = self.lost_vmm(id) {
+            // Nobody can ask it to go.
+            process::end_unknown(&seat, None).await;
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            self.sweep(&seat).await?;
+            return Ok(false);
+        }
         let vm = self.vm(id)?;
         let (qmp, run) = {
             let live = vm.live.lock().await;
@@ -358,7 +403,11 @@ impl Driver for QemuDriver {
     }
 
     async fn power(&self, id: VmId) -> PowerState {
-        let Ok(vm) = self.vm(id) else { return PowerState::Stopped };
+        let vm = match self.vm(id) {
+            Ok(vm) => vm,
+            Err(DriverError::Lost { .. }) => return PowerState::Hung,
+            Err(_) => return PowerState::Stopped,
+        };
         let live = match vm.look().await {
             Ok(live) => live,
             // Without a process it is between two of them: stopped is only what nothing is being done to.
@@ -388,6 +437,9 @@ impl Driver for QemuDriver {
     }
 
     async fn pid(&self, id: VmId) -> Option<u32> {
+        if let Some((_, pid)) = self.lost_vmm(id) {
+            return Some(pid);
+        }
         let vm = self.vm(id).ok()?;
         let run = match vm.look().await {
             Ok(live) => live.run.clone(),
@@ -532,7 +584,11 @@ impl Driver for QemuDriver {
     }
 
     async fn delete_snapshot(&self, seat: &Seat, name: &SnapshotName) -> Result<(), DriverError> {
-        let Ok(vm) = self.vm(seat.id) else { return snapshot::delete(seat, None, name).await };
+        let vm = match self.vm(seat.id) {
+            Ok(vm) => vm,
+            Err(DriverError::NotRunning { .. }) => return snapshot::delete(seat, None, name).await,
+            Err(error) => return Err(error),
+        };
         let live = vm.live.lock().await;
         let running = process::lives(&live.run).then_some((&*vm, &*live));
         snapshot::delete(seat, running, name).await

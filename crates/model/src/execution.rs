@@ -15,6 +15,7 @@ use crate::plan::{Goal, Plan};
 use crate::setting::{Knob, Setting};
 use crate::unit::{Millis, UnixMillis};
 use crate::verification::VerificationReport;
+use crate::vm::BootObserved;
 use serde::{Deserialize, Serialize};
 
 /// Where a morph is.
@@ -220,6 +221,9 @@ pub struct Morph {
     pub began_at: UnixMillis,
     /// When it was over.
     pub ended_at: Option<UnixMillis>,
+    /// The boot of the guest in which those were read.
+    #[serde(default)]
+    pub boot: BootObserved,
     /// The value of each knob before the first step.
     pub before: Vec<Setting>,
     /// How the VM fared before the first step.

@@ -231,6 +231,24 @@ pub struct VmObserved {
     pub observed_at: UnixMillis,
 }
 
+/// Which boot of its guest a VM is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootObserved {
+    /// The guest kernel's own word for it; `None`: no agent has said it yet.
+    pub id: Option<String>,
+    /// How often the guest started anew by itself since the node knows the VM.
+    pub reboots: u64,
+}
+
+impl BootObserved {
+    /// Whether `later` is another boot than this one. What neither tells is taken for the same.
+    pub fn is_over(&self, later: &Self) -> bool {
+        let others = self.id.as_ref().zip(later.id.as_ref()).is_some_and(|(then, now)| then != now);
+        // A node that began anew counts from nothing.
+        others || later.reboots > self.reboots
+    }
+}
+
 /// Counters of a VM taken from the host; each only rises while the VMM lives. What could not be read is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmCounters {

@@ -5,7 +5,7 @@ use super::journal::Journal;
 use super::{Stop, record_after, since};
 use crate::control::{Control, ControlError};
 use crate::plan::moves_by_itself;
-use proteus_model::execution::{Event, LeftAlone, StepObserved};
+use proteus_model::execution::{Event, LeftAlone, Morph, StepObserved};
 use proteus_model::id::VmId;
 use proteus_model::plan::Change;
 use proteus_model::setting::{KnobKind, Setting};
@@ -63,6 +63,7 @@ impl Control {
 
     /// Takes the step that was announced.
     pub(super) async fn apply_step(&self, journal: &mut Journal<'_>, step: usize) -> Result<(), Stop> {
+        self.check_boot(journal.morph()).await?;
         let plan = &journal.morph().plan;
         let change = plan.steps[step].change.clone();
         let last = step + 1 == plan.steps.len();
@@ -85,7 +86,7 @@ impl Control {
         let done =
             done.map_err(|error| Stop::GiveUp(format!("step {} failed: {}", step + 1, error.message)))?;
         let event = if last { Event::StepsDone } else { Event::StepBegun { step: step + 1 } };
-        let keep = |morph: &mut proteus_model::execution::Morph| match done {
+        let keep = |morph: &mut Morph| match done {
             Done::Turned(cost) => {
                 let StepCost { took_ms, blackout_ms } = cost;
                 morph.steps.push(StepObserved { step, took_ms, blackout_ms });
@@ -119,6 +120,15 @@ impl Control {
         self.node.apply(vm, before, morph.generation).await.map(|_| None)
     }
 
+    /// What was set inside the last boot of a guest is gone with it, but for what was set while it started anew.
+    async fn is_gone_with_its_boot(&self, morph: &Morph, ours: &Setting) -> bool {
+        if !ours.knob().kind().in_guest() || !self.has_rebooted(morph).await.unwrap_or(false) {
+            return false;
+        }
+        let found = self.node.read(morph.plan.vm, &ours.knob()).await;
+        !found.is_ok_and(|found| ours.holds_in(&found))
+    }
+
     /// Takes a step back.
     pub(super) async fn undo_step(&self, journal: &mut Journal<'_>, step: usize) -> Result<(), Stop> {
         let vm = journal.morph().plan.vm;
@@ -130,12 +140,10 @@ impl Control {
         if let Change::Set { to, .. } = &change
             && !already_left(to, journal)
         {
-            let record = self.vm(&vm.to_string()).await?;
             let mut tries = 0;
             left = loop {
                 tries += 1;
-                // What was set inside the last boot of a guest is gone with it.
-                if to.knob().kind().in_guest() && self.has_rebooted(&record).await.unwrap_or(false) {
+                if self.is_gone_with_its_boot(journal.morph(), to).await {
                     break None;
                 }
                 match self.turn_back(vm, journal, to).await {
@@ -153,7 +161,7 @@ impl Control {
                 }
             };
         }
-        let keep = |morph: &mut proteus_model::execution::Morph| morph.left_alone.extend(left);
+        let keep = |morph: &mut Morph| morph.left_alone.extend(left);
         Ok(journal.move_on(Event::StepUndone { step }, keep).await?)
     }
 

@@ -5,8 +5,9 @@
 use super::VmRecord;
 use crate::control::{Control, ControlError, key};
 use crate::record::{RecordError, Versioned};
+use proteus_model::execution::Morph;
 use proteus_model::id::VmId;
-use proteus_protocol::node::v1::BootObserved;
+use proteus_model::vm::BootObserved;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -27,13 +28,9 @@ impl Control {
         Ok(self.records.get::<Boot>(&key::boot(record.id)).await?)
     }
 
-    /// Whether the guest of a VM is in another boot than it was seen in last. Writes nothing down.
-    pub(crate) async fn has_rebooted(&self, record: &VmRecord) -> Result<bool, ControlError> {
-        let seen = self.node.boot(record.id).await?;
-        let known = self.known_boot(record).await?.map(|known| known.value);
-        let known = known.filter(|known| known.starts == record.starts);
-        let another = known.zip(seen.id).is_some_and(|(known, id)| known.id != shortened(&id));
-        Ok(another || self.reboots.would_rise(record.id, seen.reboots))
+    /// Whether the guest of a morph's VM is in another boot than the one that its plan was checked in.
+    pub(crate) async fn has_rebooted(&self, morph: &Morph) -> Result<bool, ControlError> {
+        Ok(morph.boot.is_over(&self.node.boot(morph.plan.vm).await?))
     }
 
     /// Looks which boot a VM's guest is in. The VM's record, where it is another one and its settings are to be

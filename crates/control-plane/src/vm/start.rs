@@ -31,6 +31,13 @@ impl Control {
         // Where nobody can tell whether it runs, as with a damaged place, nothing begins.
         let ran = self.told_power(known.id).await? != PowerState::Stopped;
         if !ran {
+            // It was stopped under the morph, which is about to end; what it left the VM with is restored after that.
+            if let Some(morph) = known.morph {
+                return Err(ControlError::Conflict {
+                    what: format!("the morph {morph} holds {}", known.intent.name),
+                    hint: format!("wait for its end, or `proteus morph abort {morph}`"),
+                });
+            }
             self.reboots.forget(known.id);
         }
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));

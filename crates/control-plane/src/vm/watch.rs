@@ -33,6 +33,7 @@ impl Control {
     }
 
     async fn look_at(self: &Arc<Self>, vm: VmId) -> Result<(), ControlError> {
+        self.node.find_again(vm).await?;
         if let Some(record) = self.notice_reboot(vm).await? {
             self.restore_in_background(record);
         }

@@ -86,6 +86,19 @@ fn the_first_owner_stays_it_when_two_vms_take_turns() {
 }
 
 #[test]
+fn a_file_that_somebody_writes_to_stays_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (seat, disk) = (seat(dir.path(), 1), owned_file(dir.path(), "disk"));
+    let open = fs::File::options().write(true).open(&disk).unwrap();
+    rustix::fs::fcntl_lock(&open, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let refused = hand_over(&seat, &disk).unwrap_err().to_string();
+    assert!(refused.contains("is in use"), "{refused}");
+    assert_eq!(is(&disk), (1234, 5678, 0o640));
+    drop(open);
+    hand_over(&seat, &disk).unwrap();
+}
+
+#[test]
 fn files_of_the_vms_own_folder_need_no_note() {
     let dir = tempfile::tempdir().unwrap();
     let seat = seat(dir.path(), 3);

@@ -37,6 +37,7 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
     replace_cut_short(&mut guest).await;
     template_cut_short(&mut guest).await;
     freeze(&guest).await;
+    lose(&mut guest).await;
     kill(&guest).await;
     end(&guest).await;
 }
@@ -251,6 +252,38 @@ async fn freeze(guest: &Guest) {
     assert_eq!(guest.driver.power(guest.id()).await, PowerState::Running);
     guest.driver.read(guest.id(), &Knob::Memory).await.unwrap();
     println!("frozen VMM: {said} (after {:.1} s), works again after SIGCONT", took.as_secs_f64());
+}
+
+/// A VMM that does not answer when Proteus starts again, and one of which what was written is damaged: neither is taken
+/// for stopped, nothing is done to it but to end it, and one that answers again is found.
+async fn lose(guest: &mut Guest) {
+    let (pid, scratch) = (guest.pid().await, guest.seat.dir.parent().unwrap().to_owned());
+    signal(pid, "-STOP");
+    guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+    guest.driver.adopt(&guest.seat).await.unwrap_err();
+    is_lost(guest, pid).await;
+    signal(pid, "-CONT");
+    assert!(guest.driver.adopt(&guest.seat).await.unwrap());
+    assert!(!guest.driver.is_lost(guest.id()));
+    assert_eq!(guest.driver.power(guest.id()).await, PowerState::Running);
+
+    std::fs::write(guest.seat.dir.join("run.json"), b"{").unwrap();
+    guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+    guest.driver.adopt(&guest.seat).await.unwrap_err();
+    is_lost(guest, pid).await;
+    assert!(!guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap(), "nobody could ask it to go");
+    assert!(!lives(pid));
+    assert_eq!(guest.driver.power(guest.id()).await, PowerState::Stopped);
+    guest.start().await;
+}
+
+async fn is_lost(guest: &Guest, pid: u32) {
+    assert!(guest.driver.is_lost(guest.id()));
+    assert_eq!((guest.driver.power(guest.id()).await, guest.pid().await), (PowerState::Hung, pid));
+    let read = guest.driver.read(guest.id(), &Knob::Memory).await;
+    let started = guest.driver.start(&guest.seat).await;
+    assert!(matches!(read, Err(DriverError::Lost { .. })), "{read:?}");
+    assert!(matches!(started, Err(DriverError::Lost { .. })), "{started:?}");
 }
 
 /// A VMM that dies: no call claims success, and the VM can be started again.

@@ -31,6 +31,9 @@ async fn a_vm_that_is_stopped_during_the_window_is_not_counted_a_success() {
     let task = tokio::spawn(async move { control.run_morph(running.id).await });
     while !matches!(events.recv().await.unwrap(), ControlEvent::Morph { state: "verifying", .. }) {}
     bench.control.stop_vm("web", Millis(0), "test").await.unwrap();
+    // Started under the morph it would look as if nothing had been.
+    let refused = bench.control.start_vm("web", "test").await.map(drop).unwrap_err();
+    assert!(matches!(refused, ControlError::Conflict { .. }), "{refused}");
     let ended = task.await.unwrap().unwrap();
     assert_eq!(ended.state, State::RolledBack, "{:?}", ended.reason);
     assert_eq!(ended.reason.as_deref(), Some("the VM does not run any more"));
@@ -325,6 +328,28 @@ async fn a_morph_whose_guest_starts_anew_is_undone_and_the_last_settings_come_ba
     plan(&bench, "web").await;
     assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
     assert_eq!(bench.control.vm("web").await.unwrap().id, vm);
+}
+
+#[tokio::test]
+async fn a_guest_that_starts_anew_before_the_steps_gets_none_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    let mut events = bench.control.events();
+    let back = bench.control.plan_rollback("web", 0).await.unwrap();
+    let begun = bench.control.begin_morph(back, "test").await.unwrap();
+    let control = bench.control.clone();
+    let task = tokio::spawn(async move { control.run_morph(begun.id).await });
+    // The window before the steps takes a second.
+    while !matches!(events.recv().await.unwrap(), ControlEvent::Morph { state: "reserved", .. }) {}
+    bench.sim.reboot(vm).unwrap();
+    let ended = task.await.unwrap().unwrap();
+    assert_eq!(ended.reason.as_deref(), Some("its guest started anew by itself"));
+    assert_eq!((ended.state, ended.steps.len(), ended.left_alone), (State::RolledBack, 0, Vec::new()));
+    bench.control.look_at_vms().await.unwrap();
+    plan(&bench, "web").await;
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
-use proteus_model::vm::{DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved};
+use proteus_model::vm::{
+    BootObserved, DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved,
+};
 use serde::{Deserialize, Serialize};
 
 /// Kinds of refusal that a control plane treats differently.
@@ -74,15 +76,6 @@ pub struct HostReport {
     pub hypervisor: String,
     /// Network namespace of the guests, where they have one of their own.
     pub namespace: Option<String>,
-}
-
-/// Which boot of its guest a VM is in.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootObserved {
-    /// The guest kernel's own word for it; `None`: no agent has said it yet.
-    pub id: Option<String>,
-    /// How often the guest started anew by itself since the node knows the VM.
-    pub reboots: u64,
 }
 
 /// What a step cost.
@@ -215,6 +208,9 @@ pub trait Node: Send + Sync {
 
     /// Whether a VM runs. Asks nothing of its guest.
     async fn power(&self, vm: VmId) -> Result<PowerState, NodeError>;
+
+    /// Looks once more for a VM that runs and that the node, when it began, could not take up.
+    async fn find_again(&self, vm: VmId) -> Result<(), NodeError>;
 
     /// Why a VM stands still that runs and that nobody holds. Asks nothing of its guest.
     async fn halted(&self, vm: VmId) -> Result<Option<String>, NodeError>;
