@@ -109,8 +109,7 @@ impl HostAgent {
         // All at once: one whose VMM does not answer keeps no other waiting.
         let looking = all.into_iter().map(|seat| {
             let driver = agent.driver.clone();
-            let look = tokio::spawn(async move { (driver.adopt(&seat).await, seat) });
-            async move { look.await }
+            tokio::spawn(async move { (driver.adopt(&seat).await, seat) })
         });
         for look in looking.collect::<Vec<_>>() {
             let (found, seat) = match look.await {

@@ -89,7 +89,7 @@ impl Control {
         let found =
             self.records.get::<TokenRecord>(&key).await.map_err(|_| missing())?.ok_or_else(missing)?;
         let entry = self.entry(actor, "token.revoke", &format!("token/{name}"), "asked for", json!({}));
-        self.commit_audited(self.records.batch().delete(&key, found.rev)?, entry).await?;
+        self.commit_audited(self.records.batch().relief().delete(&key, found.rev)?, entry).await?;
         Ok(())
     }
 

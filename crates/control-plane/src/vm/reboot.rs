@@ -79,6 +79,11 @@ impl Control {
     async fn note_reboot(&self, vm: VmId, seen: &BootObserved) -> Result<Option<VmRecord>, ControlError> {
         let Versioned { value: was, rev } = self.find_vm(&vm.to_string()).await?;
         let mut record = was;
+        // Taken in hand or stopped since it was looked at: what is left of this is for the next look.
+        if record.morph.is_some() || !record.wanted {
+            self.reboots.forget(vm);
+            return Ok(None);
+        }
         record.generation = record.generation.next();
         record.starts += 1;
         record.restoring = !record.managed.is_empty();
