@@ -117,12 +117,17 @@ pub fn judge(
     VerificationReport { passed, unhealthy, comparisons }
 }
 
-/// Whether harm is so plain that waiting for the rest of the window would only prolong it: a health check that
-/// held before failed in each of the last three stretches.
-pub fn is_plain_harm(baseline: &Baseline, after: &[Stretch]) -> bool {
-    let last = after.len().checked_sub(3).map(|from| &after[from..]);
-    baseline.unhealthy_before.is_empty()
-        && last.is_some_and(|stretches| stretches.iter().all(|stretch| stretch.unhealthy > 0))
+/// Looks in a row at which a check must fail to be plain harm.
+const PLAIN_LOOKS: usize = 3;
+
+/// Whether harm is so plain that waiting for the rest of the window would only prolong it: one health check that
+/// held before failed at each of the last three looks. `looks`: the checks that failed at each, by name.
+pub fn is_plain_harm(baseline: &Baseline, looks: &[Vec<String>]) -> bool {
+    let Some(from) = looks.len().checked_sub(PLAIN_LOOKS) else { return false };
+    let (first, others) = (&looks[from], &looks[from + 1..]);
+    first.iter().any(|name| {
+        !baseline.unhealthy_before.contains(name) && others.iter().all(|look| look.contains(name))
+    })
 }
 
 #[cfg(test)]
@@ -201,5 +206,19 @@ mod tests {
         let baseline = Baseline { stretches: Vec::new(), unhealthy_before: vec!["tcp 80".into()] };
         assert!(judge(None, &baseline, &[], &["tcp 80".into()]).passed);
         assert!(!judge(None, &baseline, &[], &["tcp 81".into()]).passed);
+    }
+
+    #[test]
+    fn plain_harm_is_one_check_that_held_before_and_fails_three_times_running() {
+        let look = |failed: &[&str]| failed.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let plain = |looks: &[&[&str]]| {
+            let baseline = Baseline { stretches: Vec::new(), unhealthy_before: look(&["tcp 1"]) };
+            is_plain_harm(&baseline, &looks.iter().map(|failed| look(failed)).collect::<Vec<_>>())
+        };
+        assert!(!plain(&[&["tcp 2"], &["tcp 2"]]), "two looks are no three");
+        assert!(!plain(&[&["tcp 1"], &["tcp 1"], &["tcp 1"]]), "it failed before");
+        assert!(!plain(&[&["tcp 2"], &["tcp 3"], &["tcp 2"]]), "each time another one");
+        assert!(!plain(&[&["tcp 2"], &["tcp 2"], &["tcp 2"], &[]]), "it holds again");
+        assert!(plain(&[&[], &["tcp 1", "tcp 2"], &["tcp 2"], &["tcp 2", "tcp 3"]]), "another failed before");
     }
 }

@@ -1,11 +1,11 @@
 //! How a running morph is told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::sync::watch;
 
-/// How a morph is told to stop: it looks between steps and between looks.
-#[derive(Debug, Clone, Default)]
-pub struct Abort(Arc<AtomicU8>);
+/// How a morph is told to stop: it looks between steps, and is woken out of a window.
+#[derive(Debug, Clone)]
+pub struct Abort(Arc<watch::Sender<Option<AbortHow>>>);
 
 /// What to do with a morph that is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,22 +16,26 @@ pub enum AbortHow {
     Hold,
 }
 
+impl Default for Abort {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+}
+
 impl Abort {
     /// Tells it to stop.
     pub fn ask(&self, how: AbortHow) {
-        let word = match how {
-            AbortHow::Undo => 1,
-            AbortHow::Hold => 2,
-        };
-        self.0.store(word, Ordering::SeqCst);
+        self.0.send_replace(Some(how));
     }
 
     /// What it was told, if anything.
     pub(crate) fn asked(&self) -> Option<AbortHow> {
-        match self.0.load(Ordering::SeqCst) {
-            1 => Some(AbortHow::Undo),
-            2 => Some(AbortHow::Hold),
-            _ => None,
-        }
+        *self.0.borrow()
+    }
+
+    /// Waits until it is told to stop.
+    pub(crate) async fn wait(&self) {
+        // It cannot be closed: the sender is ours.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 }

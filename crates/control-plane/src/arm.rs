@@ -3,7 +3,7 @@
 
 use crate::abort::AbortHow;
 use crate::control::{Control, ControlError, key};
-use crate::record::Versioned;
+use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
 use proteus_model::id::{MorphId, VmId};
 use proteus_model::unit::UnixMillis;
@@ -56,33 +56,41 @@ impl Control {
         Ok(self.records.get(FLEET).await?.map(|found| found.value))
     }
 
+    /// Changes and tells it; again where somebody else changed the same in between.
     async fn set_armed(&self, scope: &ArmScope, armed: bool, actor: &str) -> Result<(), ControlError> {
-        let mut batch = self.records.batch();
-        if !armed {
-            batch = batch.relief();
-        }
+        let action = if armed { "arm" } else { "disarm" };
         match scope {
             ArmScope::Vm { vm } => {
-                let Versioned { mut value, rev } = self.find_vm(vm).await?;
-                value.disarmed = !armed;
-                batch = batch.put(&key::vm(value.id), &value, Some(rev))?;
+                let subject = format!("vm/{vm}");
+                let entry = |_: &VmRecord| self.entry(actor, action, &subject, "asked for", json!({}));
+                let id = self.vm(vm).await?.id;
+                self.change_record(id, entry, |record| record.disarmed = !armed).await?;
+                Ok(())
             }
-            ArmScope::Fleet => match (self.records.get::<Disarmed>(FLEET).await?, armed) {
-                (Some(found), true) => batch = batch.delete(FLEET, found.rev)?,
-                (None, false) => {
-                    let disarmed = Disarmed { actor: actor.to_owned(), at: self.now() };
-                    batch = batch.put(FLEET, &disarmed, None)?;
+            ArmScope::Fleet => {
+                for _ in 0..TRIES {
+                    let entry = self.entry(actor, action, "fleet", "asked for", json!({}));
+                    match self.commit_audited(self.fleet_batch(armed, actor).await?, entry).await {
+                        Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+                        other => return other.map(drop),
+                    }
                 }
-                (Some(_), false) | (None, true) => {}
-            },
+                Err(RecordError::Conflict { key: FLEET.into() }.into())
+            }
         }
-        let action = if armed { "arm" } else { "disarm" };
-        let subject = match scope {
-            ArmScope::Fleet => "fleet".to_owned(),
-            ArmScope::Vm { vm } => format!("vm/{vm}"),
-        };
-        self.commit_audited(batch, self.entry(actor, action, &subject, "asked for", json!({}))).await?;
-        Ok(())
+    }
+
+    async fn fleet_batch(&self, armed: bool, actor: &str) -> Result<Batch, ControlError> {
+        let batch = self.records.batch();
+        Ok(match (self.records.get::<Disarmed>(FLEET).await?, armed) {
+            (Some(found), true) => batch.delete(FLEET, found.rev)?,
+            (None, false) => {
+                let disarmed = Disarmed { actor: actor.to_owned(), at: self.now() };
+                batch.relief().put(FLEET, &disarmed, None)?
+            }
+            (Some(_), false) => batch.relief(),
+            (None, true) => batch,
+        })
     }
 
     /// Disarms. Running morphs in the scope are undone (`hold`: parked where they are). How many were told.

@@ -214,7 +214,7 @@ impl Control {
         self.stop.clone()
     }
 
-    /// Stops: streams end, and running morphs are waited for.
+    /// Stops: streams end, morphs leave their windows, and what is under way is waited for.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();

@@ -33,6 +33,8 @@ enum Stop {
     GiveUp(String),
     /// Park, for this reason.
     Park(String),
+    /// Proteus ends: it stays where it is, and the next start takes it up.
+    Leave,
     /// The journal itself failed: nothing more may be done; it is taken up again later.
     Broken(ControlError),
 }
@@ -92,13 +94,14 @@ impl Control {
         Ok(morph)
     }
 
-    /// Runs a morph to its end.
+    /// Runs a morph to its end. Where Proteus ends in one of its windows, it is left there.
     pub async fn run_morph(&self, id: MorphId) -> Result<Morph, ControlError> {
         let abort = Abort::default();
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, abort.clone());
         let outcome = self.drive(id, &abort).await;
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if let Ok(morph) = &outcome
+            && morph.state.is_terminal()
             && !self.runs(morph.plan.vm).await
         {
             // It was stopped while the morph held its place.
@@ -117,6 +120,11 @@ impl Control {
             match stop {
                 Stop::GiveUp(reason) => self.give_up(&mut journal, reason).await?,
                 Stop::Park(reason) => self.park(&mut journal, reason).await?,
+                Stop::Leave => {
+                    let (morph, state) = (journal.morph(), journal.morph().state.word());
+                    tracing::info!(morph = %id, vm = %morph.plan.vm_name, state, "left for the next start");
+                    break;
+                }
                 Stop::Broken(error) => return Err(error),
             }
         }
@@ -144,7 +152,7 @@ impl Control {
         match journal.morph().state {
             State::Planned => self.validate(journal).await,
             State::Validated => self.reserve(journal).await,
-            State::Reserved => self.begin_steps(journal).await,
+            State::Reserved => self.begin_steps(journal, abort).await,
             State::Applying { step } => self.apply_step(journal, step).await,
             State::Verifying => self.verify(journal, abort).await,
             State::Committing => Ok(self.settle(journal).await?),
@@ -186,13 +194,17 @@ impl Control {
         Ok(())
     }
 
-    async fn begin_steps(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
+    async fn begin_steps(&self, journal: &mut Journal<'_>, abort: &Abort) -> Result<(), Stop> {
         if journal.morph().plan.steps.is_empty() {
             return Ok(journal.move_on(Event::StepsDone, |_| ()).await?);
         }
         let plan = &journal.morph().plan;
         let verify = plan.verify.clone();
-        let watched = self.watch(plan.vm, verify.as_ref(), windows(verify.as_ref()).0, |_| false).await;
+        let (vm, window) = (plan.vm, windows(verify.as_ref()).0);
+        let watched = self.watch(vm, verify.as_ref(), window, abort, |_| false).await;
+        self.check_may_go_on(journal, abort).await?;
+        let watched = watched.ok_or(Stop::Leave)?;
+        self.check_still_the_same(vm).await?;
         let baseline = Baseline { stretches: watched.stretches, unhealthy_before: names(&watched.unhealthy) };
         let keep = |morph: &mut Morph| morph.baseline = Some(baseline);
         Ok(journal.move_on(Event::StepBegun { step: 0 }, keep).await?)
@@ -203,11 +215,10 @@ impl Control {
         let verify = morph.plan.verify.clone();
         let baseline = morph.baseline.clone().unwrap_or_default();
         let window = windows(verify.as_ref()).1;
-        let enough = |stretches: &[_]| {
-            abort.asked().is_some() || proteus_brain::verification::is_plain_harm(&baseline, stretches)
-        };
-        let watched = self.watch(morph.plan.vm, verify.as_ref(), window, enough).await;
+        let enough = |looks: &[_]| proteus_brain::verification::is_plain_harm(&baseline, looks);
+        let watched = self.watch(morph.plan.vm, verify.as_ref(), window, abort, enough).await;
         self.check_may_go_on(journal, abort).await?;
+        let watched = watched.ok_or(Stop::Leave)?;
         // Where nothing is measured any more nothing shows harm.
         self.check_still_the_same(journal.morph()).await?;
         let unhealthy = names(&watched.unhealthy);

@@ -1,19 +1,22 @@
 //! Watches a VM over a window: looks at it at steady intervals and keeps the differences. What it means is the
 //! brain's to say.
 
+use crate::abort::Abort;
 use crate::control::Control;
 use proteus_model::id::VmId;
 use proteus_model::profile::promise::{HealthCheck, Verify};
 use proteus_model::unit::{Millis, Permille};
 use proteus_model::verification::Stretch;
-use proteus_model::vm::VmCounters;
+use proteus_model::vm::{PowerState, VmCounters};
 use proteus_protocol::node::v1::Measurement;
 use std::time::{Duration, Instant};
 
-/// Looks per window: enough for a mean with its error, few enough not to disturb an emulated guest.
-const LOOKS_PER_WINDOW: u32 = 10;
+/// Stretches per window: enough for a mean with its error, few enough not to disturb an emulated guest.
+const STRETCHES_PER_WINDOW: u32 = 10;
 /// Least time between two looks.
 const INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// Longest time between two looks at the checks, however long the window: harm is noticed after three.
+const CHECKS_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Window where the profile states checks and no window: long enough to see that the VM still answers.
 const WINDOW_DEFAULT: Millis = Millis(2_000);
 
@@ -103,35 +106,64 @@ impl Control {
         (longest, failed)
     }
 
-    /// Watches the VM for `window`, until `enough` says so or `cancelled` does.
+    /// Watches the VM for `window`, until `enough` says so of the checks that failed at each look, or the VM ends.
+    /// `None`: it was left before, because the morph is to stop or Proteus ends.
     pub(crate) async fn watch(
         &self,
         vm: VmId,
         verify: Option<&Verify>,
         window: Millis,
-        enough: impl Fn(&[Stretch]) -> bool,
+        abort: &Abort,
+        enough: impl Fn(&[Vec<String>]) -> bool,
+    ) -> Option<Watched> {
+        if window.0 == 0 {
+            return Some(Watched { stretches: Vec::new(), unhealthy: Vec::new() });
+        }
+        let stopped = self.stopped();
+        // Cancel-safe: a look changes nothing, and the other two only fire once.
+        tokio::select! {
+            biased;
+            () = abort.wait() => None,
+            () = stopped.cancelled() => None,
+            watched = self.watch_whole(vm, verify, Duration::from(window), enough) => Some(watched),
+        }
+    }
+
+    async fn watch_whole(
+        &self,
+        vm: VmId,
+        verify: Option<&Verify>,
+        window: Duration,
+        enough: impl Fn(&[Vec<String>]) -> bool,
     ) -> Watched {
         let checks: &[HealthCheck] = verify.map_or(&[], |verify| &verify.health);
-        let window = Duration::from(window);
-        let interval = (window / LOOKS_PER_WINDOW).max(INTERVAL_MIN);
+        let stretch_min = (window / STRETCHES_PER_WINDOW).max(INTERVAL_MIN);
+        let interval = stretch_min.min(CHECKS_INTERVAL_MAX);
         let start = Instant::now();
         let mut watched = Watched { stretches: Vec::new(), unhealthy: Vec::new() };
+        let mut failed_by_look: Vec<Vec<String>> = Vec::new();
         let mut last: Option<(Instant, Measurement)> = None;
-        if window.is_zero() {
-            return watched;
-        }
+        // Of the looks since the last stretch.
+        let (mut latency, mut unhealthy) = (None, 0);
         loop {
-            let (latency, failed) = self.check_all(vm, checks).await;
-            let look = (Instant::now(), self.node.measure(vm).await.unwrap_or_default());
-            if let Some((at, before)) = &last {
-                let mut stretch = stretch_between(before, &look.1, look.0.duration_since(*at));
-                stretch.probe_latency_us = latency;
-                stretch.unhealthy = u32::try_from(failed.len()).unwrap_or(u32::MAX);
-                watched.stretches.push(stretch);
-            }
+            let (longest, failed) = self.check_all(vm, checks).await;
+            latency = latency.max(longest);
+            unhealthy = unhealthy.max(u32::try_from(failed.len()).unwrap_or(u32::MAX));
+            failed_by_look.push(names(&failed));
             watched.unhealthy = failed;
-            last = Some(look);
-            if start.elapsed() >= window || enough(&watched.stretches) {
+            let ended = matches!(self.node.power(vm).await, Ok(PowerState::Stopped));
+            let over = ended || start.elapsed() >= window || enough(&failed_by_look);
+            if over || last.as_ref().is_none_or(|(at, _)| at.elapsed() + INTERVAL_MIN > stretch_min) {
+                let look = (Instant::now(), self.node.measure(vm).await.unwrap_or_default());
+                if let Some((at, before)) = &last {
+                    let mut stretch = stretch_between(before, &look.1, look.0.duration_since(*at));
+                    (stretch.probe_latency_us, stretch.unhealthy) = (latency, unhealthy);
+                    watched.stretches.push(stretch);
+                    (latency, unhealthy) = (None, 0);
+                }
+                last = Some(look);
+            }
+            if over {
                 return watched;
             }
             // The pace of looking, not a wait for something to have happened.

@@ -241,9 +241,9 @@ impl Control {
             let Versioned { value: was, rev } = self.find_vm(&vm.to_string()).await?;
             let mut is = was.clone();
             change(&mut is);
-            // What no longer shall run takes nothing: that is written on a full disk too.
+            // What no longer shall run, or be touched, takes nothing: that is written on a full disk too.
             let mut batch = self.records.batch();
-            if !is.wanted {
+            if !is.wanted || is.disarmed {
                 batch = batch.relief();
             }
             if is != was {

@@ -1,5 +1,6 @@
-//! `proteus serve`: the API on a unix socket for root, and on an address for tokens. Ends on SIGTERM or SIGINT:
-//! running morphs are brought to their end, guests keep running.
+//! `proteus serve`: the API on a unix socket for root, and on an address for tokens. Ends on SIGTERM or SIGINT: steps
+//! in progress are finished, a morph in a window is left there for the next start, guests keep running. It answers
+//! until morphs have come to rest. A second signal ends it at once, as a crash would.
 
 use crate::service::Service;
 use crate::tls;
@@ -11,7 +12,7 @@ use proteus_protocol::api::v1::Role;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -55,29 +56,52 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
         });
         tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "serving");
     }
+    let mut told = Told::listen()?;
     tracing::info!(socket = %socket.display(), "ready");
-    wait_for_end().await?;
-    tracing::info!("ending: running morphs are brought to their end, guests keep running");
-    stop.cancel();
-    // Streams of events end first, else the listeners would wait for them.
-    service.control.stop().await;
-    unix_task.await??;
-    if let Some(task) = http_task {
-        task.await??;
+    told.wait().await;
+    tracing::info!(
+        "ending: steps in progress are finished, morphs in a window are left for the next start, guests keep running"
+    );
+    let ending = async {
+        // Morphs first: until they have come to rest there is somebody who answers. Streams of events end with
+        // them, else the listeners would wait for those.
+        service.control.stop().await;
+        stop.cancel();
+        unix_task.await??;
+        if let Some(task) = http_task {
+            task.await??;
+        }
+        service.close().await
+    };
+    // Cut off only where the process ends: what is journaled is taken up as after a crash.
+    tokio::select! {
+        ended = ending => ended?,
+        () = told.wait() => {
+            tracing::warn!("told again: ending at once, the next start takes up what is under way");
+            std::process::exit(1);
+        }
     }
-    service.close().await?;
     // Gone with us: the next start makes it anew.
     let _ = std::fs::remove_file(&socket);
     Ok(0)
 }
 
-async fn wait_for_end() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Cancel-safe: a signal that is not received stays pending for the next receive.
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end it, heard from here on.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    fn listen() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        // Cancel-safe: a signal that is not received stays pending for the next receive.
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

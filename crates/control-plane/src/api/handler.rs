@@ -50,10 +50,14 @@ type Answer<T> = Result<Json<T>, Refusal>;
 fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
     // An empty body stands for a request without fields.
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    let wrong = |e: serde_json::Error| {
-        Refusal::invalid(format!("the body is not what was expected: {e}"), "see /openapi.json")
+    let wrong = |why: &str| {
+        Refusal::invalid(format!("the body is not what was expected: {why}"), "see /openapi.json")
     };
-    serde_json::from_slice(text).map_err(wrong)
+    // A list would be taken field by field, and an empty one for a request without fields.
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(wrong("expected an object, found a list"));
+    }
+    serde_json::from_slice(text).map_err(|e| wrong(&e.to_string()))
 }
 
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {

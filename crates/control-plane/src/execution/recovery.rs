@@ -19,7 +19,9 @@ impl Control {
         let state = morph.state;
         tracing::warn!(morph = %id, vm = %morph.plan.vm_name, state = state.word(), "found cut short");
         let forward = match state {
-            State::Planned | State::Validated | State::Reserved | State::Applying { .. } => true,
+            State::Planned | State::Validated | State::Applying { .. } => true,
+            // Nothing is turned yet, and the window before is watched anew.
+            State::Reserved => false,
             // What was applied is judged by a fresh window; the rest only goes on.
             State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
             State::Committed | State::RolledBack | State::Parked => false,
@@ -60,9 +62,11 @@ impl Control {
         Ok(all.filter(|morph| !morph.state.is_terminal()).collect())
     }
 
-    /// Takes up a morph that a crash cut short, to its end. `None`: not yet, its journal cannot be written.
+    /// Takes up a morph that a crash cut short, to its end. `None`: not yet, its journal cannot be written,
+    /// or Proteus ends.
     async fn recover_one(self: &Arc<Self>, id: MorphId) -> Option<Morph> {
         match self.take_up(id, "Proteus stopped").await {
+            Ok(morph) if !morph.state.is_terminal() => None,
             Ok(morph) => {
                 tracing::warn!(morph = %id, outcome = morph.state.word(), "morph ended after a restart");
                 Some(morph)
@@ -94,6 +98,9 @@ impl Control {
             let control = self.clone();
             self.spawn(async move {
                 control.recover_one(morph.id).await;
+                if control.stopped().is_cancelled() {
+                    return;
+                }
                 // It may be a VM that shall run, and that the crash took down with Proteus.
                 if let Ok(record) = control.vm(&morph.plan.vm.to_string()).await {
                     tell_not_started(

@@ -13,6 +13,8 @@ mod snapshot;
 
 mod support;
 
+mod window;
+
 use proteus_control_plane::abort::AbortHow;
 use proteus_control_plane::control::{ControlError, ControlEvent};
 use proteus_control_plane::profile::digest;

@@ -32,6 +32,11 @@ fn bodies_and_paths_that_cannot_be() {
     assert_eq!(ask("PUT", "/api/v1/vms", b"{}").0, 405);
     let unknown = ask("POST", "/api/v1/disarm", br#"{"vmm": "x"}"#);
     assert!(unknown.0 == 422 && unknown.1.contains("unknown field `vmm`"), "{unknown:?}");
+    for list in [&b"[]"[..], b" [ ]", b"[null]"] {
+        let (status, text) = ask("POST", "/api/v1/disarm", list);
+        assert!(status == 422 && text.contains("expected an object, found a list"), "{status} {text}");
+    }
+    assert_eq!(server.ask(&["host", "show"])["disarmed_by"], Value::Null);
     assert_eq!(server.tcp("GET", "/healthz", None, b""), (200, "ok\n".into()));
     // Nothing of this stopped it or was taken.
     assert_eq!(server.ask(&["vm", "list"]), json!([]));
