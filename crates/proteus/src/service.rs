@@ -54,6 +54,8 @@ impl Service {
     /// Takes the state folder, opens the host, finds its VMs, and begins to end what a crash cut short.
     pub async fn open(state: &Path) -> Result<Self> {
         std::fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
+        // Whole from here on: VMMs, the table of users and clients have other working folders.
+        let state = &std::fs::canonicalize(state).with_context(|| format!("find {}", state.display()))?;
         let store = Arc::new(Embedded::open(state, None).context("open the state")?);
         let instance = instance(state)?;
         let driver = QemuDriver::open(&instance, state).await.context("open the host")?;
@@ -74,9 +76,7 @@ impl Service {
             let store = copied.clone();
             Box::pin(async move { store.backup(&to).await })
         };
-        // Whole: whoever is told of it has another working folder.
-        let backups = std::path::absolute(state).context("find the state")?.join("backups");
-        control.keep_backups(backups, Box::new(write));
+        control.keep_backups(state.join("backups"), Box::new(write));
         if let Err(error) = control.ensure_shipped_profiles().await {
             tracing::error!(%error, "the shipped profiles are not all there");
         }
