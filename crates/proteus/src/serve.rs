@@ -1,7 +1,7 @@
 //! `proteus serve`: the API on a unix socket for root, and on an address for tokens. Ends on SIGTERM or SIGINT:
 //! running morphs are brought to their end, guests keep running.
 
-use crate::service::Service;
+use crate::service::{Service, Taken};
 use crate::tls;
 use anyhow::{Context, Result, bail};
 use proteus_cli::argument::Serve;
@@ -27,31 +27,45 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     if !args.no_http && !args.listen.ip().is_loopback() && args.tls_cert.is_none() {
         bail!("{} is not a loopback address: give --tls-cert and --tls-key", args.listen);
     }
-    let service = Service::open(state).await?;
     let stop = CancellationToken::new();
-    let socket = state.join("proteus.sock");
+    // All that whoever starts it may have got wrong comes first: nothing is done to the host yet.
+    let acceptor = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
+    let taken = Taken::take(state)?;
+    let tcp = match args.no_http {
+        true => None,
+        false => {
+            Some(TcpListener::bind(args.listen).await.with_context(|| format!("listen at {}", args.listen))?)
+        }
+    };
+    let socket = taken.state.join("proteus.sock");
     // Ours: the state folder is locked, so no other Proteus listens there.
     let _ = std::fs::remove_file(&socket);
     let unix = UnixListener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    let service = match std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)) {
+        Ok(()) => Service::open(taken).await,
+        Err(error) => Err(error.into()),
+    };
+    // What was opened is closed, and nobody shall knock at what does not serve.
+    let service = service.inspect_err(|_| drop(std::fs::remove_file(&socket)))?;
     let root = Caller { name: "root".to_owned(), role: Role::Admin };
     let stopped = stop.clone();
     let unix_api = axum::serve(unix, router(service.control.clone(), Some(root)))
         .with_graceful_shutdown(async move { stopped.cancelled().await });
     let unix_task = tokio::spawn(unix_api.into_future());
     let mut http_task = None;
-    if !args.no_http {
-        let tcp =
-            TcpListener::bind(args.listen).await.with_context(|| format!("listen at {}", args.listen))?;
+    if let Some(tcp) = tcp {
         let app = router(service.control.clone(), None);
         let stopped = stop.clone();
         let shutdown = async move { stopped.cancelled().await };
-        http_task = Some(match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => {
-                let listener = tls::Listener::new(tcp, cert, key)?;
+        http_task = Some(match acceptor {
+            Some(acceptor) => {
+                let listener = tls::Listener::new(tcp, acceptor)?;
                 tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future())
             }
-            _ => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
+            None => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
         });
         tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "serving");
     }
