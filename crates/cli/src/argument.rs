@@ -561,7 +561,8 @@ pub enum Store {
     /// Copy records, journal and audit log into a file that can be opened as it is, also while Proteus serves; what is
     /// to be written waits meanwhile. Disks of VMs and images are not in it.
     Backup {
-        /// Where to; without: a new file in the folder `backups` of the state.
+        /// Where to; without: a new file in the folder `backups` of the state. Not with `--server`, which writes on
+        /// its own host.
         to: Option<PathBuf>,
     },
     /// Look whether the state is whole. Not while Proteus serves: then a backup can be checked.

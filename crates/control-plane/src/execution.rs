@@ -204,7 +204,7 @@ impl Control {
         let watched = self.watch(vm, verify.as_ref(), window, abort, |_| false).await;
         self.check_may_go_on(journal, abort).await?;
         let watched = watched.ok_or(Stop::Leave)?;
-        self.check_still_the_same(vm).await?;
+        self.check_still_the_same(journal.morph()).await?;
         let baseline = Baseline { stretches: watched.stretches, unhealthy_before: names(&watched.unhealthy) };
         let keep = |morph: &mut Morph| morph.baseline = Some(baseline);
         Ok(journal.move_on(Event::StepBegun { step: 0 }, keep).await?)

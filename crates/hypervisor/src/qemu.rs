@@ -110,14 +110,20 @@ impl QemuDriver {
     pub async fn open(instance: &str, scratch: &std::path::Path) -> Result<Self, DriverError> {
         let probe = probe::probe(scratch).await?;
         let network = Network::new(instance);
-        network.ensure().await?;
-        if let Err(error) = network.ensure_dhcp().await {
-            tracing::warn!(%error, "no address server: guests with their own system get no address");
-        }
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
         let (vms, lost) = (Mutex::default(), Mutex::default());
-        Ok(Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost })
+        let driver = Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost };
+        if let Err(error) = driver.network.ensure().await {
+            if let Err(left) = driver.close_if_idle().await {
+                tracing::warn!(error = %left, "the host is not given back as it was");
+            }
+            return Err(error.into());
+        }
+        if let Err(error) = driver.network.ensure_dhcp().await {
+            tracing::warn!(%error, "no address server: guests with their own system get no address");
+        }
+        Ok(driver)
     }
 
     /// What the probe found.
@@ -136,6 +142,15 @@ impl QemuDriver {
         self.hierarchy.remove_if_empty();
         let _ = std::fs::remove_dir(&self.ram_dir);
         Ok(())
+    }
+
+    /// The same for whoever does not know which VMs run: nothing where the memory of one is there.
+    pub async fn close_if_idle(&self) -> Result<(), DriverError> {
+        let looked = std::fs::read_dir(&self.ram_dir).map(|mut files| files.next().is_none());
+        match looked.map_err(DriverError::host(format!("look into {}", self.ram_dir.display())))? {
+            true => self.close().await,
+            false => Ok(()),
+        }
     }
 
     fn vm(&self, id: VmId) -> Result<Arc<QemuVm>, DriverError> {

@@ -19,7 +19,7 @@ mod tls;
 
 use clap::{CommandFactory, Parser};
 use proteus_cli::argument::{Cli, Command};
-use proteus_cli::client::Client;
+use proteus_cli::client::{Client, ClientError};
 use proteus_cli::command::Session;
 use proteus_cli::error::CommandError;
 use proteus_cli::terminal;
@@ -75,13 +75,17 @@ async fn run(cli: Cli) -> u8 {
     })
 }
 
-/// Runs a command that is a request to a server.
-async fn ask(cli: &Cli) -> u8 {
-    let client = match &cli.server {
+/// The way to the Proteus that is meant: the one named, else that of the state folder.
+fn client(cli: &Cli) -> Result<Client, ClientError> {
+    match &cli.server {
         None => Ok(Client::local(&cli.state)),
         Some(url) => Client::remote(url, cli.token.clone(), Arc::new(tls::Connector::new(cli.ca.clone()))),
-    };
-    let outcome = match client {
+    }
+}
+
+/// Runs a command that is a request to a server.
+async fn ask(cli: &Cli) -> u8 {
+    let outcome = match client(cli) {
         Ok(client) => Session { client, form: cli.output }.run(&cli.command).await,
         Err(error) => Some(Err(CommandError::from(error))),
     };

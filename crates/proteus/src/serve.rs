@@ -2,9 +2,10 @@
 //! in progress are finished, a morph in a window is left there for the next start, guests keep running. It answers
 //! until morphs have come to rest. A second signal ends it at once, as a crash would.
 
-use crate::service::Service;
+use crate::service::{Service, Taken};
 use crate::tls;
 use anyhow::{Context, Result, bail};
+use axum::Router;
 use proteus_cli::argument::Serve;
 use proteus_control_plane::api::access::Caller;
 use proteus_control_plane::api::router;
@@ -13,6 +14,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -28,32 +31,39 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     if !args.no_http && !args.listen.ip().is_loopback() && args.tls_cert.is_none() {
         bail!("{} is not a loopback address: give --tls-cert and --tls-key", args.listen);
     }
-    let service = Service::open(state).await?;
     let stop = CancellationToken::new();
-    let socket = state.join("proteus.sock");
+    // All that whoever starts it may have got wrong comes first: nothing is done to the host yet.
+    let acceptor = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
+    let taken = Taken::take(state)?;
+    let tcp = match args.no_http {
+        true => None,
+        false => {
+            Some(TcpListener::bind(args.listen).await.with_context(|| format!("listen at {}", args.listen))?)
+        }
+    };
+    let socket = taken.state.join("proteus.sock");
     // Ours: the state folder is locked, so no other Proteus listens there.
     let _ = std::fs::remove_file(&socket);
     let unix = UnixListener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    let service = match std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)) {
+        Ok(()) => Service::open(taken).await,
+        Err(error) => Err(error.into()),
+    };
+    // What was opened is closed, and nobody shall knock at what does not serve.
+    let service = service.inspect_err(|_| drop(std::fs::remove_file(&socket)))?;
     let root = Caller { name: "root".to_owned(), role: Role::Admin };
     let stopped = stop.clone();
     let unix_api = axum::serve(unix, router(service.control.clone(), Some(root)))
         .with_graceful_shutdown(async move { stopped.cancelled().await });
     let unix_task = tokio::spawn(unix_api.into_future());
-    let mut http_task = None;
-    if !args.no_http {
-        let tcp =
-            TcpListener::bind(args.listen).await.with_context(|| format!("listen at {}", args.listen))?;
-        let app = router(service.control.clone(), None);
-        let stopped = stop.clone();
-        let shutdown = async move { stopped.cancelled().await };
-        http_task = Some(match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => {
-                let listener = tls::Listener::new(tcp, cert, key)?;
-                tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future())
-            }
-            _ => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
-        });
+    let http_task = match tcp {
+        Some(tcp) => Some(serve_http(tcp, acceptor, router(service.control.clone(), None), stop.clone())?),
+        None => None,
+    };
+    if http_task.is_some() {
         tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "serving");
     }
     let mut told = Told::listen()?;
@@ -84,6 +94,23 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     // Gone with us: the next start makes it anew.
     let _ = std::fs::remove_file(&socket);
     Ok(0)
+}
+
+/// Answers at an address, with TLS where there is an acceptor, until `stop`.
+fn serve_http(
+    tcp: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    app: Router,
+    stop: CancellationToken,
+) -> Result<JoinHandle<std::io::Result<()>>> {
+    let shutdown = async move { stop.cancelled().await };
+    Ok(match acceptor {
+        Some(acceptor) => {
+            let listener = tls::Listener::new(tcp, acceptor)?;
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(shutdown).into_future())
+        }
+        None => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
+    })
 }
 
 /// The signals that end it, heard from here on.

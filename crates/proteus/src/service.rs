@@ -50,16 +50,44 @@ pub fn entropy() -> Entropy {
     })
 }
 
-impl Service {
-    /// Takes the state folder, opens the host, finds its VMs, and begins to end what a crash cut short.
-    pub async fn open(state: &Path) -> Result<Self> {
+/// A state folder that is this process's own.
+pub struct Taken {
+    /// Where it is, in full.
+    pub state: PathBuf,
+    store: Arc<Embedded>,
+}
+
+impl Taken {
+    /// Takes the state folder, or says who has it. Does nothing else to the host.
+    pub fn take(state: &Path) -> Result<Self> {
         std::fs::create_dir_all(state).with_context(|| format!("make {}", state.display()))?;
-        let store = Arc::new(Embedded::open(state, None).context("open the state")?);
-        let instance = instance(state)?;
-        let driver = QemuDriver::open(&instance, state).await.context("open the host")?;
+        // Whole from here on: VMMs, the table of users and clients have other working folders.
+        let state = std::fs::canonicalize(state).with_context(|| format!("find {}", state.display()))?;
+        let store = Arc::new(Embedded::open(&state, None).context("open the state")?);
+        Ok(Self { state, store })
+    }
+}
+
+impl Service {
+    /// Opens the host, finds its VMs, and begins to end what a crash cut short. Where that fails, what was opened is
+    /// closed, unless a VM uses it.
+    pub async fn open(taken: Taken) -> Result<Self> {
+        let Taken { state, store } = taken;
+        let driver = Arc::new(QemuDriver::open(&instance(&state)?, &state).await.context("open the host")?);
+        match Self::wire(&state, &store, &driver).await {
+            Ok(control) => Ok(Self { control, store, driver }),
+            Err(error) => {
+                if let Err(left) = driver.close_if_idle().await {
+                    tracing::warn!(error = %left, "the host is not given back as it was");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn wire(state: &Path, store: &Arc<Embedded>, driver: &Arc<QemuDriver>) -> Result<Arc<Control>> {
         let probe = driver.probe_report().clone();
         tracing::info!(accelerator = probe.accelerator.word(), why = %probe.why, "guests run on");
-        let driver = Arc::new(driver);
         let reach = Reach::Network(driver.network().clone());
         let facts = HostFacts {
             accelerator: probe.accelerator.word().to_owned(),
@@ -74,9 +102,7 @@ impl Service {
             let store = copied.clone();
             Box::pin(async move { store.backup(&to).await })
         };
-        // Whole: whoever is told of it has another working folder.
-        let backups = std::path::absolute(state).context("find the state")?.join("backups");
-        control.keep_backups(backups, Box::new(write));
+        control.keep_backups(state.join("backups"), Box::new(write));
         if let Err(error) = control.ensure_shipped_profiles().await {
             tracing::error!(%error, "the shipped profiles are not all there");
         }
@@ -86,7 +112,7 @@ impl Service {
         control.resume().await.context("take up what a crash cut short")?;
         control.watch_vms();
         control.keep_history_short();
-        Ok(Self { control, store, driver })
+        Ok(control)
     }
 
     /// Ends: running morphs first. Guests keep running; where none does, the host is given back as it was.

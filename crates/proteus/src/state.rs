@@ -1,9 +1,9 @@
 //! `proteus store`: backup and check of the state. A Proteus that serves has it for itself and is asked for a backup;
-//! else it is opened here.
+//! else it is opened here. A server that was named writes its backup on its own host.
 
 use anyhow::{Context, Result, bail};
 use proteus_cli::argument::{Cli, OutputForm, Store};
-use proteus_cli::client::Client;
+use proteus_cli::client::ClientError;
 use proteus_cli::error::CommandError;
 use proteus_cli::terminal;
 use proteus_control_plane::store::embedded::Embedded;
@@ -20,6 +20,16 @@ const SERVES: &str = "check the state: stop Proteus first, or check a backup \
 
 /// Runs the command.
 pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
+    if let Some(server) = &cli.server {
+        let done = match command {
+            Store::Backup { to } => ask_server(cli, server, to.as_deref()).await,
+            Store::Check => Err(CommandError::Usage {
+                what: format!("`store check` looks at a state folder of this host, not at {server}"),
+                hint: "leave --server and PROTEUS_SERVER away, or check on the server's host".to_owned(),
+            }),
+        };
+        return Ok(done.map_or_else(refused, |()| 0));
+    }
     // Opening would make it, and an empty state is always whole.
     if !cli.state.join("proteus.db").is_file() {
         bail!("there is no state in {} (`--state DIR` names another folder)", cli.state.display());
@@ -111,18 +121,39 @@ impl Drop for Target {
     }
 }
 
+/// Says why it was refused; the exit code.
+fn refused(error: CommandError) -> u8 {
+    terminal::write_aside(&error.report());
+    error.exit_code()
+}
+
+async fn make(cli: &Cli) -> Result<BackupView, ClientError> {
+    crate::client(cli)?.post("/store/backup", &json!({})).await
+}
+
+/// Asks a server that was named for a backup, which stays on its host.
+async fn ask_server(cli: &Cli, server: &str, to: Option<&Path>) -> Result<(), CommandError> {
+    if let Some(to) = to {
+        return Err(CommandError::Usage {
+            what: format!("{server} cannot write its backup to {} here", to.display()),
+            hint: "without FILE it writes one on its own host and says where; copy it from there".to_owned(),
+        });
+    }
+    let path = make(cli).await?.path;
+    match cli.output {
+        OutputForm::Json => terminal::say(format_args!("{}", json!({ "path": path }))),
+        OutputForm::Text => terminal::say(format_args!("wrote {} on the host of {server}", path.display())),
+    }
+    Ok(())
+}
+
 /// Asks the Proteus that serves for a backup, and takes it to where it is wanted. Where it cannot be taken there
 /// nothing is left of it.
 async fn ask(cli: &Cli, to: Option<&Path>) -> Result<u8> {
     let target = to.map(Target::make).transpose()?;
-    let asked: Result<BackupView, _> = Client::local(&cli.state).post("/store/backup", &json!({})).await;
-    let made = match asked {
+    let made = match make(cli).await {
         Ok(view) => view.path,
-        Err(error) => {
-            let error = CommandError::from(error);
-            terminal::write_aside(&error.report());
-            return Ok(error.exit_code());
-        }
+        Err(error) => return Ok(refused(error.into())),
     };
     let Some(target) = target else {
         told(cli, &made);

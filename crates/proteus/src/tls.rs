@@ -1,6 +1,6 @@
 //! TLS on both ends: the server's listener and the client's connector.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use proteus_cli::client::{Connect, ConnectFuture, Stream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -24,7 +24,9 @@ const HANDSHAKES_MAX: usize = 256;
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    read().with_context(|| format!("read certificates from {}", path.display()))
+    let all = read().with_context(|| format!("read certificates from {}", path.display()))?;
+    ensure!(!all.is_empty(), "there is no certificate in {}", path.display());
+    Ok(all)
 }
 
 /// Accepts TLS connections; handshakes run beside each other.
@@ -33,13 +35,17 @@ pub struct Listener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
 }
 
+/// Who a server says that it is: this certificate chain and key.
+pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
+    let chain = certificates(cert)?;
+    let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("read the key {}", key.display()))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    Ok(TlsAcceptor::from(Arc::new(config.context("the certificate and key do not fit")?)))
+}
+
 impl Listener {
-    /// TLS over `tcp` with this certificate chain and key.
-    pub fn new(tcp: TcpListener, cert: &Path, key: &Path) -> Result<Self> {
-        let key =
-            PrivateKeyDer::from_pem_file(key).with_context(|| format!("read the key {}", key.display()))?;
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates(cert)?, key);
-        let acceptor = TlsAcceptor::from(Arc::new(config.context("the certificate and key do not fit")?));
+    /// TLS over `tcp`.
+    pub fn new(tcp: TcpListener, acceptor: TlsAcceptor) -> Result<Self> {
         let address = tcp.local_addr()?;
         let (sender, ready) = mpsc::channel(READY_MAX);
         tokio::spawn(accept(tcp, acceptor, sender));

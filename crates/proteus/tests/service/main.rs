@@ -5,6 +5,8 @@
 
 mod access;
 
+mod begin;
+
 mod refusal;
 
 #[path = "../../../../tests/support/images.rs"]

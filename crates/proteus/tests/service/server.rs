@@ -114,15 +114,16 @@ impl Server {
         let instance = instance_of(&dir.path().join("state"));
         let port = free_port();
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let child = Self::spawn(&dir.path().join("state"), port, &words);
+        let child = Self::spawn(dir.path(), &dir.path().join("state"), port, &words);
         let mut server = Self { child, dir, instance, port, words };
         server.wait_ready();
         server
     }
 
-    fn spawn(state: &Path, port: u16, words: &[String]) -> Child {
-        let log = File::options().create(true).append(true).open(state.with_file_name("log")).unwrap();
+    fn spawn(dir: &Path, state: &Path, port: u16, words: &[String]) -> Child {
+        let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
         Command::new(env!("CARGO_BIN_EXE_proteus"))
+            .current_dir(dir)
             .arg("--state")
             .arg(state)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
@@ -165,7 +166,12 @@ impl Server {
 
     /// Starts it again after it ended.
     pub fn start_again(&mut self) {
-        self.child = Self::spawn(&self.state(), self.port, &self.words);
+        self.start_again_at(&self.state());
+    }
+
+    /// The same, with its folder named like this.
+    pub fn start_again_at(&mut self, state: &Path) {
+        self.child = Self::spawn(self.dir.path(), state, self.port, &self.words);
         self.wait_ready();
     }
 

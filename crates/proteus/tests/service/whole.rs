@@ -142,7 +142,30 @@ fn a_backup_while_it_serves(server: &Server) {
     assert_eq!(kept, 1, "a backup that failed is left");
     let operator = server.cli(&["token", "create", "o", "--role", "operator"]).ok().stdout;
     assert_eq!(server.tcp("POST", "/api/v1/store/backup", Some(operator.trim()), b"").0, 403);
+    a_backup_of_a_named_server(server, operator.trim());
     assert!(server.ask(&["audit"]).to_string().contains("store.backup"));
+}
+
+/// The server that is named is asked, whatever the state folder of this host.
+fn a_backup_of_a_named_server(server: &Server, operator: &str) {
+    let admin = server.cli(&["token", "create", "a", "--role", "admin"]).ok().stdout;
+    let url = format!("http://127.0.0.1:{}", server.port);
+    let ask = |token: &str, words: &[&str]| {
+        let head = ["--state", "/no/such", "--server", &url, "--token", token, "store"];
+        proteus(&head.into_iter().chain(words.iter().copied()).collect::<Vec<_>>())
+    };
+    let told = ask(admin.trim(), &["backup"]).ok().stdout;
+    let made =
+        told.strip_prefix("wrote ").and_then(|rest| rest.strip_suffix(&format!(" on the host of {url}\n")));
+    assert!(Path::new(made.unwrap()).starts_with(server.state().canonicalize().unwrap()), "{told}");
+    std::fs::remove_file(made.unwrap()).unwrap();
+    assert_eq!(ask(operator, &["backup"]).code, 8, "an operator made a backup");
+    let here = server.dir.path().join("here.db").display().to_string();
+    for (words, said) in [(&["backup", &here][..], "without FILE"), (&["check"], "leave --server")] {
+        let refused = ask(admin.trim(), words);
+        assert!(refused.code == 2 && refused.stderr.contains(said), "{}", refused.stderr);
+    }
+    assert!(!Path::new(&here).exists());
 }
 
 #[test]
