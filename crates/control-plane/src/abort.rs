@@ -1,5 +1,6 @@
 //! How a running morph is told to stop.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -7,8 +8,9 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Abort(Arc<watch::Sender<Option<AbortHow>>>);
 
-/// What to do with a morph that is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What to do with a morph that is stopped. Written down when it is asked for, until the morph ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AbortHow {
     /// Undo it.
     Undo,

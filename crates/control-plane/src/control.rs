@@ -308,6 +308,11 @@ pub(crate) mod key {
         format!("morph/{id}")
     }
 
+    /// What a morph was told that is to stop. Not in its own record, which only its journal writes.
+    pub(crate) fn abort(id: MorphId) -> String {
+        format!("abort/{id}")
+    }
+
     /// Zero-padded, so that keys sort as numbers do.
     pub(crate) fn version(vm: VmId, number: u64) -> String {
         format!("version/{vm}/{number:010}")

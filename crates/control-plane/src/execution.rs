@@ -14,6 +14,7 @@ mod step;
 use crate::abort::{Abort, AbortHow};
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
+use crate::record::{RecordError, TRIES, Versioned};
 use crate::verification::{names, windows};
 use crate::vm::VmRecord;
 use journal::Journal;
@@ -26,6 +27,9 @@ use proteus_model::vm::{BootObserved, PowerState};
 use serde_json::json;
 use std::sync::PoisonError;
 use std::time::Instant;
+
+/// Why a morph is parked that was to be left where it was.
+const HELD: &str = "held by an operator";
 
 /// Why a saga leaves the forward path.
 enum Stop {
@@ -111,6 +115,12 @@ impl Control {
     }
 
     async fn drive(&self, id: MorphId, abort: &Abort) -> Result<Morph, ControlError> {
+        // Told before a crash; unless it was told something else since.
+        if let Some(how) = self.abort_asked(id).await?
+            && abort.asked().is_none()
+        {
+            abort.ask(how);
+        }
         let mut journal = Journal::open(self, id).await?;
         while !journal.morph().state.is_terminal() {
             let stop = match self.advance(&mut journal, abort).await {
@@ -119,7 +129,10 @@ impl Control {
             };
             match stop {
                 Stop::GiveUp(reason) => self.give_up(&mut journal, reason).await?,
-                Stop::Park(reason) => self.park(&mut journal, reason).await?,
+                Stop::Park(reason) => {
+                    let steps = turned(journal.morph());
+                    self.park(&mut journal, reason, steps).await?;
+                }
                 Stop::Leave => {
                     let (morph, state) = (journal.morph(), journal.morph().state.word());
                     tracing::info!(morph = %id, vm = %morph.plan.vm_name, state, "left for the next start");
@@ -169,7 +182,7 @@ impl Control {
             Some(AbortHow::Hold) if turned(journal.morph()) == 0 => {
                 return Err(Stop::GiveUp("held by an operator before anything was changed".into()));
             }
-            Some(AbortHow::Hold) => return Err(Stop::Park("held by an operator".into())),
+            Some(AbortHow::Hold) => return Err(Stop::Park(HELD.into())),
             None => {}
         }
         match self.check_armed(journal.morph().plan.vm).await {
@@ -279,10 +292,16 @@ impl Control {
         journal.move_on(Event::GiveUp { last }, |morph| morph.reason = Some(reason)).await
     }
 
-    async fn park(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
+    /// Parks it, with the first `steps` turned.
+    async fn park(
+        &self,
+        journal: &mut Journal<'_>,
+        reason: String,
+        steps: usize,
+    ) -> Result<(), ControlError> {
         tracing::error!(morph = %journal.morph().id, vm = %journal.morph().plan.vm_name, %reason, "morph parked");
         let keep = |morph: &mut Morph| morph.reason = Some(reason);
-        match turned(journal.morph()) {
+        match steps {
             0 => journal.finish(Event::Park, keep, None).await,
             // The record says what the VM has now, and a rollback leads out of it.
             steps => {
@@ -319,23 +338,40 @@ impl Control {
         Ok(all)
     }
 
-    /// Stops a running morph.
+    /// What a morph was told that is to stop.
+    async fn abort_asked(&self, id: MorphId) -> Result<Option<AbortHow>, ControlError> {
+        Ok(self.records.get::<AbortHow>(&key::abort(id)).await?.map(|found| found.value))
+    }
+
+    /// Stops a running morph. Written down first: it holds over a crash.
     pub async fn abort_morph(&self, id: MorphId, how: AbortHow, actor: &str) -> Result<Morph, ControlError> {
-        let morph = self.morph(id).await?;
-        match self.abort_of(id) {
-            Some(abort) => abort.ask(how),
-            None => {
+        for _ in 0..TRIES {
+            let found = self.records.get::<Morph>(&key::morph(id)).await?;
+            let Versioned { value: morph, rev } =
+                found.ok_or_else(|| ControlError::NotFound { kind: "morph", name: id.to_string() })?;
+            let Some(abort) = self.abort_of(id).filter(|_| !morph.state.is_terminal()) else {
                 return Err(ControlError::Conflict {
                     what: format!("the morph {id} is {}", morph.state.word()),
                     hint: "only a running morph can be aborted; `proteus morph rollback` goes back a version"
                         .into(),
                 });
+            };
+            let told = self.records.get::<AbortHow>(&key::abort(id)).await?.map(|found| found.rev);
+            let batch = self.records.batch().relief().put(&key::abort(id), &how, told)?;
+            let batch = batch.only_if(&key::morph(id), Some(rev))?;
+            let subject = format!("vm/{}", morph.plan.vm_name);
+            let entry = self.entry(actor, "morph.abort", &subject, "asked for", json!({ "morph": id }));
+            match self.commit_audited(batch, entry).await {
+                // It moved on in between, or somebody else told it too.
+                Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    abort.ask(how);
+                    return Ok(morph);
+                }
             }
         }
-        let subject = format!("vm/{}", morph.plan.vm_name);
-        let entry = self.entry(actor, "morph.abort", &subject, "asked for", json!({ "morph": id }));
-        self.audit.append(entry).await?;
-        Ok(morph)
+        Err(RecordError::Conflict { key: key::morph(id) }.into())
     }
 
     pub(crate) fn tell_morph(&self, morph: &Morph, detail: String) {

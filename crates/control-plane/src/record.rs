@@ -66,6 +66,17 @@ impl Batch {
         Ok(self)
     }
 
+    /// Changes nothing, and holds only where the record is still at `expected`, or still missing.
+    pub(crate) fn only_if(mut self, key: &str, expected: Option<Rev>) -> Result<Self, RecordError> {
+        let key = Key::new(key)?;
+        let guard = match expected {
+            Some(rev) => Guard::Is(key, rev),
+            None => Guard::Absent(key),
+        };
+        self.commit = self.commit.guard(guard);
+        Ok(self)
+    }
+
     /// The changes, for a commit that holds more.
     pub(crate) fn as_commit(&self) -> &Commit {
         &self.commit

@@ -1,6 +1,7 @@
 //! A morph's journal: its record, written whole at each move and guarded by its revision, so that no two processes
 //! can drive one morph. The last move frees the VM in the same commit.
 
+use crate::abort::AbortHow;
 use crate::allocation::TABLE;
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, RecordError, Records, TRIES, Versioned};
@@ -154,6 +155,12 @@ impl<'a> Journal<'a> {
                 batch = batch.put(&key::version(record.id, record.version), &version, None)?;
             }
         }
+        // What it was told goes with it; what it is told from here on comes too late.
+        let told = key::abort(next.id);
+        batch = match records.get::<AbortHow>(&told).await? {
+            Some(found) => batch.delete(&told, found.rev)?,
+            None => batch.only_if(&told, None)?,
+        };
         batch = self.control.close_reservation(batch, next).await?;
         self.control.commit_audited(batch, self.control.end_entry(next)).await
     }

@@ -1,7 +1,9 @@
 //! Morphs that were cut short, by a crash or by a journal that could not be written: each is taken up where its
 //! journal stands, and brought to its end.
 
+use super::HELD;
 use super::journal::Journal;
+use crate::abort::AbortHow;
 use crate::control::{Control, ControlError};
 use proteus_model::execution::{Morph, State};
 use proteus_model::id::{MorphId, VmName};
@@ -26,9 +28,18 @@ impl Control {
             State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
             State::Committed | State::RolledBack | State::Parked => false,
         };
-        if forward {
-            let reason = format!("{why} while the morph was {}", state.word());
-            self.give_up(&mut journal, reason).await?;
+        match (self.abort_asked(id).await?, state) {
+            // The step that was cut short may be turned.
+            (Some(AbortHow::Hold), State::Applying { step }) if step > 0 => {
+                self.park(&mut journal, HELD.into(), step + 1).await?;
+            }
+            // It is given up for that, as it would have been.
+            (Some(_), _) => {}
+            (None, _) if forward => {
+                let reason = format!("{why} while the morph was {}", state.word());
+                self.give_up(&mut journal, reason).await?;
+            }
+            (None, _) => {}
         }
         drop(journal);
         self.run_morph(id).await

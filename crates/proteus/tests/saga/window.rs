@@ -111,6 +111,32 @@ async fn a_morph_in_a_window_is_left_when_proteus_ends_and_goes_on_at_the_next_s
     }
 }
 
+#[tokio::test]
+async fn an_abort_that_was_accepted_holds_over_a_crash() {
+    for (how, state, reason) in [
+        (AbortHow::Undo, State::RolledBack, "aborted"),
+        (AbortHow::Hold, State::Parked, "held by an operator"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let id = {
+            let bench = bench(dir.path(), None).await;
+            start_vm(&bench, dir.path(), "web").await;
+            let (id, task) = in_window(&bench, false).await;
+            bench.control.abort_morph(id, how, "test").await.unwrap();
+            // On one thread: it had no turn since.
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+            assert_eq!(bench.control.morph(id).await.unwrap().state, State::Verifying);
+            bench.store.close().await;
+            id
+        };
+        let bench = bench(dir.path(), None).await;
+        let ended = tokio::time::timeout(SOON, bench.control.recover()).await.unwrap().unwrap();
+        assert_eq!((ended[0].id, ended[0].state, ended[0].reason.as_deref()), (id, state, Some(reason)));
+        assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_disarmed_by_many_at_once() {
     let dir = tempfile::tempdir().unwrap();
