@@ -1,6 +1,7 @@
 //! Snapshots of VMs as their owners meet them: taken by hand or as the first step of a morph, listed with what the
 //! VM's record said then, restored only when asked for. Must never restore by itself.
 
+use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, Versioned};
 use crate::vm::VmRecord;
@@ -147,21 +148,21 @@ impl Control {
         let Versioned { value: mut record, rev } = self.free_vm(vm).await?;
         // Plans that were made before it are no longer of this VM.
         record.generation = record.generation.next();
-        record.restoring = !record.managed.is_empty();
+        let restoring = std::mem::replace(&mut record.restoring, !record.managed.is_empty());
         // The guest comes back in the boot that it was in then.
         record.starts += 1;
         let batch = self.records.batch().put(&key::vm(record.id), &record, Some(rev))?;
         let evidence = json!({ "snapshot": name, "taken_at": snapshot.at, "version": record.version,
             "version_then": origin.map(|origin| origin.version) });
         self.commit_audited(batch, self.vm_entry(actor, "vm.snapshot.restore", &record, evidence)).await?;
-        let restored = self.node.restore_snapshot(record.id, &name, record.generation).await;
-        if restored.is_err()
-            // As it was, or stopped: then its next start restores.
-            && let Err(error) = self.note_restored(&record, &[]).await
-        {
-            tracing::warn!(vm = %record.intent.name, %error, "not written down that a restore failed");
-        }
-        let cost = restored?;
+        let cost = match self.node.restore_snapshot(record.id, &name, record.generation).await {
+            Ok(cost) => cost,
+            Err(error) => {
+                let error = ControlError::from(error);
+                self.give_up_restore(&record, &name, actor, restoring, &error).await;
+                return Err(error);
+            }
+        };
         // A stop need not wait for a guest's agent.
         drop(turn);
         let failed = match self.restore_settings(&record, AGENT_LIMIT).await {
@@ -172,6 +173,32 @@ impl Control {
             Err(error) => return Err(error.after(format!("{vm} went back to {name}"))),
         };
         Ok(Restored { cost, settings: record.managed.len(), failed })
+    }
+
+    /// Writes down that a restore failed. Settings that were still being given back before it (`restoring`) are so
+    /// again, where the VM runs; else its next start gives them back.
+    async fn give_up_restore(
+        self: &Arc<Self>,
+        record: &VmRecord,
+        name: &SnapshotName,
+        actor: &str,
+        restoring: bool,
+        why: &ControlError,
+    ) {
+        let runs = self.runs(record.id).await;
+        let entry = |record: &VmRecord| AuditRecord {
+            why: why.to_string(),
+            ..self.vm_entry(actor, "vm.snapshot.restore_failed", record, json!({ "snapshot": name }))
+        };
+        let as_before = |record: &mut VmRecord| record.restoring = restoring && runs;
+        match self.change_record(record.id, entry, as_before).await {
+            // What gave them back took this for another start, and ended.
+            Ok(record) if record.restoring => self.restore_in_background(record),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(vm = %record.intent.name, %error, "not written down that a restore failed");
+            }
+        }
     }
 
     /// Forgets a snapshot.

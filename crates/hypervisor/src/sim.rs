@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -39,6 +40,7 @@ pub type Fault = Arc<dyn Fn(VmId, &Setting) -> Option<String> + Send + Sync>;
 pub struct SimDriver {
     dir: PathBuf,
     fault: Mutex<Option<Fault>>,
+    refuses_restores: AtomicBool,
     reboots: Mutex<HashMap<VmId, watch::Sender<u64>>>,
 }
 
@@ -46,12 +48,22 @@ impl SimDriver {
     /// A simulated host whose VMs live in `dir`.
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), fault: Mutex::default(), reboots: Mutex::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            fault: Mutex::default(),
+            refuses_restores: AtomicBool::default(),
+            reboots: Mutex::default(),
+        })
     }
 
     /// From now on `fault` decides which steps fail.
     pub fn inject(&self, fault: Option<Fault>) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// From now on no snapshot can be restored, or all can again.
+    pub fn refuse_restores(&self, refuse: bool) {
+        self.refuses_restores.store(refuse, Ordering::Relaxed);
     }
 
     /// Turns a knob behind Proteus's back, as an administrator would.
@@ -310,6 +322,10 @@ impl Driver for SimDriver {
         let mut sim = self.load(vm)?;
         let found = sim.snapshots.iter().find(|(known, _)| known.name == *name);
         let (_, set) = found.ok_or_else(|| DriverError::UnknownSnapshot { name: name.clone() })?;
+        if self.refuses_restores.load(Ordering::Relaxed) {
+            let (what, why) = ("snapshot is not supported here", "made to fail".to_owned());
+            return Err(DriverError::NoAbility { what, why });
+        }
         sim.set.clone_from(set);
         self.save(vm, &sim)?;
         Ok(Applied { took_ms: Millis(400), blackout_ms: Millis(400) })

@@ -197,9 +197,13 @@ async fn save_paused(
 }
 
 /// What the block layer says of each of the VM's writable disks: its snapshots.
-async fn in_disks(vm: &QemuVm, live: &Live) -> Result<Vec<(DiskName, Vec<Value>)>, DriverError> {
+async fn in_disks(
+    vm: &QemuVm,
+    live: &Live,
+    doing: &'static str,
+) -> Result<Vec<(DiskName, Vec<Value>)>, DriverError> {
     let flat = json!({"flat": true});
-    let all = vm_call(vm.seat.id, &live.qmp, DOING, "query-named-block-nodes", flat).await?;
+    let all = vm_call(vm.seat.id, &live.qmp, doing, "query-named-block-nodes", flat).await?;
     let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
     let of = |disk: DiskIntent| {
         let found = all.iter().find(|n| n["node-name"] == node(&disk).as_str());
@@ -210,7 +214,7 @@ async fn in_disks(vm: &QemuVm, live: &Live) -> Result<Vec<(DiskName, Vec<Value>)
 }
 
 async fn kept_size(vm: &QemuVm, live: &Live, name: &SnapshotName) -> Result<Bytes, DriverError> {
-    let disks = in_disks(vm, live).await?;
+    let disks = in_disks(vm, live, DOING).await?;
     let all = disks.iter().flat_map(|(_, list)| list).filter(|s| s["name"] == name.as_str());
     Ok(Bytes(all.filter_map(|s| s["vm-state-size"].as_u64()).sum()))
 }
@@ -222,7 +226,7 @@ async fn check_restorable(
     name: &SnapshotName,
     kept: &Kept,
 ) -> Result<(), DriverError> {
-    for (disk, list) in in_disks(vm, live).await? {
+    for (disk, list) in in_disks(vm, live, RESTORING).await? {
         if list.iter().all(|snapshot| snapshot["name"] != name.as_str()) {
             return refuse(format!("the disk {disk} does not hold {name} any more"));
         }

@@ -95,3 +95,30 @@ async fn a_morph_that_is_undone_leaves_its_snapshot_and_nothing_restores_it() {
     }
     assert_eq!(bench.control.run_morph(held.id).await.unwrap().state, State::Committed);
 }
+
+#[tokio::test]
+async fn a_restore_that_fails_is_told_so_and_an_earlier_one_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    bench.control.create_snapshot("web", None, "test").await.unwrap();
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    bench.sim.refuse_restores(true);
+    let fail = async || bench.control.restore_snapshot("web", "snapshot-1", "test").await.unwrap_err();
+    let why = fail().await.to_string();
+    assert!(!bench.control.vm("web").await.unwrap().restoring);
+    let entries = bench.control.audit_view().await.unwrap().entries;
+    let told = entries.iter().find(|entry| entry["action"] == "vm.snapshot.restore_failed").unwrap();
+    assert_eq!((told["why"].as_str(), &told["evidence"]["snapshot"]), (Some(&*why), &"snapshot-1".into()));
+    assert!(entries.iter().all(|entry| entry["action"] != "vm.restore"), "it is told as a success");
+
+    // The restore before it waits: Proteus is disarmed.
+    bench.sim.refuse_restores(false);
+    let fleet = proteus_control_plane::arm::ArmScope::Fleet;
+    bench.control.disarm(&fleet, false, "test").await.unwrap();
+    bench.control.restore_snapshot("web", "snapshot-1", "test").await.unwrap();
+    assert!(bench.control.vm("web").await.unwrap().restoring);
+    bench.sim.refuse_restores(true);
+    fail().await;
+    assert!(bench.control.vm("web").await.unwrap().restoring, "the restore before is forgotten");
+}
