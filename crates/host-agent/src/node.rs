@@ -34,6 +34,8 @@ use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
 const GLANCE_LIMIT: Duration = Duration::from_secs(2);
+/// Longest wait for the list of a VM's services: a look too, at more of it.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Time between asking a program's end and giving up on the channel that should bring it.
 const EXEC_SLACK: Duration = Duration::from_secs(10);
 /// Longest time for a guest to notice a plugged vCPU: 1 s under emulation, times ten for load.
@@ -193,6 +195,11 @@ impl HostAgent {
     async fn ask(&self, vm: VmId, request: Request) -> Result<Reply, NodeError> {
         let path = self.agent_path(vm).await?;
         self.guest(vm).ask(&path, request).await.map_err(guest_error)
+    }
+
+    async fn ask_within(&self, vm: VmId, request: Request, limit: Duration) -> Result<Reply, NodeError> {
+        let path = self.agent_path(vm).await?;
+        self.guest(vm).ask_within(&path, request, limit).await.map_err(guest_error)
     }
 
     async fn ask_setting(&self, vm: VmId, knob: &Knob, request: Request) -> Result<Setting, NodeError> {
@@ -671,7 +678,7 @@ impl Node for HostAgent {
             .get(&vm)
             .map(|bring| bring.progress.borrow().failures.clone())
             .unwrap_or_default();
-        let services = match self.ask(vm, Request::Services).await {
+        let services = match self.ask_within(vm, Request::Services, LIST_LIMIT).await {
             Ok(Reply::Services { services }) => services,
             Ok(_) => return Err(guest_error(GuestError::Confused)),
             // Why nothing was started is told also where nobody inside answers.
