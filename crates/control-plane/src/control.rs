@@ -7,7 +7,7 @@ use crate::backup::{Backups, WriteBackup};
 use crate::hand::Hands;
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
-use crate::seen::{Halts, Reboots};
+use crate::seen::Seen;
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
@@ -130,8 +130,7 @@ pub struct Control {
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
     pub(crate) hands: Hands,
     pub(crate) made: Made,
-    pub(crate) reboots: Reboots,
-    pub(crate) halts: Halts,
+    pub(crate) seen: Seen,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
     events: broadcast::Sender<ControlEvent>,
@@ -151,8 +150,7 @@ impl Control {
             running: Mutex::default(),
             hands: Hands::default(),
             made: Made::default(),
-            reboots: Reboots::default(),
-            halts: Halts::default(),
+            seen: Seen::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
             events,

@@ -11,6 +11,7 @@ use proteus_model::profile::Profile;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::vm::PowerState;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// A knob that is not as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -110,7 +111,7 @@ impl Control {
 
     /// The plan that gives a VM a profile.
     pub async fn plan_profile(
-        &self,
+        self: &Arc<Self>,
         vm: &str,
         profile: &Profile,
         digest: &str,
@@ -127,7 +128,7 @@ impl Control {
     }
 
     /// The plan that leads back to an earlier version of a VM.
-    pub async fn plan_rollback(&self, vm: &str, number: u64) -> Result<Plan, ControlError> {
+    pub async fn plan_rollback(self: &Arc<Self>, vm: &str, number: u64) -> Result<Plan, ControlError> {
         let record = self.settled_vm(vm).await?;
         let version = self.records.get::<Version>(&key::version(record.id, number)).await?;
         let missing = || ControlError::NotFound { kind: "version", name: format!("{number} of {vm}") };
@@ -194,7 +195,7 @@ impl Control {
     }
 
     /// The plan that puts a new VMM process under a VM.
-    pub async fn plan_fresh_vmm(&self, vm: &str) -> Result<Plan, ControlError> {
+    pub async fn plan_fresh_vmm(self: &Arc<Self>, vm: &str) -> Result<Plan, ControlError> {
         let record = self.settled_vm(vm).await?;
         Ok(compose_fresh_vmm(&self.subject(&record).await?))
     }

@@ -57,12 +57,8 @@ impl Batch {
     ) -> Result<Self, RecordError> {
         let damaged = |e: serde_json::Error| RecordError::Damaged { key: key.to_owned(), why: e.to_string() };
         let bytes = serde_json::to_vec(value).map_err(damaged)?;
-        let key = Key::new(key)?;
-        let guard = match expected {
-            Some(rev) => Guard::Is(key.clone(), rev),
-            None => Guard::Absent(key.clone()),
-        };
-        self.commit = self.commit.guard(guard).put(key, bytes);
+        self = self.only_if(key, expected)?;
+        self.commit = self.commit.put(Key::new(key)?, bytes);
         Ok(self)
     }
 
@@ -97,8 +93,8 @@ impl Batch {
 
     /// Removes a record that must still be at `expected`.
     pub(crate) fn delete(mut self, key: &str, expected: Rev) -> Result<Self, RecordError> {
-        let key = Key::new(key)?;
-        self.commit = self.commit.guard(Guard::Is(key.clone(), expected)).delete(key);
+        self = self.only_if(key, Some(expected))?;
+        self.commit = self.commit.delete(Key::new(key)?);
         Ok(self)
     }
 }

@@ -5,6 +5,21 @@ use proteus_model::id::VmId;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// What was seen last.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) reboots: Reboots,
+    pub(crate) halts: Halts,
+}
+
+impl Seen {
+    /// Forgets a VM that starts or is gone: the node counts its reboots from nothing again, and it does not stand still.
+    pub(crate) fn forget(&self, vm: VmId) {
+        self.reboots.forget(vm);
+        self.halts.is_news(vm, false);
+    }
+}
+
 /// How often each VM's guest had started anew when it was looked at last, as the node counts it. For guests whose
 /// agent says nothing, and before it does.
 #[derive(Debug, Default)]
@@ -20,7 +35,7 @@ impl Reboots {
         reboots > self.seen().insert(vm, reboots).unwrap_or_default()
     }
 
-    /// A VM that starts: the node counts from nothing again.
+    /// The next look at the VM finds whatever was counted new.
     pub(crate) fn forget(&self, vm: VmId) {
         self.seen().remove(&vm);
     }

@@ -213,7 +213,7 @@ impl Control {
         if let Some(boot) = self.records.get::<serde_json::Value>(&boot_key).await? {
             batch = batch.delete(&boot_key, boot.rev)?;
         }
-        self.reboots.forget(record.id);
+        self.seen.forget(record.id);
         self.commit_audited(batch, entry).await?;
         Ok(())
     }

@@ -9,7 +9,7 @@ impl Control {
     /// Looks whether a VM that runs stands still, and tells it where that is news.
     pub(crate) async fn notice_halt(&self, vm: VmId) -> Result<(), ControlError> {
         let halted = self.node.halted(vm).await?;
-        if !self.halts.is_news(vm, halted.is_some()) {
+        if !self.seen.halts.is_news(vm, halted.is_some()) {
             return Ok(());
         }
         let record = self.vm(&vm.to_string()).await?;

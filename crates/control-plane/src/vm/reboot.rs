@@ -5,6 +5,7 @@
 use super::VmRecord;
 use crate::control::{Control, ControlError, key};
 use crate::record::{RecordError, Versioned};
+use crate::store::Rev;
 use proteus_model::execution::Morph;
 use proteus_model::id::VmId;
 use proteus_model::vm::BootObserved;
@@ -49,7 +50,7 @@ impl Control {
             _ => false,
         };
         // A reset may be told several times while the machine comes down: all that precede the restore are one.
-        let rose = self.reboots.rose(vm, seen.reboots) && !record.restoring;
+        let rose = self.seen.reboots.rose(vm, seen.reboots) && !record.restoring;
         if rose || another {
             return self.note_reboot(vm, &seen).await;
         }
@@ -64,7 +65,7 @@ impl Control {
         &self,
         record: &VmRecord,
         id: String,
-        rev: Option<crate::store::Rev>,
+        rev: Option<Rev>,
     ) -> Result<(), ControlError> {
         let boot = Boot { starts: record.starts, id: shortened(&id) };
         let batch = self.records.batch().put(&key::boot(record.id), &boot, rev)?;
@@ -77,11 +78,10 @@ impl Control {
     /// Writes down that a guest started anew, and that its settings are to be given back. Plans that were made
     /// before it are no longer of this VM.
     async fn note_reboot(&self, vm: VmId, seen: &BootObserved) -> Result<Option<VmRecord>, ControlError> {
-        let Versioned { value: was, rev } = self.find_vm(&vm.to_string()).await?;
-        let mut record = was;
+        let Versioned { value: mut record, rev } = self.find_vm(&vm.to_string()).await?;
         // Taken in hand or stopped since it was looked at: what is left of this is for the next look.
         if record.morph.is_some() || !record.wanted {
-            self.reboots.forget(vm);
+            self.seen.reboots.forget(vm);
             return Ok(None);
         }
         record.generation = record.generation.next();
@@ -97,7 +97,7 @@ impl Control {
         match self.commit_audited(batch, entry).await {
             // Somebody has just changed it: the next look sees it again, for the boot that is kept is the old one.
             Err(ControlError::Record(RecordError::Conflict { .. })) => {
-                self.reboots.forget(vm);
+                self.seen.reboots.forget(vm);
                 return Ok(None);
             }
             other => other?,

@@ -9,7 +9,6 @@ use proteus_model::capability::Ability;
 use proteus_model::id::VmId;
 use proteus_model::setting::KnobKind;
 use proteus_model::vm::PowerState;
-use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,14 +106,15 @@ impl Control {
     }
 
     /// Waits until a VM that was started has its settings again.
-    pub(crate) async fn settled_vm(&self, name: &str) -> Result<VmRecord, ControlError> {
+    pub(crate) async fn settled_vm(self: &Arc<Self>, name: &str) -> Result<VmRecord, ControlError> {
         let start = Instant::now();
         // What is gone with the last boot of its guest is nobody else's change either.
         let vm = self.vm(name).await?.id;
         if self.runs(vm).await
             && let Some(record) = self.notice_reboot(vm).await?
         {
-            self.restore_settings(&record, PLAN_LIMIT).await?;
+            // As after a start: the guest may take longer to come up than a plan waits.
+            self.restore_in_background(record);
         }
         loop {
             let record = self.vm(name).await?;
@@ -138,9 +138,6 @@ impl Control {
 
     /// Whether a VM runs, or may: where its host cannot tell, it is not taken for stopped.
     pub async fn runs(&self, vm: VmId) -> bool {
-        match self.node.power(vm).await {
-            Ok(power) => power != PowerState::Stopped,
-            Err(error) => !matches!(error.code, NodeErrorCode::NotFound | NodeErrorCode::NotRunning),
-        }
+        self.told_power(vm).await.map_or(true, |power| power != PowerState::Stopped)
     }
 }

@@ -38,7 +38,7 @@ impl Control {
                     hint: format!("wait for its end, or `proteus morph abort {morph}`"),
                 });
             }
-            self.reboots.forget(known.id);
+            self.seen.forget(known.id);
         }
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.start", record, json!({}));
         let begin = |record: &mut VmRecord| {
@@ -65,7 +65,7 @@ impl Control {
     }
 
     /// Whether a VM runs, as its host tells it; one without a place there does not.
-    async fn told_power(&self, vm: VmId) -> Result<PowerState, ControlError> {
+    pub(crate) async fn told_power(&self, vm: VmId) -> Result<PowerState, ControlError> {
         match self.node.power(vm).await {
             Err(error) if matches!(error.code, NodeErrorCode::NotFound | NodeErrorCode::NotRunning) => {
                 Ok(PowerState::Stopped)
