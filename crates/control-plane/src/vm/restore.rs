@@ -7,8 +7,10 @@ use crate::control::{Control, ControlError, key};
 use crate::record::RecordError;
 use proteus_model::capability::Ability;
 use proteus_model::id::VmId;
-use proteus_model::setting::KnobKind;
+use proteus_model::setting::{KnobKind, Setting};
+use proteus_model::unit::Millis;
 use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::NodeError;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 const AGENT_LIMIT: Duration = Duration::from_secs(300);
 /// How often it is looked for.
 const AGENT_POLL: Duration = Duration::from_millis(200);
+/// Longest wait for services whose processes have settings: PostgreSQL makes its database first, a minute when emulated.
+const SERVICES_LIMIT: Millis = Millis(300_000);
 /// Longest time that a plan waits for it.
 const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -41,19 +45,43 @@ impl Control {
         if !self.agent_came(record, limit).await? {
             return Ok(Vec::new());
         }
+        let all: Vec<&Setting> = record.managed.iter().collect();
+        let mut failed = self.give_back(record, &all).await?;
+        if !failed.is_empty() {
+            let stopped = self.stopped();
+            // Of processes that are still to come: a service may take longer to start than its agent.
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                waited = self.node.wait_services(record.id, SERVICES_LIMIT) => waited?,
+                () = stopped.cancelled() => return Ok(Vec::new()),
+            }
+            let left: Vec<&Setting> = failed.iter().map(|(setting, _)| *setting).collect();
+            failed = self.give_back(record, &left).await?;
+        }
+        let failed: Vec<String> =
+            failed.iter().map(|(setting, why)| format!("{}: {why}", setting.knob())).collect();
+        self.note_restored(record, &failed).await?;
+        self.tell_vm(record, "restored");
+        Ok(failed)
+    }
+
+    /// Turns knobs to where they were; those that cannot be, and why.
+    async fn give_back<'a>(
+        &self,
+        record: &VmRecord,
+        settings: &[&'a Setting],
+    ) -> Result<Vec<(&'a Setting, NodeError)>, ControlError> {
         let mut failed = Vec::new();
-        for setting in &record.managed {
+        for setting in settings {
             self.check_armed(record.id).await?;
             let now = self.node.read(record.id, &setting.knob()).await;
             if now.is_ok_and(|now| setting.holds_in(&now)) {
                 continue;
             }
             if let Err(error) = self.node.apply(record.id, setting, record.generation).await {
-                failed.push(format!("{}: {error}", setting.knob()));
+                failed.push((*setting, error));
             }
         }
-        self.note_restored(record, &failed).await?;
-        self.tell_vm(record, "restored");
         Ok(failed)
     }
 
