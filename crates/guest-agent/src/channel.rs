@@ -152,6 +152,9 @@ impl Channel {
             match rustix::io::read(&self.port, &mut chunk) {
                 Ok(0) => return false,
                 Ok(got) => {
+                    // Who writes is there, also where the kernel has not told it yet: two queues bring the two, and the
+                    // answer to the first question must not be lost to their order. It is sent at the edge that comes.
+                    self.connected = true;
                     self.decoder.push(&chunk[..got]);
                     self.take_messages(on_message);
                 }
@@ -172,7 +175,8 @@ impl Channel {
             let flags = event.flags;
             let hung_up = flags.contains(epoll::EventFlags::HUP);
             if hung_up && self.connected {
-                // The host is gone: half a frame of either side helps nobody.
+                // The host is gone: half a frame of either side helps nobody, nor what it asked and nobody waits for.
+                self.read_some(&mut |_| {});
                 self.decoder.reset();
                 self.queue.clear();
                 self.sent = 0;

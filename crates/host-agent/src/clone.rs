@@ -107,6 +107,7 @@ impl HostAgent {
         started.map_err(driver_error)?;
         seat.furnished = true;
         self.take_identity(&seat).await?;
+        tracing::debug!(vm = %seat.intent.name, "a clone is somebody else");
         self.driver.light_link(vm).await.map_err(driver_error)?;
         seat.newborn = false;
         keep(&seat).map_err(seat_error)?;
@@ -130,7 +131,7 @@ impl HostAgent {
                 gateway: Some(Network::gateway()),
             }),
         };
-        let asked = self.guest(seat.id).ask_within(&path, request, IDENTITY_LIMIT).await;
+        let asked = self.guest(seat.id).ask_first(&path, request, IDENTITY_LIMIT).await;
         let Reply::Hello { hello } = asked.map_err(guest_error)? else {
             return Err(guest_error(crate::guest::GuestError::Confused));
         };

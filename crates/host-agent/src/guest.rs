@@ -84,10 +84,19 @@ struct Heard {
     in_vain: bool,
 }
 
+/// A guest may still answer what an earlier host asked: ids of two hosts differ, so that nobody takes that answer.
+fn first_id() -> u64 {
+    let mut bits = [0; 4];
+    // Only an interruption before any byte came leaves zeros, which are as good as any.
+    let _ = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty());
+    // 2^52 at most, which any JSON reader holds exactly, and 2^20 questions apart.
+    u64::from(u32::from_ne_bytes(bits)) << 20
+}
+
 impl Guest {
     pub(crate) fn new() -> Self {
         Self {
-            next_id: AtomicU64::new(1),
+            next_id: AtomicU64::new(first_id()),
             link: tokio::sync::Mutex::default(),
             hello: Mutex::default(),
             heard: Mutex::default(),
@@ -229,6 +238,37 @@ impl Guest {
             heard.in_vain |= heard.at.is_none_or(|(at, _)| at < begun);
         }
         match answer? {
+            Reply::Error { code, message } => Err(GuestError::Refused { code, message }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks an agent that was never asked anything on this link, and does not wait for its first word. Agents of before
+    /// may lose what comes before their kernel has told them of the host: it is asked again then, so it must be
+    /// something that can be done twice.
+    pub(crate) async fn ask_first(
+        &self,
+        path: &Path,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Reply, GuestError> {
+        let asked = async {
+            let link = self.link(path).await?;
+            let lost = async {
+                // An agent answers in order: with the answer to a later question, that to an earlier one is here or lost.
+                self.knock(&link).await?;
+                self.exchange(&link, Request::Ping).await
+            };
+            // Cancel-safe: the first that answers is the one that is wanted; nobody needs the answers of `lost`.
+            tokio::select! {
+                biased;
+                answer = self.exchange(&link, request.clone()) => return answer,
+                word = lost => drop(word?),
+            }
+            self.exchange(&link, request).await
+        };
+        let answer = tokio::time::timeout(limit, asked).await;
+        match answer.unwrap_or(Err(GuestError::TimedOut(limit.as_secs())))? {
             Reply::Error { code, message } => Err(GuestError::Refused { code, message }),
             reply => Ok(reply),
         }

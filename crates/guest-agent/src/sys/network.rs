@@ -58,7 +58,7 @@ fn switch(interface: &str, on: bool) -> std::io::Result<()> {
     }
 }
 
-/// Gives an interface another link address. It must be off.
+/// Gives an interface another link address. Where its driver cannot do that live (`EBUSY`), it must be off.
 pub fn set_mac(interface: &str, mac: [u8; 6]) -> std::io::Result<()> {
     let socket = control_socket()?;
     let mut request = request(interface)?;

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use proteus_host_agent::node::{HostAgent, HostFacts, Reach};
-use proteus_hypervisor::driver::{Applied, Doors, Driver, DriverError, Seat};
+use proteus_hypervisor::driver::{Applied, Doors, Driver, DriverError, Making, Seat};
 use proteus_hypervisor::sim::SimDriver;
 use proteus_model::capability::{Ability, CapabilityReport};
 use proteus_model::id::{ImageName, SnapshotName, VmId};
@@ -94,6 +94,18 @@ impl Driver for Played {
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.sim.replace_vmm(vm).await
     }
+    async fn save_template(&self, vm: VmId, to: &Path) -> Result<(), DriverError> {
+        std::fs::create_dir_all(to).unwrap();
+        std::fs::write(to.join("template.json"), "{}").unwrap();
+        self.sim.stop(vm, Millis(0)).await.map(drop)
+    }
+    async fn start_clone(&self, seat: &Seat, _: &Path, disks: Making<'_>) -> Result<(), DriverError> {
+        disks.await?;
+        self.sim.start(seat).await
+    }
+    async fn light_link(&self, _: VmId) -> Result<(), DriverError> {
+        Ok(())
+    }
     async fn snapshots(&self, seat: &Seat) -> Result<Vec<Snapshot>, DriverError> {
         self.sim.snapshots(seat).await
     }
@@ -111,7 +123,7 @@ impl Driver for Played {
 fn answer(request: &Request, how: u8) -> Reply {
     use proteus_protocol::guest::v1::Setting as Wire;
     match request {
-        Request::Hello { .. } => {
+        Request::Hello { .. } | Request::SetIdentity { .. } => {
             let hello = r#"{"protocol":1,"agent_version":"0.1.0","boot_id":"b","instance":"i","kernel":"k",
                 "hostname":"h","guest":"pid1","capabilities":[]}"#;
             Reply::Hello { hello: serde_json::from_str(hello).unwrap() }
@@ -314,4 +326,24 @@ async fn an_agent_that_misses_the_first_word_on_a_new_link_is_asked_again() {
     let begun = Instant::now();
     agent.read(vm, &Knob::Thp).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_whose_agent_misses_the_first_word_becomes_somebody_else_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = agent(dir.path()).await;
+    let ids = [1u128, 2].map(|number| VmId::from_bits(number << 96));
+    let how = Arc::new(AtomicU8::new(HONEST));
+    for vm in ids {
+        let listener = UnixListener::bind(dir.path().join(vm.short())).unwrap();
+        tokio::spawn(play(listener, how.clone()));
+    }
+    let [base, clone] = ids;
+    agent.create(base, &intent("base")).await.unwrap();
+    agent.start(base).await.unwrap();
+    agent.wait_services(base, Millis(20_000)).await.unwrap();
+    agent.save_template(base).await.unwrap();
+    how.store(DROPS_FIRST, Ordering::SeqCst);
+    agent.start_clone(base, clone, &intent("clone")).await.unwrap();
+    assert!(agent.is_whole(clone).await.unwrap());
 }

@@ -14,7 +14,7 @@ use super::process::{self, Launch, UnderWay};
 use super::qmp::Qmp;
 use super::replace::wait_moved;
 use super::snapshot::mark;
-use super::{Live, QemuDriver, QemuVm, vm_call};
+use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{DriverError, Making, Seat};
 use crate::whole;
 use proteus_model::unit::Bytes;
@@ -26,7 +26,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -213,6 +213,7 @@ pub(super) async fn start(
     from: &Path,
     disks: Making<'_>,
 ) -> Result<(), DriverError> {
+    let begun = Instant::now();
     let path = from.join(SAVED);
     let saved: Saved = host(
         "read",
@@ -250,6 +251,7 @@ pub(super) async fn start(
     let (copied, launched) = tokio::join!(copied, launched);
     let (run, qmp) = launched?;
     copied?;
+    tracing::debug!(vm = %seat.intent.name, took_ms = %since(begun), "a clone's VMM waits for its state");
     let qmp = Arc::new(qmp);
     let taken_in = async {
         take_in(seat, &qmp, &from.join("state")).await?;
@@ -260,7 +262,9 @@ pub(super) async fn start(
     tokio::try_join!(taken_in, driver.take_up(seat, run, qmp.clone()))?;
     let vm = driver.vm(seat.id)?;
     let live = vm.live.lock().await;
-    vm_call(seat.id, &live.qmp, CLONING, "cont", Value::Null).await.map(|_| ())
+    vm_call(seat.id, &live.qmp, CLONING, "cont", Value::Null).await?;
+    tracing::debug!(vm = %seat.intent.name, took_ms = %since(begun), "a clone runs, dark");
+    Ok(())
 }
 
 async fn take_in(seat: &Seat, qmp: &Qmp, state: &Path) -> Result<(), DriverError> {

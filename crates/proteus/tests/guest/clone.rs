@@ -18,8 +18,17 @@ verify:
   health: [ { http: { port: 80, path: /, status: 200 } } ]
   window: { before: 1s, after: 1s }
 ";
+/// The template had slot 0.
+const TEMPLATE_MAC: &str = "52:50:52:00:00:00";
 /// A file in the guests' memory, and on the template's disk.
 const MARK: &str = "/tmp/mark";
+
+/// How `/proc/net/if_inet6` writes the address that a link makes of its own (RFC 4291, appendix A).
+fn ipv6_of(mac: &str) -> String {
+    let bytes: Vec<u8> = mac.split(':').map(|part| u8::from_str_radix(part, 16).unwrap()).collect();
+    let [a, b, c, d, e, f] = bytes[..] else { panic!("{mac}") };
+    format!("fe80000000000000{:02x}{b:02x}{c:02x}fffe{d:02x}{e:02x}{f:02x}", a ^ 2)
+}
 
 fn digest(path: &Path) -> Vec<u8> {
     Sha256::digest(std::fs::read(path).unwrap()).to_vec()
@@ -100,10 +109,18 @@ fn each_is_somebody(bench: &Bench) {
     }
     assert!(ids.iter().all(|id| id.len() == 32 && !id.starts_with("00000000")), "{ids:?}");
     assert_eq!(of(&["/bin/busybox", "hostname"]), ["one", "two"]);
+    for (name, mac) in ["one", "two"].into_iter().zip(&macs) {
+        let own = |addresses: &str| {
+            addresses.contains(&ipv6_of(mac)) && !addresses.contains(&ipv6_of(TEMPLATE_MAC))
+        };
+        wait_for("an IPv6 address of its own", Duration::from_secs(20), || {
+            own(&inside(&bench.server, name, &["/bin/cat", "/proc/net/if_inet6"])).then_some(())
+        });
+    }
     // The bridge remembers who spoke for minutes: nobody spoke as the template, which had slot 0.
     let seen = bench.network(&["bridge", "fdb", "show", "br", "pb0"]);
     assert!(macs.iter().all(|mac| seen.contains(mac.as_str())), "{macs:?}\n{seen}");
-    assert!(!seen.contains("52:50:52:00:00:00"), "a clone spoke as its template:\n{seen}");
+    assert!(!seen.contains(TEMPLATE_MAC), "a clone spoke as its template:\n{seen}");
     assert_eq!(["one", "two"].map(|name| mark_of(&bench.server, name)), [&*bench.mark, &bench.mark]);
 }
 
@@ -187,7 +204,7 @@ fn cut_short(bench: &mut Bench) {
         bench.clone("cut");
     }
     let seen = bench.network(&["bridge", "fdb", "show", "br", "pb0"]);
-    assert!(!seen.contains("52:50:52:00:00:00"), "a clone spoke as its template:\n{seen}");
+    assert!(!seen.contains(TEMPLATE_MAC), "a clone spoke as its template:\n{seen}");
 }
 
 #[test]
