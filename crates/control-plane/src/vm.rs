@@ -58,6 +58,9 @@ pub struct VmRecord {
     /// Whether it was taken out of Proteus's hands.
     #[serde(default)]
     pub disarmed: bool,
+    /// Where it was: whether a morph that ran then stays where it is, and is not undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disarmed_hold: bool,
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
@@ -90,6 +93,7 @@ impl VmRecord {
             managed: Vec::new(),
             morph: None,
             disarmed: false,
+            disarmed_hold: false,
             restoring: false,
             starts: 0,
             template: None,

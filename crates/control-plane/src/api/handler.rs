@@ -386,7 +386,7 @@ pub(super) async fn abort(
 ) -> Answer<MorphView> {
     let request: AbortRequest = parse(&body)?;
     let id = find_morph(&control, &id).await?.id;
-    let how = if request.hold { AbortHow::Hold } else { AbortHow::Undo };
+    let how = AbortHow::of(request.hold);
     Ok(Json(MorphView { morph: control.abort_morph(id, how, &caller.name).await? }))
 }
 

@@ -61,12 +61,7 @@ impl Control {
     }
 
     /// Keeps the first boot after a start. Where somebody else does so at the same time, the next look goes on.
-    async fn keep_boot(
-        &self,
-        record: &VmRecord,
-        id: String,
-        rev: Option<Rev>,
-    ) -> Result<(), ControlError> {
+    async fn keep_boot(&self, record: &VmRecord, id: String, rev: Option<Rev>) -> Result<(), ControlError> {
         let boot = Boot { starts: record.starts, id: shortened(&id) };
         let batch = self.records.batch().put(&key::boot(record.id), &boot, rev)?;
         match self.records.commit(batch).await {
