@@ -9,6 +9,8 @@ mod full_disk;
 
 mod life;
 
+mod registry;
+
 mod snapshot;
 
 mod support;
