@@ -9,6 +9,8 @@ mod full_disk;
 
 mod life;
 
+mod place;
+
 mod registry;
 
 mod snapshot;

@@ -26,6 +26,8 @@ pub enum NodeErrorCode {
     Conflict,
     /// A file that it would have is another VM's, or another disk's.
     FileInUse,
+    /// A file that it would have is not there, or not for its user, or lies over what is not.
+    File,
     /// The call's generation is older than one that the node has seen.
     StaleGeneration,
     /// This VM or host cannot do it.
@@ -48,12 +50,21 @@ pub struct NodeError {
     pub code: NodeErrorCode,
     /// What failed, with the whole chain of causes.
     pub message: String,
+    /// What to do about it, where more can be said than for its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 impl NodeError {
     /// A refusal of this kind.
     pub fn new(code: NodeErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
