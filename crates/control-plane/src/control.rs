@@ -133,6 +133,8 @@ pub struct Control {
     pub(crate) seen: Seen,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
+    /// Held by whoever changes the guests' way out.
+    pub(crate) uplink_turn: tokio::sync::Mutex<()>,
     events: broadcast::Sender<ControlEvent>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -153,6 +155,7 @@ impl Control {
             seen: Seen::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
+            uplink_turn: tokio::sync::Mutex::default(),
             events,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
