@@ -2,7 +2,7 @@
 
 mod ended;
 
-mod file;
+mod forget;
 
 mod halt;
 
@@ -199,27 +199,6 @@ impl Control {
             Err(ControlError::Record(RecordError::Conflict { .. })) => Err(name_taken(&record.intent.name)),
             other => other,
         }
-    }
-
-    /// Removes a VM's record, which must still be at `rev`, and frees its name.
-    pub(crate) async fn forget(
-        &self,
-        record: &VmRecord,
-        rev: Rev,
-        entry: AuditRecord,
-    ) -> Result<(), ControlError> {
-        let name_key = key::vm_name(&record.intent.name);
-        let mut batch = self.records.batch().relief().delete(&key::vm(record.id), rev)?;
-        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
-            batch = batch.delete(&name_key, named.rev)?;
-        }
-        let boot_key = key::boot(record.id);
-        if let Some(boot) = self.records.get::<serde_json::Value>(&boot_key).await? {
-            batch = batch.delete(&boot_key, boot.rev)?;
-        }
-        self.seen.forget(record.id);
-        self.commit_audited(batch, entry).await?;
-        Ok(())
     }
 
     /// What the audit log says of an act on a VM.

@@ -395,6 +395,8 @@ impl Node for HostAgent {
             }
         }
         self.seats().remove(vm).map_err(seat_error)?;
+        // Whoever looked at it since it stopped made it known again.
+        self.let_go(vm).await;
         Ok(left)
     }
 

@@ -7,6 +7,8 @@ mod clone;
 
 mod full_disk;
 
+mod gone;
+
 mod life;
 
 mod place;
