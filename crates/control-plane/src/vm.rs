@@ -149,9 +149,8 @@ impl Control {
         if let Some(Err(problem)) = intent.seed.as_ref().map(SeedIntent::check) {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
-        file::check(&intent)?;
         self.check_name_free(&intent.name).await?;
-        self.node.check_disks(&intent).await?;
+        self.node.check_files(&intent).await?;
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
 
@@ -316,7 +315,7 @@ impl Control {
         if let Some(disk) = own {
             return Err(refused(format!("disks: {} would be the guest's to write to", disk.path.display())));
         }
-        match file::files(intent).find(|file| !is_shared(file.path)) {
+        match intent.files().find(|file| !is_shared(file.path)) {
             Some(file) => {
                 Err(refused(format!("{}: {} is not for everybody", file.field, file.path.display())))
             }

@@ -189,10 +189,11 @@ pub trait Node: Send + Sync {
     /// Takes it away with all that was changed for it. Idempotent.
     async fn disable_uplink(&self) -> Result<(), NodeError>;
 
-    /// Fails where a new VM of this intent would have a disk that is another's. Changes nothing.
-    async fn check_disks(&self, intent: &VmIntent) -> Result<(), NodeError>;
+    /// Fails where a new VM of this intent would have a file that is not there, or that its user could not reach, or a
+    /// disk that is another's. Changes nothing.
+    async fn check_files(&self, intent: &VmIntent) -> Result<(), NodeError>;
 
-    /// Gives a VM its place; fails as `check_disks` does. Idempotent.
+    /// Gives a VM its place; fails where a disk would be another's. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
     /// Takes a stopped VM's place away, its own disks with it. Files of its owner's that could not be given back, and
