@@ -7,6 +7,8 @@ mod access;
 
 mod begin;
 
+mod hung;
+
 mod refusal;
 
 #[path = "../../../../tests/support/images.rs"]
