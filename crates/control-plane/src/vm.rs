@@ -259,8 +259,9 @@ impl Control {
         Ok(by_itself)
     }
 
-    /// Removes a stopped VM with everything that Proteus made for it.
-    pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<(), ControlError> {
+    /// Removes a stopped VM with everything that Proteus made for it. Files of its owner's that could not be given back,
+    /// and what to do about them.
+    pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<Vec<String>, ControlError> {
         let _turn = self.in_hand(self.vm(name).await?.id).await;
         let Versioned { value, rev } = self.find_vm(name).await?;
         if let Some(morph) = value.morph {
@@ -279,18 +280,20 @@ impl Control {
         // Taken on a full disk too: it makes room.
         self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
-        let evidence = if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) };
+        let evidence = not_given_back(&left);
         let told = async {
             self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, evidence)).await?;
             self.withdraw(value.id).await
         };
         let done = |error: ControlError| {
             let again = format!("proteus vm delete {name}");
-            error.after(format!("{name} was removed from the host")).or_again(&again)
+            // The next one finds nothing of it on the host, and could not tell this any more.
+            let left: String = left.iter().map(|what| format!("; not given back: {what}")).collect();
+            error.after(format!("{name} was removed from the host{left}")).or_again(&again)
         };
         told.await.map_err(done)?;
         self.tell_vm(&value, "deleted");
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -322,6 +325,11 @@ impl Control {
             None => Ok(()),
         }
     }
+}
+
+/// What the audit log says of files that a VM's removal could not give back.
+pub(crate) fn not_given_back(left: &[String]) -> serde_json::Value {
+    if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) }
 }
 
 fn name_taken(name: &VmName) -> ControlError {

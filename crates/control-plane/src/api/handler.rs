@@ -30,9 +30,9 @@ use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest,
+    MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView,
+    VersionView, VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -180,10 +180,10 @@ pub(super) async fn delete_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
-) -> Answer<()> {
+) -> Answer<DeleteView> {
     let runner = control.clone();
     let work = async move { control.delete_vm(&vm, &caller.name).await };
-    Ok(Json(runner.run_to_end(work).await?))
+    Ok(Json(DeleteView { not_given_back: runner.run_to_end(work).await? }))
 }
 
 pub(super) async fn start_vm(

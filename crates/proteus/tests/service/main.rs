@@ -11,6 +11,8 @@ mod hung;
 
 mod refusal;
 
+mod removal;
+
 #[path = "../../../../tests/support/images.rs"]
 mod images;
 
