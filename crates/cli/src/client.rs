@@ -183,7 +183,7 @@ impl Client {
     }
 
     /// DELETE.
-    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::DELETE, path, Vec::new()).await
     }
 }

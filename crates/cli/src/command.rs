@@ -21,9 +21,9 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest,
+    MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView,
+    VersionView, VmView,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -92,18 +92,7 @@ impl Session {
             Vm::Clone { template, name, wait, dry_run } => {
                 self.clone_vm(template, name, *wait, *dry_run).await
             }
-            Vm::Delete { vm, dry_run } => {
-                let path = format!("/vms/{}", segment(vm));
-                let view: VmView = self.client.get(&path).await?;
-                if !dry_run {
-                    self.client.delete(&path).await?;
-                }
-                let done = if *dry_run { "would delete" } else { "deleted" };
-                self.print(&json!({ "deleted": !dry_run, "vm": view.name }), || {
-                    format!("{done} {}\n", view.name)
-                });
-                Ok(0)
-            }
+            Vm::Delete { vm, dry_run } => self.delete(vm, *dry_run).await,
             Vm::List => {
                 let all: Vec<VmView> = self.client.get("/vms").await?;
                 self.print(&all, || output::vms(&all));
@@ -114,6 +103,18 @@ impl Session {
             Vm::Snapshot(command) => self.snapshot(command).await,
             Vm::Exec { vm, service, timeout, argv } => self.exec(vm, service.clone(), *timeout, argv).await,
         }
+    }
+
+    async fn delete(&self, vm: &str, dry_run: bool) -> Outcome {
+        let path = format!("/vms/{}", segment(vm));
+        let view: VmView = self.client.get(&path).await?;
+        let DeleteView { not_given_back } = match dry_run {
+            true => DeleteView::default(),
+            false => self.client.delete(&path).await?,
+        };
+        let whole = json!({ "deleted": !dry_run, "vm": view.name, "not_given_back": not_given_back });
+        self.print(&whole, || output::deleted(&view.name, dry_run, &not_given_back));
+        Ok(0)
     }
 
     async fn show(&self, vm: &str) -> Outcome {
@@ -418,7 +419,7 @@ impl Session {
                 self.print(&all, || output::tokens(&all));
             }
             Token::Revoke { name } => {
-                self.client.delete(&format!("/tokens/{}", segment(name))).await?;
+                let () = self.client.delete(&format!("/tokens/{}", segment(name))).await?;
                 self.print(&json!({ "revoked": name }), || format!("revoked {name}\n"));
             }
         }

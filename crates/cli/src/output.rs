@@ -3,7 +3,7 @@
 use proteus_model::allocation::Capacity;
 use proteus_model::capability::{Capability, CapabilityReport};
 use proteus_model::execution::{Morph, State, Version};
-use proteus_model::id::HostName;
+use proteus_model::id::{HostName, VmName};
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, UnixMillis};
@@ -107,6 +107,15 @@ pub fn vms(all: &[VmView]) -> String {
     let mut text = table(&heading, &all.iter().map(row).collect::<Vec<_>>());
     for (name, problem) in all.iter().filter_map(|vm| Some((&vm.name, vm.problem.as_ref()?))) {
         let _ = writeln!(text, "\n{name}: {problem}");
+    }
+    text
+}
+
+/// A VM that was deleted, or would be.
+pub fn deleted(name: &VmName, dry_run: bool, not_given_back: &[String]) -> String {
+    let mut text = format!("{} {name}\n", if dry_run { "would delete" } else { "deleted" });
+    for what in not_given_back {
+        let _ = writeln!(text, "not given back: {what}");
     }
     text
 }

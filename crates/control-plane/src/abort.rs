@@ -18,6 +18,13 @@ pub enum AbortHow {
     Hold,
 }
 
+impl AbortHow {
+    /// As an operator says it.
+    pub(crate) fn of(hold: bool) -> Self {
+        if hold { Self::Hold } else { Self::Undo }
+    }
+}
+
 impl Default for Abort {
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(None)))

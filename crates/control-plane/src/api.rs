@@ -72,7 +72,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/vms", Viewer, "All VMs", handler::vms => Vec<wire::VmView>),
     route!(post "/vms", Operator, "Make a VM; with ?dry_run=true only say whether it could be made", handler::create_vm, serde_json::Value => wire::VmView),
     route!(get "/vms/{vm}", Viewer, "One VM", handler::vm => wire::VmView),
-    route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm),
+    route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm => wire::DeleteView),
     route!(post "/vms/{vm}/start", Operator, "Start a VM", handler::start_vm => wire::VmView),
     route!(post "/vms/{vm}/stop", Operator, "Stop a VM", handler::stop_vm, wire::StopRequest => wire::StopView),
     route!(post "/vms/{vm}/template", Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),

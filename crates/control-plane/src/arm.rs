@@ -1,7 +1,8 @@
 //! Disarm: takes a VM, a host or the fleet out of Proteus's hands. No forward step begins after it; a running morph
-//! is undone, or held where it is. Guests keep running.
+//! is undone, or held where it is: which of the two is written down with it, so that it holds over a crash. Guests keep
+//! running.
 
-use crate::abort::AbortHow;
+use crate::abort::{Abort, AbortHow};
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
@@ -10,7 +11,7 @@ use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Key of the record that is there while the fleet is disarmed. One host is its whole fleet until there are more.
 const FLEET: &str = "disarmed/fleet";
@@ -22,6 +23,9 @@ pub struct Disarmed {
     pub actor: String,
     /// When.
     pub at: UnixMillis,
+    /// Whether running morphs stay where they are, and are not undone.
+    #[serde(default)]
+    pub hold: bool,
 }
 
 /// What is disarmed or armed.
@@ -38,16 +42,27 @@ pub enum ArmScope {
 }
 
 impl Control {
+    /// What is disarmed that a VM is in, in words, and what becomes of a morph that runs on it. Where fleet and VM are,
+    /// holding wins: what is left as it is can still be undone.
+    pub(crate) async fn disarmed(&self, vm: VmId) -> Result<Option<(String, AbortHow)>, ControlError> {
+        let fleet = self.records.get::<Disarmed>(FLEET).await?.map(|found| found.value);
+        let record = self.records.get::<VmRecord>(&key::vm(vm)).await?.map(|found| found.value);
+        let record = record.filter(|record| record.disarmed);
+        let hold = fleet.as_ref().is_some_and(|fleet| fleet.hold)
+            || record.as_ref().is_some_and(|record| record.disarmed_hold);
+        let scope = match (fleet, record) {
+            (Some(_), _) => "the fleet".to_owned(),
+            (None, Some(record)) => format!("the VM {}", record.intent.name),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some((scope, AbortHow::of(hold))))
+    }
+
     /// Refuses where a forward step may not begin.
     pub(crate) async fn check_armed(&self, vm: VmId) -> Result<(), ControlError> {
-        if self.records.get::<Disarmed>(FLEET).await?.is_some() {
-            return Err(ControlError::Disarmed { scope: "the fleet".into() });
-        }
-        match self.records.get::<VmRecord>(&key::vm(vm)).await? {
-            Some(found) if found.value.disarmed => {
-                Err(ControlError::Disarmed { scope: format!("the VM {}", found.value.intent.name) })
-            }
-            _ => Ok(()),
+        match self.disarmed(vm).await? {
+            Some((scope, _)) => Err(ControlError::Disarmed { scope }),
+            None => Ok(()),
         }
     }
 
@@ -56,21 +71,34 @@ impl Control {
         Ok(self.records.get(FLEET).await?.map(|found| found.value))
     }
 
-    /// Changes and tells it; again where somebody else changed the same in between.
-    async fn set_armed(&self, scope: &ArmScope, armed: bool, actor: &str) -> Result<(), ControlError> {
-        let action = if armed { "arm" } else { "disarm" };
+    /// Changes and tells it; again where somebody else changed the same in between. `Some`: disarmed, and what becomes
+    /// of running morphs.
+    async fn set_armed(
+        &self,
+        scope: &ArmScope,
+        disarmed: Option<AbortHow>,
+        actor: &str,
+    ) -> Result<(), ControlError> {
+        let hold = disarmed == Some(AbortHow::Hold);
+        let (action, evidence) = match disarmed {
+            Some(_) => ("disarm", json!({ "hold": hold })),
+            None => ("arm", json!({})),
+        };
         match scope {
             ArmScope::Vm { vm } => {
                 let subject = format!("vm/{vm}");
-                let entry = |_: &VmRecord| self.entry(actor, action, &subject, "asked for", json!({}));
+                let entry = |_: &VmRecord| self.entry(actor, action, &subject, "asked for", evidence.clone());
                 let id = self.vm(vm).await?.id;
-                self.change_record(id, entry, |record| record.disarmed = !armed).await?;
+                let change = |record: &mut VmRecord| {
+                    (record.disarmed, record.disarmed_hold) = (disarmed.is_some(), hold);
+                };
+                self.change_record(id, entry, change).await?;
                 Ok(())
             }
             ArmScope::Fleet => {
                 for _ in 0..TRIES {
-                    let entry = self.entry(actor, action, "fleet", "asked for", json!({}));
-                    match self.commit_audited(self.fleet_batch(armed, actor).await?, entry).await {
+                    let entry = self.entry(actor, action, "fleet", "asked for", evidence.clone());
+                    match self.commit_audited(self.fleet_batch(disarmed, actor).await?, entry).await {
                         Err(ControlError::Record(RecordError::Conflict { .. })) => {}
                         other => return other.map(drop),
                     }
@@ -80,16 +108,19 @@ impl Control {
         }
     }
 
-    async fn fleet_batch(&self, armed: bool, actor: &str) -> Result<Batch, ControlError> {
+    async fn fleet_batch(&self, disarmed: Option<AbortHow>, actor: &str) -> Result<Batch, ControlError> {
         let batch = self.records.batch();
-        Ok(match (self.records.get::<Disarmed>(FLEET).await?, armed) {
-            (Some(found), true) => batch.delete(FLEET, found.rev)?,
-            (None, false) => {
-                let disarmed = Disarmed { actor: actor.to_owned(), at: self.now() };
-                batch.relief().put(FLEET, &disarmed, None)?
+        let found = self.records.get::<Disarmed>(FLEET).await?;
+        Ok(match (found, disarmed) {
+            (Some(found), None) => batch.delete(FLEET, found.rev)?,
+            (None, None) => batch,
+            (Some(found), Some(how)) if AbortHow::of(found.value.hold) == how => batch.relief(),
+            // The last word counts.
+            (found, Some(how)) => {
+                let hold = how == AbortHow::Hold;
+                let disarmed = Disarmed { actor: actor.to_owned(), at: self.now(), hold };
+                batch.relief().put(FLEET, &disarmed, found.map(|found| found.rev))?
             }
-            (Some(_), false) => batch.relief(),
-            (None, true) => batch,
         })
     }
 
@@ -99,35 +130,39 @@ impl Control {
             ArmScope::Fleet => None,
             ArmScope::Vm { vm } => Some(self.vm(vm).await?.id),
         };
-        let how = if hold { AbortHow::Hold } else { AbortHow::Undo };
-        // Told before, so that none is undone for being disarmed that is to be held; and after, for those that
-        // began in between.
-        let mut told = self.tell_running(only, how).await?;
-        self.set_armed(scope, false, actor).await?;
-        told.extend(self.tell_running(only, how).await?);
+        let how = AbortHow::of(hold);
+        // Written down before any is told: what was told and not written down would be undone after a crash. One that
+        // looks by itself in between finds the same there.
+        let mut running = self.running_on(only).await?;
+        self.set_armed(scope, Some(how), actor).await?;
+        // And those that began in between.
+        running.extend(self.running_on(only).await?);
+        let mut told = BTreeSet::new();
+        for (id, abort) in running {
+            abort.ask(how);
+            told.insert(id);
+        }
         Ok(told.len())
     }
 
-    async fn tell_running(
-        &self,
-        only: Option<VmId>,
-        how: AbortHow,
-    ) -> Result<BTreeSet<MorphId>, ControlError> {
-        let mut told = BTreeSet::new();
-        for morph in self.morphs().await? {
-            if only.is_none_or(|vm| vm == morph.plan.vm)
-                && let Some(abort) = self.abort_of(morph.id)
-            {
-                abort.ask(how);
-                told.insert(morph.id);
+    /// The morphs that run in this process, of all VMs or of one.
+    async fn running_on(&self, only: Option<VmId>) -> Result<Vec<(MorphId, Abort)>, ControlError> {
+        let all: Vec<(MorphId, Abort)> = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.iter().map(|(id, abort)| (*id, abort.clone())).collect()
+        };
+        let mut fitting = Vec::new();
+        for (id, abort) in all {
+            if only.is_none() || only == Some(self.morph(id).await?.plan.vm) {
+                fitting.push((id, abort));
             }
         }
-        Ok(told)
+        Ok(fitting)
     }
 
     /// Arms again. VMs that were started meanwhile get their settings back.
     pub async fn arm(self: &Arc<Self>, scope: &ArmScope, actor: &str) -> Result<(), ControlError> {
-        self.set_armed(scope, true, actor).await?;
+        self.set_armed(scope, None, actor).await?;
         for record in self.vms().await?.into_iter().filter(|record| record.restoring) {
             self.restore_in_background(record);
         }

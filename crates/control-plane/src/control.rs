@@ -5,14 +5,16 @@ use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
 use crate::backup::{Backups, WriteBackup};
 use crate::hand::Hands;
+use crate::look::{Glance, Looks};
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::seen::Seen;
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
+use proteus_model::vm::VmObserved;
 use proteus_protocol::api::v1::AuditView;
-use proteus_protocol::node::v1::{Node, NodeError};
+use proteus_protocol::node::v1::{Measurement, Node, NodeError};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashMap;
@@ -131,8 +133,13 @@ pub struct Control {
     pub(crate) hands: Hands,
     pub(crate) made: Made,
     pub(crate) seen: Seen,
+    pub(crate) glances: Looks<Glance<VmObserved>>,
+    pub(crate) measurements: Looks<Glance<Measurement>>,
+    pub(crate) watches: Looks<()>,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
+    /// Held by whoever changes the guests' way out.
+    pub(crate) uplink_turn: tokio::sync::Mutex<()>,
     events: broadcast::Sender<ControlEvent>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -151,8 +158,12 @@ impl Control {
             hands: Hands::default(),
             made: Made::default(),
             seen: Seen::default(),
+            glances: Looks::default(),
+            measurements: Looks::default(),
+            watches: Looks::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
+            uplink_turn: tokio::sync::Mutex::default(),
             events,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -177,18 +177,19 @@ impl Control {
 
     /// An abort or a disarm is honoured before any forward move (design, invariant 10).
     async fn check_may_go_on(&self, journal: &Journal<'_>, abort: &Abort) -> Result<(), Stop> {
-        match abort.asked() {
-            Some(AbortHow::Undo) => return Err(Stop::GiveUp("aborted".into())),
-            Some(AbortHow::Hold) if turned(journal.morph()) == 0 => {
-                return Err(Stop::GiveUp("held by an operator before anything was changed".into()));
+        let (how, why) = match abort.asked() {
+            Some(how) => (how, "aborted".to_owned()),
+            None => match self.disarmed(journal.morph().plan.vm).await? {
+                Some((scope, how)) => (how, format!("{scope} was disarmed")),
+                None => return Ok(()),
+            },
+        };
+        match how {
+            AbortHow::Undo => Err(Stop::GiveUp(why)),
+            AbortHow::Hold if turned(journal.morph()) == 0 => {
+                Err(Stop::GiveUp("held by an operator before anything was changed".into()))
             }
-            Some(AbortHow::Hold) => return Err(Stop::Park(HELD.into())),
-            None => {}
-        }
-        match self.check_armed(journal.morph().plan.vm).await {
-            Ok(()) => Ok(()),
-            Err(ControlError::Disarmed { scope }) => Err(Stop::GiveUp(format!("{scope} was disarmed"))),
-            Err(error) => Err(Stop::Broken(error)),
+            AbortHow::Hold => Err(Stop::Park(HELD.into())),
         }
     }
 

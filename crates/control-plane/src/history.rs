@@ -18,10 +18,15 @@ impl Control {
         Ok(self.records.forget_history(kept).await?)
     }
 
-    /// Does that now and again until Proteus ends.
+    /// Does that now and again until Proteus ends; first removes what is left of VMs that are gone.
     pub fn keep_history_short(self: &Arc<Self>) {
         let (control, stopped) = (self.clone(), self.stopped());
         self.spawn(async move {
+            match control.forget_gone().await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "what was left of VMs that are gone is removed"),
+                Err(error) => tracing::warn!(%error, "what is left of VMs that are gone stays"),
+            }
             loop {
                 if let Err(error) = control.forget_history(KEPT).await {
                     tracing::warn!(%error, "old versions of records are not forgotten yet");

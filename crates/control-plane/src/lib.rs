@@ -21,6 +21,8 @@ mod template;
 
 mod seen;
 
+mod look;
+
 pub mod snapshot;
 
 pub mod backup;

@@ -1,6 +1,8 @@
 //! The profiles: those that ship and those that people push. A profile is taken by digest; the same name and
 //! version never means two texts.
 
+mod shipped;
+
 use crate::control::{Control, ControlError};
 use crate::record::RecordError;
 use proteus_model::id::ProfileName;
@@ -11,15 +13,6 @@ use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-
-/// Profiles that ship, by file name.
-const SHIPPED: [(&str, &str); 5] = [
-    ("web-frontend.yaml", include_str!("../../../profiles/web-frontend.yaml")),
-    ("database.yaml", include_str!("../../../profiles/database.yaml")),
-    ("cache.yaml", include_str!("../../../profiles/cache.yaml")),
-    ("batch.yaml", include_str!("../../../profiles/batch.yaml")),
-    ("security-hardened.yaml", include_str!("../../../profiles/security-hardened.yaml")),
-];
 
 /// A profile in the registry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,62 +33,31 @@ fn key_of(name: &ProfileName, version: &Version) -> String {
     format!("profile/{name}/{version}")
 }
 
-/// Origin of the profiles that ship with Proteus.
-const SHIPPED_BY: &str = "shipped";
-
 /// SHA-256 of a profile's canonical text, in hex.
 pub fn digest(profile: &Profile) -> String {
     Sha256::digest(profile.canonical_json()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Control {
-    /// Brings the shipped profiles into the registry.
-    pub async fn ensure_shipped_profiles(&self) -> Result<(), ControlError> {
-        for (file, text) in SHIPPED {
-            let parsed = document::parse(file, text.as_bytes(), None);
-            let profile = parsed.map_err(|problems| problems_error(&problems))?;
-            let known = self.records.get::<ProfileRecord>(&key_of(&profile.name, &profile.version)).await?;
-            // Nothing is written that is there: on a full disk Proteus must come up again.
-            if known.is_none_or(|known| known.value.digest != digest(&profile)) {
-                self.put_profile(profile, SHIPPED_BY).await?;
-            }
-        }
-        Ok(())
+    fn profile_record(&self, profile: Profile, origin: &str) -> ProfileRecord {
+        let digest = digest(&profile);
+        ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() }
     }
 
     /// Takes a profile into the registry. Idempotent; another text under a known name and version is refused.
     pub async fn push_profile(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
-        self.put_profile(profile, actor).await
-    }
-
-    async fn put_profile(&self, profile: Profile, origin: &str) -> Result<ProfileRecord, ControlError> {
-        let key = key_of(&profile.name, &profile.version);
-        let digest = digest(&profile);
-        let record =
-            ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() };
+        let record = self.profile_record(profile, actor);
+        let key = key_of(&record.profile.name, &record.profile.version);
         let subject = format!("profile/{}", record.profile.label());
         let evidence = json!({ "digest": record.digest, "signed": record.signed });
-        let batch = self.records.batch().put(&key, &record, None)?;
-        let put = match origin {
-            SHIPPED_BY => self.records.commit(batch).await.map_err(ControlError::from),
-            actor => {
-                let entry = self.entry(actor, "profile.push", &subject, "asked for", evidence);
-                self.commit_audited(batch, entry).await
-            }
-        };
-        match put {
+        let entry = self.entry(actor, "profile.push", &subject, "asked for", evidence);
+        match self.commit_audited(self.records.batch().put(&key, &record, None)?, entry).await {
             Ok(_) => return Ok(record),
             Err(ControlError::Record(RecordError::Conflict { .. })) => {}
             Err(error) => return Err(error),
         }
-        let known = self.records.get::<ProfileRecord>(&key).await?;
-        match known {
+        match self.records.get::<ProfileRecord>(&key).await? {
             Some(known) if known.value.digest == record.digest => Ok(known.value),
-            // What ships replaces what shipped under the same version before.
-            Some(known) if origin == SHIPPED_BY && known.value.origin == SHIPPED_BY => {
-                self.records.commit(self.records.batch().put(&key, &record, Some(known.rev))?).await?;
-                Ok(record)
-            }
             _ => Err(ControlError::Conflict {
                 what: format!("{} is known with another text", record.profile.label()),
                 hint: "raise its version".into(),
@@ -138,17 +100,21 @@ impl Control {
     /// Lays the parents of a profile under it.
     pub async fn resolve_profile(&self, profile: Profile) -> Result<Profile, ControlError> {
         let all = self.profiles().await?;
-        let look_up = |name: &ProfileName, requirement: Option<&VersionReq>| {
-            let fits = |r: &&ProfileRecord| {
-                r.profile.name == *name && requirement.is_none_or(|req| req.matches(&r.profile.version))
-            };
-            all.iter().rev().find(fits).map(|r| r.profile.clone())
-        };
+        let look_up = |name: &ProfileName, requirement: Option<&VersionReq>| newest(&all, name, requirement);
         document::resolve(profile, &look_up).map_err(|problem| ControlError::Invalid {
             what: problem.to_string(),
             hint: "push the missing parent, or mend `extends`".into(),
         })
     }
+}
+
+/// The newest of `all`, which are in order, that meets the requirement.
+fn newest(all: &[ProfileRecord], name: &ProfileName, requirement: Option<&VersionReq>) -> Option<Profile> {
+    let fits = |record: &&ProfileRecord| {
+        let Profile { name: has, version, .. } = &record.profile;
+        has == name && requirement.is_none_or(|requirement| requirement.matches(version))
+    };
+    all.iter().rev().find(fits).map(|record| record.profile.clone())
 }
 
 /// All problems of a document as one refusal.

@@ -3,7 +3,7 @@
 
 use crate::control::{Control, ControlError};
 use crate::record::Versioned;
-use crate::vm::VmRecord;
+use crate::vm::{VmRecord, not_given_back};
 use proteus_model::id::{VmId, VmName};
 use proteus_model::vm::VmIntent;
 use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
@@ -157,10 +157,10 @@ impl Control {
 
     async fn remove_clone(&self, record: &VmRecord) -> Result<(), ControlError> {
         let _turn = self.in_hand(record.id).await;
-        self.node.delete(record.id).await?;
+        let left = self.node.delete(record.id).await?;
         self.withdraw(record.id).await?;
         let Versioned { value, rev } = self.find_vm(&record.id.to_string()).await?;
-        let mut entry = self.vm_entry("proteus", "vm.clone_failed", &value, json!({}));
+        let mut entry = self.vm_entry("proteus", "vm.clone_failed", &value, not_given_back(&left));
         entry.why = "its making was cut short: clone again".into();
         self.forget(&value, rev, entry).await
     }

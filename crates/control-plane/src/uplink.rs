@@ -1,5 +1,6 @@
-//! The guests' way out as its operator meets it: asked for once, kept, made again whenever Proteus starts. Must
-//! never make one that nobody asked for.
+//! The guests' way out as its operator meets it: asked for once, kept, made again whenever Proteus starts. Who changes
+//! it takes turns, over the record and the host: two at once would leave one telling what the other is not. Must never
+//! make one that nobody asked for.
 
 use crate::control::{Control, ControlError};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
@@ -20,35 +21,46 @@ impl Control {
         Ok(self.node.plan_uplink(intent).await?)
     }
 
-    /// Makes the way out, and keeps it.
+    /// Makes the way out, and keeps it. Where it cannot be made, what was before is again.
     pub async fn enable_uplink(
         &self,
         intent: &UplinkIntent,
         actor: &str,
     ) -> Result<UplinkObserved, ControlError> {
+        let _turn = self.uplink_turn.lock().await;
         let old = self.records.get::<UplinkIntent>(WANTED).await?;
         let batch = self.records.batch().put(WANTED, intent, old.as_ref().map(|found| found.rev))?;
         let evidence = json!({ "wanted": intent });
         let entry = self.entry(actor, "uplink.enable", "host", "asked for", evidence);
         // Written down first: a way out that a killed Proteus left is then one that somebody asked for.
         let rev = self.commit_audited(batch, entry).await?;
-        match self.node.enable_uplink(intent).await {
-            Ok(made) => Ok(made),
-            Err(error) => {
-                let batch = match &old {
-                    Some(found) => self.records.batch().put(WANTED, &found.value, Some(rev))?,
-                    None => self.records.batch().delete(WANTED, rev)?,
-                };
-                let why = format!("it could not be made: {error}");
-                self.commit_audited(batch, self.entry(actor, "uplink.enable", "host", &why, json!({})))
-                    .await?;
-                Err(error.into())
-            }
+        let error = match self.node.enable_uplink(intent).await {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        let batch = self.records.batch().relief();
+        let batch = match &old {
+            Some(found) => batch.put(WANTED, &found.value, Some(rev))?,
+            None => batch.delete(WANTED, rev)?,
+        };
+        let why = format!("it could not be made: {error}");
+        let entry = self.entry(actor, "uplink.enable_failed", "host", &why, json!({}));
+        let written = self.commit_audited(batch, entry).await;
+        // What failed half-way is taken away by the node, and what was there before it too.
+        if let Some(found) = old
+            && let Err(error) = self.node.enable_uplink(&found.value).await
+        {
+            tracing::error!(%error, "the way out that was there before is not there again");
+        }
+        match written {
+            Ok(_) => Err(error.into()),
+            Err(untold) => Err(untold.after(format!("the way out could not be made: {error}"))),
         }
     }
 
     /// Takes the way out away. `false`: there was none.
     pub async fn disable_uplink(&self, actor: &str) -> Result<bool, ControlError> {
+        let _turn = self.uplink_turn.lock().await;
         let was = self.node.uplink().await?;
         let found = self.records.get::<UplinkIntent>(WANTED).await?;
         if was.is_none() && found.is_none() {
@@ -66,13 +78,16 @@ impl Control {
         if let Err(error) = &disabled {
             let why = error.to_string();
             let entry = self.entry(actor, "uplink.disable_failed", "host", &why, json!({}));
-            self.audit.append(entry).await?;
+            if let Err(untold) = self.audit.append(entry).await {
+                tracing::warn!(error = %untold, "not written down that the way out was not taken away");
+            }
         }
         Ok(disabled.map(|()| true)?)
     }
 
     /// Makes the way out that is wanted, and takes away one that is not, at the start of Proteus.
     pub async fn restore_uplink(&self) -> Result<(), ControlError> {
+        let _turn = self.uplink_turn.lock().await;
         match self.uplink().await? {
             (Some(wanted), _) => {
                 self.node.enable_uplink(&wanted).await?;

@@ -2,7 +2,7 @@
 
 mod ended;
 
-mod file;
+mod forget;
 
 mod halt;
 
@@ -58,6 +58,9 @@ pub struct VmRecord {
     /// Whether it was taken out of Proteus's hands.
     #[serde(default)]
     pub disarmed: bool,
+    /// Where it was: whether a morph that ran then stays where it is, and is not undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disarmed_hold: bool,
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
@@ -90,6 +93,7 @@ impl VmRecord {
             managed: Vec::new(),
             morph: None,
             disarmed: false,
+            disarmed_hold: false,
             restoring: false,
             starts: 0,
             template: None,
@@ -145,9 +149,8 @@ impl Control {
         if let Some(Err(problem)) = intent.seed.as_ref().map(SeedIntent::check) {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
-        file::check(&intent)?;
         self.check_name_free(&intent.name).await?;
-        self.node.check_disks(&intent).await?;
+        self.node.check_files(&intent).await?;
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
 
@@ -195,27 +198,6 @@ impl Control {
             Err(ControlError::Record(RecordError::Conflict { .. })) => Err(name_taken(&record.intent.name)),
             other => other,
         }
-    }
-
-    /// Removes a VM's record, which must still be at `rev`, and frees its name.
-    pub(crate) async fn forget(
-        &self,
-        record: &VmRecord,
-        rev: Rev,
-        entry: AuditRecord,
-    ) -> Result<(), ControlError> {
-        let name_key = key::vm_name(&record.intent.name);
-        let mut batch = self.records.batch().relief().delete(&key::vm(record.id), rev)?;
-        if let Some(named) = self.records.get::<VmId>(&name_key).await? {
-            batch = batch.delete(&name_key, named.rev)?;
-        }
-        let boot_key = key::boot(record.id);
-        if let Some(boot) = self.records.get::<serde_json::Value>(&boot_key).await? {
-            batch = batch.delete(&boot_key, boot.rev)?;
-        }
-        self.seen.forget(record.id);
-        self.commit_audited(batch, entry).await?;
-        Ok(())
     }
 
     /// What the audit log says of an act on a VM.
@@ -277,8 +259,9 @@ impl Control {
         Ok(by_itself)
     }
 
-    /// Removes a stopped VM with everything that Proteus made for it.
-    pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<(), ControlError> {
+    /// Removes a stopped VM with everything that Proteus made for it. Files of its owner's that could not be given back,
+    /// and what to do about them.
+    pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<Vec<String>, ControlError> {
         let _turn = self.in_hand(self.vm(name).await?.id).await;
         let Versioned { value, rev } = self.find_vm(name).await?;
         if let Some(morph) = value.morph {
@@ -297,18 +280,20 @@ impl Control {
         // Taken on a full disk too: it makes room.
         self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
-        let evidence = if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) };
+        let evidence = not_given_back(&left);
         let told = async {
             self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, evidence)).await?;
             self.withdraw(value.id).await
         };
         let done = |error: ControlError| {
             let again = format!("proteus vm delete {name}");
-            error.after(format!("{name} was removed from the host")).or_again(&again)
+            // The next one finds nothing of it on the host, and could not tell this any more.
+            let left: String = left.iter().map(|what| format!("; not given back: {what}")).collect();
+            error.after(format!("{name} was removed from the host{left}")).or_again(&again)
         };
         told.await.map_err(done)?;
         self.tell_vm(&value, "deleted");
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -333,13 +318,18 @@ impl Control {
         if let Some(disk) = own {
             return Err(refused(format!("disks: {} would be the guest's to write to", disk.path.display())));
         }
-        match file::files(intent).find(|file| !is_shared(file.path)) {
+        match intent.files().find(|file| !is_shared(file.path)) {
             Some(file) => {
                 Err(refused(format!("{}: {} is not for everybody", file.field, file.path.display())))
             }
             None => Ok(()),
         }
     }
+}
+
+/// What the audit log says of files that a VM's removal could not give back.
+pub(crate) fn not_given_back(left: &[String]) -> serde_json::Value {
+    if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) }
 }
 
 fn name_taken(name: &VmName) -> ControlError {

@@ -31,11 +31,19 @@ pub(crate) fn driver_error(error: DriverError) -> NodeError {
 pub(crate) fn seat_error(error: SeatError) -> NodeError {
     let code = match &error {
         SeatError::Clash(_) => NodeErrorCode::FileInUse,
-        SeatError::File { .. } | SeatError::Damaged { .. } | SeatError::Full | SeatError::User(_) => {
-            NodeErrorCode::Failed
-        }
+        SeatError::File { .. }
+        | SeatError::Damaged { .. }
+        | SeatError::Full
+        | SeatError::User(_)
+        | SeatError::SlotUnknown { .. } => NodeErrorCode::Failed,
     };
-    NodeError::new(code, chain(&error))
+    let told = NodeError::new(code, chain(&error));
+    match error {
+        SeatError::SlotUnknown { .. } => told.with_hint(
+            "mend its seat.json, or remove that folder once no process of its VM runs; then start Proteus again",
+        ),
+        _ => told,
+    }
 }
 
 pub(crate) fn guest_error(error: GuestError) -> NodeError {

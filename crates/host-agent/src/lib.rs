@@ -3,7 +3,11 @@
 
 pub mod node;
 
+mod backing;
+
 mod claim;
+
+mod reach;
 
 mod seat;
 

@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{Guest, GuestError};
 use crate::seat::Seats;
-use crate::{bring_up, convert, disk, health, template};
+use crate::{bring_up, convert, disk, health, reach, template};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
@@ -358,7 +358,8 @@ impl Node for HostAgent {
         self.network()?.remove_uplink().await.map_err(uplink_error)
     }
 
-    async fn check_disks(&self, intent: &VmIntent) -> Result<(), NodeError> {
+    async fn check_files(&self, intent: &VmIntent) -> Result<(), NodeError> {
+        reach::check(intent)?;
         self.seats().check_disks(intent).map_err(seat_error)
     }
 
@@ -395,6 +396,8 @@ impl Node for HostAgent {
             }
         }
         self.seats().remove(vm).map_err(seat_error)?;
+        // Whoever looked at it since it stopped made it known again.
+        self.let_go(vm).await;
         Ok(left)
     }
 

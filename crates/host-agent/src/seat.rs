@@ -1,18 +1,22 @@
 //! The places of VMs on this host, as files: `vms/ID/seat.json`, and beside it the highest generation seen.
 //! Written whole or not at all. Must never hand out a slot twice. A place that cannot be read is set aside with the
 //! reason: the other VMs of the host need Proteus.
+//!
+//! Which slot a VM has its seat says, and nothing else: neither its user nor any file's owner tells. The file `slot`
+//! beside it is that number once more, made to say the same whenever a seat is read, for when the seat cannot be.
 
 use crate::claim::{self, Clash};
-use proteus_hypervisor::driver::{DriverError, SLOT_MAX, Seat, UID_BASE};
+use proteus_hypervisor::driver::{DriverError, SLOT_MAX, Seat};
 use proteus_hypervisor::whole;
 use proteus_model::id::{Generation, VmId};
 use proteus_model::vm::VmIntent;
 use proteus_protocol::cause::chain;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// All seats of a host.
@@ -24,6 +28,8 @@ pub(crate) struct Seats {
     damaged: BTreeMap<VmId, String>,
     /// Slots of theirs, as far as they can be told.
     reserved: BTreeSet<u16>,
+    /// Those of them whose slot cannot be told.
+    slotless: BTreeSet<PathBuf>,
 }
 
 /// Why a seat could not be given or kept.
@@ -45,6 +51,8 @@ pub(crate) enum SeatError {
     User(#[source] DriverError),
     #[error("the host has a place for {SLOT_MAX} VMs, and all are taken")]
     Full,
+    #[error("{} cannot be read, and nothing tells which slot its VM has: a new one could get the same", place.display())]
+    SlotUnknown { place: PathBuf },
 }
 
 fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SeatError {
@@ -79,10 +87,29 @@ fn read_place(place: &Path) -> Result<Option<(Seat, Generation)>, SeatError> {
     Ok(Some((seat, Generation(fence))))
 }
 
-/// The slot of a place that cannot be read: the user of its VMM owns the folder of its sockets.
-fn slot_of_run_dir(place: &Path) -> Option<u16> {
-    let uid = fs::metadata(place.join("run")).ok()?.uid();
-    uid.checked_sub(UID_BASE).and_then(|slot| u16::try_from(slot).ok()).filter(|slot| *slot < SLOT_MAX)
+/// The number that a place's file `slot` says.
+fn noted_slot(place: &Path) -> Option<u16> {
+    let text = fs::read_to_string(place.join("slot")).ok()?;
+    text.trim().parse().ok().filter(|slot| *slot < SLOT_MAX)
+}
+
+/// Makes the file `slot` say what the seat says.
+fn note_slot(seat: &Seat) -> Result<(), SeatError> {
+    if noted_slot(&seat.dir) == Some(seat.slot) {
+        return Ok(());
+    }
+    write_whole(&seat.dir.join("slot"), seat.slot.to_string().as_bytes())
+}
+
+/// The slot of a seat that is no whole seat, as far as it is text of that form.
+fn legible_slot(place: &Path) -> Option<u16> {
+    #[derive(Deserialize)]
+    struct Slot {
+        slot: u16,
+    }
+    let text = fs::read(place.join("seat.json")).ok()?;
+    let Slot { slot } = serde_json::from_slice(&text).ok()?;
+    Some(slot).filter(|slot| *slot < SLOT_MAX)
 }
 
 impl Seats {
@@ -95,6 +122,7 @@ impl Seats {
             fences: BTreeMap::new(),
             damaged: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            slotless: BTreeSet::new(),
         };
         for entry in fs::read_dir(dir).map_err(file_error("read", dir))? {
             let place = entry.map_err(file_error("read", dir))?.path();
@@ -107,6 +135,10 @@ impl Seats {
                 // A folder without a seat is one whose making was cut short, or whose removal was.
                 Ok(None) => fs::remove_dir_all(&place).map_err(file_error("clear", &place))?,
                 Ok(Some((seat, fence))) => {
+                    // On a full disk Proteus must come up again.
+                    if let Err(error) = note_slot(&seat) {
+                        tracing::warn!(%vm, error = %chain(&error), "its slot is not noted beside its seat");
+                    }
                     seats.fences.insert(vm, fence);
                     seats.taken.insert(vm, seat);
                 }
@@ -116,8 +148,10 @@ impl Seats {
                         other => chain(&other),
                     };
                     tracing::error!(%vm, %why, "VM set aside");
-                    let told = fs::read_to_string(place.join("slot")).ok().and_then(|text| text.parse().ok());
-                    seats.reserved.extend(told.or_else(|| slot_of_run_dir(&place)));
+                    match legible_slot(&place).or_else(|| noted_slot(&place)) {
+                        Some(slot) => drop(seats.reserved.insert(slot)),
+                        None => drop(seats.slotless.insert(place)),
+                    }
                     seats.damaged.insert(vm, why);
                 }
             }
@@ -137,6 +171,9 @@ impl Seats {
             |why: String| SeatError::Damaged { why: format!("{} is damaged: {why}", path.display()) };
         if seat.id != vm {
             return Err(damaged(format!("it is the place of {}", seat.id)));
+        }
+        if seat.slot >= SLOT_MAX {
+            return Err(damaged(format!("there is no slot {}", seat.slot)));
         }
         match self.taken.values().find(|other| other.slot == seat.slot) {
             Some(other) => Err(damaged(format!("slot {} is taken by {}", seat.slot, other.intent.name))),
@@ -190,6 +227,9 @@ impl Seats {
     ) -> Result<&Seat, SeatError> {
         self.check(vm)?;
         if !self.taken.contains_key(&vm) {
+            if let Some(place) = self.slotless.first().cloned() {
+                return Err(SeatError::SlotUnknown { place });
+            }
             let used: BTreeSet<u16> = self.taken.values().map(|s| s.slot).collect();
             let free = |slot: &u16| !used.contains(slot) && !self.reserved.contains(slot);
             let slot = (0..SLOT_MAX).find(free).ok_or(SeatError::Full)?;
@@ -208,10 +248,7 @@ impl Seats {
     pub(crate) fn save(&mut self, seat: Seat) -> Result<(), SeatError> {
         fs::create_dir_all(&seat.dir).map_err(file_error("make", &seat.dir))?;
         // Once more by itself, and first: a seat that cannot be read keeps its slot.
-        let path = seat.dir.join("slot");
-        if !path.exists() {
-            write_whole(&path, seat.slot.to_string().as_bytes())?;
-        }
+        note_slot(&seat)?;
         let path = seat.dir.join("seat.json");
         let text = serde_json::to_vec_pretty(&seat).map_err(io::Error::other);
         write_whole(&path, &text.map_err(file_error("write", &path))?)?;

@@ -61,6 +61,10 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a look at a VM waits for what is being done to it; then it tells what was last seen.
 const LOOK_LIMIT: Duration = Duration::from_millis(300);
 
+/// How long a VMM may take to say how it is before a look that meets that question calls it hung: it takes milliseconds,
+/// seconds where an emulated host is busy with something large.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
 /// A VM that runs.
 pub(crate) struct QemuVm {
     pub(crate) seat: Seat,
@@ -69,6 +73,8 @@ pub(crate) struct QemuVm {
     pub(crate) live: tokio::sync::Mutex<Live>,
     /// What a look tells while something is being done to the VM. A snapshot of much memory takes seconds.
     pub(crate) seen: Mutex<(PowerState, RunState)>,
+    /// Since when the VMM has been asked how it is, while it has not answered.
+    pub(crate) asked: Mutex<Option<Instant>>,
     /// How often the guest started anew by itself.
     pub(crate) reboots: Arc<tokio::sync::watch::Sender<u64>>,
 }
@@ -77,6 +83,30 @@ impl QemuVm {
     /// Writes down how the VM is, for looks that cannot wait.
     pub(crate) fn keep_seen(&self, power: PowerState, run: &RunState) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = (power, run.clone());
+    }
+
+    /// Asks the VMM how it is; looks that come meanwhile know since when.
+    async fn ask_power(&self, qmp: &Qmp) -> PowerState {
+        /// Nobody is left asking, also where the asking is given up in the middle.
+        struct Asking<'a>(&'a QemuVm);
+        impl Drop for Asking<'_> {
+            fn drop(&mut self) {
+                *self.0.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        }
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let _asking = Asking(self);
+        match qmp.call("query-status", Value::Null).await {
+            Ok(status) if status["running"] == json!(true) => PowerState::Running,
+            Ok(_) => PowerState::Paused,
+            Err(_) => PowerState::Hung,
+        }
+    }
+
+    /// Whether what keeps the VM in hand is a VMM that does not say how it is.
+    fn is_silent(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|since| since.elapsed() > ANSWER_LIMIT)
     }
 
     /// What changes, or how the VM was last seen, where something is being done to it.
@@ -208,7 +238,8 @@ impl QemuDriver {
         let reboots = Arc::new(tokio::sync::watch::Sender::new(0));
         reboot::count(&qmp, &reboots);
         let live = Live { qmp, run, offered };
-        let vm = QemuVm { seat: seat.clone(), group, live: tokio::sync::Mutex::new(live), seen, reboots };
+        let (seat, live, asked) = (seat.clone(), tokio::sync::Mutex::new(live), Mutex::default());
+        let vm = QemuVm { seat, group, live, seen, asked, reboots };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
         Ok(())
@@ -426,16 +457,13 @@ impl Driver for QemuDriver {
         let live = match vm.look().await {
             Ok(live) => live,
             // Without a process it is between two of them: stopped is only what nothing is being done to.
+            Err((_, run)) if process::lives(&run) && vm.is_silent() => return PowerState::Hung,
             Err((power, run)) => return if process::lives(&run) { power } else { PowerState::Paused },
         };
         if !process::lives(&live.run) {
             return PowerState::Stopped;
         }
-        let power = match live.qmp.call("query-status", Value::Null).await {
-            Ok(status) if status["running"] == json!(true) => PowerState::Running,
-            Ok(_) => PowerState::Paused,
-            Err(_) => PowerState::Hung,
-        };
+        let power = vm.ask_power(&live.qmp).await;
         vm.keep_seen(power, &live.run);
         power
     }

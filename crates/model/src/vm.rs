@@ -6,7 +6,7 @@ use crate::unit::{Bytes, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a VM starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,17 @@ pub struct DiskIntent {
     /// Whether the VM writes into a disk of its own over this file, which stays as it is.
     #[serde(default)]
     pub overlay: bool,
+}
+
+/// A file of the host that a VM is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedFile<'a> {
+    /// The field of the intent that names it.
+    pub field: &'static str,
+    /// Where it is.
+    pub path: &'a Path,
+    /// The disk that it is, if it is one.
+    pub disk: Option<&'a DiskIntent>,
 }
 
 /// A read-only image of software given to a VM.
@@ -122,6 +133,21 @@ pub struct IntentError {
 }
 
 impl VmIntent {
+    /// Every file of the host that its owner names.
+    pub fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        let plain = |field, path| NamedFile { field, path, disk: None };
+        let boot = match &self.boot {
+            Boot::Kernel { kernel, initrd, .. } => {
+                vec![plain("boot.kernel", kernel.as_path()), plain("boot.initrd", initrd)]
+            }
+            Boot::Firmware => Vec::new(),
+        };
+        let disks =
+            self.disks.iter().map(|disk| NamedFile { field: "disks", path: &disk.path, disk: Some(disk) });
+        let images = self.images.iter().map(move |image| plain("images", image.path.as_path()));
+        boot.into_iter().chain(disks).chain(images)
+    }
+
     /// A VM of one vCPU and so much memory, neither of which can grow, without disks, images and services.
     pub fn new(name: VmName, boot: Boot, memory: Bytes) -> Self {
         Self {

@@ -29,7 +29,7 @@ impl Session {
                 let found = self.find_snapshot(vm, name).await?;
                 if !dry_run {
                     let path = format!("/vms/{}/snapshots/{}", segment(vm), segment(name));
-                    self.client.delete(&path).await?;
+                    let () = self.client.delete(&path).await?;
                 }
                 let done = if *dry_run { "would delete" } else { "deleted" };
                 self.print(&json!({ "deleted": !dry_run, "snapshot": found }), || {

@@ -31,7 +31,7 @@ impl Session {
                 self.print(&view, || output::uplink_end(&view));
             }
             Uplink::Disable { dry_run: false } => {
-                self.client.delete("/host/uplink").await?;
+                let () = self.client.delete("/host/uplink").await?;
                 self.print(&json!({ "enabled": false }), || {
                     "guests reach nothing outside; link, rules and forwarding are as before\n".to_owned()
                 });

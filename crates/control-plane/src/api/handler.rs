@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use crate::abort::AbortHow;
 use crate::arm::ArmScope;
 use crate::control::{Control, ControlError};
+use crate::look::Glance;
 use crate::plan::Difference;
 use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;
@@ -22,16 +23,16 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Json};
 use proteus_model::execution::Morph;
-use proteus_model::id::MorphId;
+use proteus_model::id::{MorphId, VmId};
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
-use proteus_model::vm::{PowerState, VmIntent};
+use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest,
+    MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView,
+    VersionView, VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -60,16 +61,26 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
     serde_json::from_slice(text).map_err(|e| wrong(&e.to_string()))
 }
 
-async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
-    let (observed, power, problem) = match control.node().observe(record.id).await {
-        Ok(seen) => (Some(seen.clone()), seen.power, None),
+/// What is shown of a VM that was looked at.
+fn view_of(record: &VmRecord, seen: Glance<VmObserved>) -> VmView {
+    let (observed, power, problem) = match (seen.whole, seen.power) {
+        (Some(Ok(observed)), _) => (Some(observed.clone()), observed.power, None),
         // It has no place yet, or its host lost it.
-        Err(error) if error.code == NodeErrorCode::NotFound => (None, PowerState::Stopped, None),
-        Err(error) => (None, PowerState::Unknown, Some(error.message)),
+        (Some(Err(error)), _) | (None, Some(Err(error))) if error.code == NodeErrorCode::NotFound => {
+            (None, PowerState::Stopped, None)
+        }
+        (Some(Err(error)), _) | (None, Some(Err(error))) => (None, PowerState::Unknown, Some(error.message)),
+        (None, Some(Ok(power))) => (None, power, None),
+        (None, None) => (None, PowerState::Hung, None),
     };
-    Ok(VmView {
+    let name = &record.intent.name;
+    let hung = || {
+        format!("its VMM does not answer; it is asked again and again, and `proteus vm stop {name}` ends it")
+    };
+    let problem = problem.or_else(|| (power == PowerState::Hung).then(hung));
+    VmView {
         id: record.id,
-        name: record.intent.name.clone(),
+        name: name.clone(),
         power,
         problem,
         profile: record.profile.clone(),
@@ -86,7 +97,17 @@ async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlErr
         managed: record.managed.clone(),
         template: record.template.is_some(),
         cloned_from: record.cloned_from,
-    })
+    }
+}
+
+async fn glance(control: &Arc<Control>, record: &VmRecord) -> Glance<VmObserved> {
+    control.glance_at(&[record.id]).await.pop().unwrap_or_default()
+}
+
+/// What is shown of a VM that was just made or changed: asked to the end, for nothing of it may be of before.
+async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
+    let whole = Some(control.node().observe(record.id).await);
+    Ok(view_of(record, Glance { power: None, whole }))
 }
 
 pub(super) async fn host(State(control): Shared) -> Answer<HostView> {
@@ -106,38 +127,21 @@ pub(super) async fn host(State(control): Shared) -> Answer<HostView> {
 }
 
 pub(super) async fn vms(State(control): Shared) -> Answer<Vec<VmView>> {
-    let looking = control.vms().await?.into_iter().map(|record| {
-        let control = control.clone();
-        async move { view(&control, &record).await }
-    });
-    let views: Result<Vec<VmView>, ControlError> = all_at_once(looking).await.into_iter().collect();
-    Ok(Json(views?))
-}
-
-/// What all of them give, in their order: a VM that is slow to answer holds up no other.
-async fn all_at_once<T: Send + 'static>(
-    acts: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
-) -> Vec<T> {
-    let running: Vec<_> = acts.map(tokio::spawn).collect();
-    let mut done = Vec::with_capacity(running.len());
-    for act in running {
-        match act.await {
-            Ok(outcome) => done.push(outcome),
-            // Nobody ends such a task from outside.
-            Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-        }
-    }
-    done
+    let records = control.vms().await?;
+    let ids: Vec<VmId> = records.iter().map(|record| record.id).collect();
+    let seen = control.glance_at(&ids).await;
+    Ok(Json(records.iter().zip(seen).map(|(record, seen)| view_of(record, seen)).collect()))
 }
 
 pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer<VmView> {
     let record = control.vm(&vm).await?;
-    let known = control.observe_vm(&record).await.is_ok_and(|seen| seen.agent.is_some());
-    if known {
+    let mut seen = glance(&control, &record).await;
+    if matches!(&seen.whole, Some(Ok(seen)) if seen.agent.is_some()) {
         // A look asks nothing of a guest; whoever asks for one VM is told whether its agent still answers.
-        let _ = control.node().measure(record.id).await;
+        control.measure_all(&[record.id]).await;
+        seen = glance(&control, &record).await;
     }
-    Ok(Json(view(&control, &record).await?))
+    Ok(Json(view_of(&record, seen)))
 }
 
 /// Makes or changes a VM, to the end also when the caller goes away; the VM as it is then.
@@ -176,10 +180,10 @@ pub(super) async fn delete_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
-) -> Answer<()> {
+) -> Answer<DeleteView> {
     let runner = control.clone();
     let work = async move { control.delete_vm(&vm, &caller.name).await };
-    Ok(Json(runner.run_to_end(work).await?))
+    Ok(Json(DeleteView { not_given_back: runner.run_to_end(work).await? }))
 }
 
 pub(super) async fn start_vm(
@@ -386,7 +390,7 @@ pub(super) async fn abort(
 ) -> Answer<MorphView> {
     let request: AbortRequest = parse(&body)?;
     let id = find_morph(&control, &id).await?.id;
-    let how = if request.hold { AbortHow::Hold } else { AbortHow::Undo };
+    let how = AbortHow::of(request.hold);
     Ok(Json(MorphView { morph: control.abort_morph(id, how, &caller.name).await? }))
 }
 
@@ -545,24 +549,26 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String
 pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
     let (mut running, mut resident, mut run, mut wait, mut throttled) =
         (vec![], vec![], vec![], vec![], vec![]);
-    let (mut available, mut stalled) = (vec![], vec![]);
-    let looking = control.vms().await?.into_iter().map(|record| {
-        let node = control.node().clone();
-        async move {
-            let (power, seen) = (node.power(record.id).await, node.measure(record.id).await);
-            (record, power, seen)
-        }
-    });
-    for (record, power, seen) in all_at_once(looking).await {
+    let (mut available, mut stalled, mut answering) = (vec![], vec![], vec![]);
+    let records = control.vms().await?;
+    let ids: Vec<VmId> = records.iter().map(|record| record.id).collect();
+    for (record, seen) in records.iter().zip(control.measure_all(&ids).await) {
         let label = format!("{{vm=\"{}\"}}", record.intent.name);
-        let on = match power {
-            Ok(power) => Some(power == PowerState::Running),
-            Err(error) if error.code == NodeErrorCode::NotFound => Some(false),
+        let answers = match &seen.power {
+            Some(Ok(PowerState::Running | PowerState::Paused)) => Some(1.0),
+            Some(Ok(PowerState::Hung)) | None => Some(0.0),
+            // There is nobody to answer, or nobody can tell.
+            Some(Ok(PowerState::Stopped | PowerState::Unknown) | Err(_)) => None,
+        };
+        answering.extend(answers.map(|answers| (label.clone(), answers)));
+        let on = match seen.power {
+            Some(Ok(power)) => Some(power == PowerState::Running),
+            Some(Err(error)) if error.code == NodeErrorCode::NotFound => Some(false),
             // Missing is not "no".
-            Err(_) => None,
+            Some(Err(_)) | None => None,
         };
         running.extend(on.map(|on| (label.clone(), f64::from(u8::from(on)))));
-        let Ok(seen) = seen else { continue };
+        let Some(Ok(seen)) = seen.whole else { continue };
         let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
             rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));
         };
@@ -584,6 +590,8 @@ pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse,
     let outcomes: Vec<_> = outcomes.into_iter().map(|(o, n)| (format!("{{state=\"{o}\"}}"), n)).collect();
     let mut text = String::new();
     metric(&mut text, "proteus_vm_running", "gauge", "Whether the VM runs.", &running);
+    let help = "Whether the VM's process says how the VM is; 0: it hangs.";
+    metric(&mut text, "proteus_vm_answering", "gauge", help, &answering);
     metric(&mut text, "proteus_vm_resident_bytes", "gauge", "Host memory of the guest.", &resident);
     metric(&mut text, "proteus_vm_cpu_seconds_total", "counter", "CPU time of the vCPUs.", &run);
     metric(&mut text, "proteus_vm_run_delay_seconds_total", "counter", "Runnable and not running.", &wait);

@@ -49,6 +49,31 @@ fn causes(error: &dyn std::error::Error) -> Vec<String> {
     std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect()
 }
 
+/// What a node refuses: status, stable word, and what to do about it where the node does not say.
+fn node_refusal(code: NodeErrorCode) -> (StatusCode, &'static str, Option<&'static str>) {
+    match code {
+        NodeErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
+        NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
+            (StatusCode::CONFLICT, "conflict", Some("`proteus vm list` shows what runs"))
+        }
+        NodeErrorCode::FileInUse => {
+            let hint = "a file that a disk writes to is no other disk's: name a copy of it, or delete the \
+                        other VM first; with `,overlay` or `,ro` each, disks share a file";
+            (StatusCode::CONFLICT, "conflict", Some(hint))
+        }
+        NodeErrorCode::File => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", None),
+        NodeErrorCode::Unsupported | NodeErrorCode::OutOfRange => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "unsupported", None)
+        }
+        NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
+        NodeErrorCode::Guest => {
+            let hint = "is proteus-guest running in the guest? `proteus vm console` shows its console";
+            (StatusCode::BAD_GATEWAY, "node", Some(hint))
+        }
+        NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),
+    }
+}
+
 impl From<ControlError> for Refusal {
     fn from(error: ControlError) -> Self {
         let (status, code, hint) = match &error {
@@ -76,27 +101,10 @@ impl From<ControlError> for Refusal {
             ControlError::Untold { hint, .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some(hint.clone()))
             }
-            ControlError::Node(node) => match node.code {
-                NodeErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found", None),
-                NodeErrorCode::NotRunning | NodeErrorCode::Conflict => {
-                    (StatusCode::CONFLICT, "conflict", Some("`proteus vm list` shows what runs".to_owned()))
-                }
-                NodeErrorCode::FileInUse => {
-                    let hint = "a file that a disk writes to is no other disk's: name a copy of it, or delete the \
-                                other VM first; with `,overlay` or `,ro` each, disks share a file";
-                    (StatusCode::CONFLICT, "conflict", Some(hint.to_owned()))
-                }
-                NodeErrorCode::Unsupported | NodeErrorCode::OutOfRange => {
-                    (StatusCode::UNPROCESSABLE_ENTITY, "unsupported", None)
-                }
-                NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
-                NodeErrorCode::Guest => {
-                    let hint =
-                        "is proteus-guest running in the guest? `proteus vm console` shows its console";
-                    (StatusCode::BAD_GATEWAY, "node", Some(hint.to_owned()))
-                }
-                NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),
-            },
+            ControlError::Node(node) => {
+                let (status, code, hint) = node_refusal(node.code);
+                (status, code, node.hint.clone().or(hint.map(str::to_owned)))
+            }
             ControlError::Record(RecordError::Conflict { .. }) => {
                 (StatusCode::CONFLICT, "conflict", Some("try again".to_owned()))
             }

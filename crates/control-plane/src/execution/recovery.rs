@@ -18,7 +18,7 @@ impl Control {
     async fn take_up(&self, id: MorphId, why: &str) -> Result<Morph, ControlError> {
         let mut journal = Journal::open(self, id).await?;
         let morph = journal.morph();
-        let state = morph.state;
+        let (state, vm) = (morph.state, morph.plan.vm);
         tracing::warn!(morph = %id, vm = %morph.plan.vm_name, state = state.word(), "found cut short");
         let forward = match state {
             State::Planned | State::Validated | State::Applying { .. } => true,
@@ -28,7 +28,12 @@ impl Control {
             State::Verifying | State::Committing | State::Undoing { .. } | State::Releasing => false,
             State::Committed | State::RolledBack | State::Parked => false,
         };
-        match (self.abort_asked(id).await?, state) {
+        // Told by itself, or with all that is disarmed.
+        let told = match self.abort_asked(id).await? {
+            Some(how) => Some(how),
+            None => self.disarmed(vm).await?.map(|(_, how)| how),
+        };
+        match (told, state) {
             // The step that was cut short may be turned.
             (Some(AbortHow::Hold), State::Applying { step }) if step > 0 => {
                 self.park(&mut journal, HELD.into(), step + 1).await?;

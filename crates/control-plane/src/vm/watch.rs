@@ -21,15 +21,27 @@ impl Control {
         });
     }
 
-    /// One look: gives back what VMs held that ended, and sees to guests that started anew or stand still.
+    /// One look at each: gives back what VMs held that ended, and sees to guests that started anew or stand still. One
+    /// that does not answer is looked at for as long as that takes, and keeps nobody from looking at the others again.
     pub async fn look_at_vms(self: &Arc<Self>) -> Result<(), ControlError> {
-        self.clear_ended().await?;
-        for vm in self.admitted().await? {
-            if let Err(error) = self.look_at(vm).await {
-                tracing::debug!(%vm, %error, "not looked at");
-            }
-        }
+        let vms = self.admitted().await?;
+        let control = self.clone();
+        let look = move |vm, _| {
+            let control = control.clone();
+            async move { control.see_to(vm).await }
+        };
+        self.watches.at_all(self, &vms, LOOK, look).await;
         Ok(())
+    }
+
+    async fn see_to(self: &Arc<Self>, vm: VmId) {
+        if !self.runs(vm).await {
+            if let Err(error) = self.withdraw_if_stopped(vm).await {
+                tracing::warn!(%vm, %error, "what it held is not given back yet");
+            }
+        } else if let Err(error) = self.look_at(vm).await {
+            tracing::debug!(%vm, %error, "not looked at");
+        }
     }
 
     async fn look_at(self: &Arc<Self>, vm: VmId) -> Result<(), ControlError> {

@@ -1,9 +1,11 @@
 //! Which disks can be beside each other, with files that `qemu-img` made.
 
 use super::*;
+use crate::backing::chain;
 use proteus_model::id::VmId;
 use proteus_model::unit::Bytes;
 use proteus_model::vm::{Boot, DiskFormat, VmIntent};
+use std::fs;
 use std::process::Command;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -92,6 +94,24 @@ fn what_lies_under_a_disk_is_written_to_by_nobody() {
     assert_eq!(said(&readers[0], &[&readers[1], &readers[2]]), "fine", "readers share");
 }
 
+/// QEMU looks for the file below from the name that it was given.
+#[test]
+fn a_relative_name_begins_beside_the_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    for dir in [&here, &there] {
+        fs::create_dir(dir).unwrap();
+        image(dir, "base.qcow2", None);
+    }
+    image(&there, "top.qcow2", Some("base.qcow2"));
+    let link = here.join("link.qcow2");
+    std::os::unix::fs::symlink(there.join("top.qcow2"), &link).unwrap();
+    let web = seat(dir.path(), "web", &[(&link, Use::Overlay)]);
+    let writes = |file: &Path| said(&seat(dir.path(), "db", &[(file, Use::Own)]), &[&web]);
+    assert!(writes(&here.join("base.qcow2")).ends_with("the disk d0 of web reads that file"));
+    assert_eq!(writes(&there.join("base.qcow2")), "fine");
+}
+
 #[test]
 fn a_vm_has_a_file_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -133,7 +153,7 @@ fn images_that_lie_over_themselves_are_followed_once() {
     bytes[8..20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 6]);
     bytes[512..518].copy_from_slice(b"second");
     fs::write(&first, bytes).unwrap();
-    let follow = |path: &Path| chain(path, DiskFormat::Qcow2).len();
+    let follow = |path: &Path| chain(path, DiskFormat::Qcow2).0.len();
     assert_eq!((follow(&first), follow(&second)), (2, 2));
     fs::write(&first, b"QFI\xfb").unwrap();
     assert_eq!(follow(&first), 1, "a header that was cut");
@@ -146,12 +166,12 @@ fn a_guest_cannot_lay_its_raw_disk_over_another_file() {
     let dir = dir.path();
     let victim = image(dir, "victim.qcow2", None);
     let raw = image(dir, "disk.raw", Some("victim.qcow2"));
-    assert_eq!(chain(&raw, DiskFormat::Raw).len(), 1);
+    assert_eq!(chain(&raw, DiskFormat::Raw).0.len(), 1);
     let mut command = Command::new("qemu-img");
     command
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "disk.raw", "top.qcow2"])
         .current_dir(dir);
     assert!(command.status().unwrap().success());
-    let files = chain(&dir.join("top.qcow2"), DiskFormat::Qcow2);
+    let (files, _) = chain(&dir.join("top.qcow2"), DiskFormat::Qcow2);
     assert_eq!(files.len(), 2, "{files:?} and not {}", victim.display());
 }

@@ -7,7 +7,13 @@ mod clone;
 
 mod full_disk;
 
+mod gone;
+
 mod life;
+
+mod place;
+
+mod registry;
 
 mod snapshot;
 
@@ -240,6 +246,8 @@ enum Act {
     Restart,
     FailedStart,
     Clone,
+    HoldVm,
+    HoldFleet,
 }
 
 /// The process that dies: acts once, and kills itself at the named store call. Does nothing in a usual run.
@@ -268,6 +276,11 @@ async fn crash_child() {
         // A simulated host clones nothing: that is what it undoes at last.
         bench.control.clone_vm("base", "copy".parse().unwrap(), "test").await.map(drop).unwrap_err();
         return;
+    }
+    for hold in [Act::HoldVm, Act::HoldFleet] {
+        if act == format!("{hold:?}") {
+            return window::die_holding(&bench, hold).await;
+        }
     }
     if act == "Undo" {
         let fail = |_, setting: &Setting| {

@@ -1,6 +1,7 @@
 //! Windows of observation, however long: whoever tells a morph to stop is heard in the middle of them.
 
 use crate::support::{Bench, PROFILE, bench, differences, start_vm};
+use crate::{Act, run_child};
 use proteus_control_plane::abort::AbortHow;
 use proteus_control_plane::arm::ArmScope;
 use proteus_control_plane::control::{ControlError, ControlEvent};
@@ -35,6 +36,22 @@ async fn in_window(bench: &Bench, before: bool) -> (MorphId, Running) {
             return (id, task);
         }
     }
+}
+
+/// What is disarmed in a test.
+fn scope_of(act: Act) -> ArmScope {
+    match act {
+        Act::HoldVm => ArmScope::Vm { vm: "web".into() },
+        _ => ArmScope::Fleet,
+    }
+}
+
+/// The part of the process that dies: a morph is turned and watched, is to be held, and nobody has had a turn since.
+pub(crate) async fn die_holding(bench: &Bench, act: Act) {
+    let (id, _task) = in_window(bench, false).await;
+    assert_eq!(bench.control.disarm(&scope_of(act), true, "test").await.unwrap(), 1);
+    assert_eq!(bench.control.morph(id).await.unwrap().state, State::Verifying);
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
 }
 
 async fn soon(task: Running) -> Morph {
@@ -134,6 +151,48 @@ async fn an_abort_that_was_accepted_holds_over_a_crash() {
         let ended = tokio::time::timeout(SOON, bench.control.recover()).await.unwrap().unwrap();
         assert_eq!((ended[0].id, ended[0].state, ended[0].reason.as_deref()), (id, state, Some(reason)));
         assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_of_a_disarm_holds_over_a_kill() {
+    for act in [Act::HoldVm, Act::HoldFleet] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let bench = bench(dir.path(), None).await;
+            start_vm(&bench, dir.path(), "web").await;
+            bench.store.close().await;
+        }
+        assert!(run_child(dir.path(), usize::MAX, act), "it was not killed");
+        let bench = bench(dir.path(), None).await;
+        let ended = tokio::time::timeout(SOON, bench.control.recover()).await.unwrap().unwrap();
+        assert_eq!(ended.len(), 1, "{act:?}");
+        assert_eq!(
+            (ended[0].state, ended[0].reason.as_deref()),
+            (State::Parked, Some("held by an operator"))
+        );
+        assert!(!bench.control.vm("web").await.unwrap().managed.is_empty(), "its steps were undone");
+        assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+        bench.control.arm(&scope_of(act), "test").await.unwrap();
+        let record = bench.control.vm("web").await.unwrap();
+        assert!(!record.disarmed && !record.disarmed_hold);
+    }
+}
+
+#[tokio::test]
+async fn the_last_word_of_a_disarm_is_what_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    start_vm(&bench, dir.path(), "web").await;
+    let vm = ArmScope::Vm { vm: "web".into() };
+    for hold in [true, false, true] {
+        for scope in [&ArmScope::Fleet, &vm] {
+            bench.control.disarm(scope, hold, "test").await.unwrap();
+        }
+        assert_eq!(bench.control.fleet_disarmed().await.unwrap().map(|disarmed| disarmed.hold), Some(hold));
+        assert_eq!(bench.control.vm("web").await.unwrap().disarmed_hold, hold);
+        let view = bench.control.audit_view().await.unwrap();
+        assert_eq!(view.entries.last().unwrap()["evidence"]["hold"], hold);
     }
 }
 

@@ -7,7 +7,11 @@ mod access;
 
 mod begin;
 
+mod hung;
+
 mod refusal;
+
+mod removal;
 
 #[path = "../../../../tests/support/images.rs"]
 mod images;

@@ -170,9 +170,9 @@ fn guests_get_out_and_nobody_gets_in_and_nothing_stays() {
     assert!(!reaches(&world.guest, to_outside), "out after it was disabled");
     assert!(!std::path::Path::new(&format!("/run/{namespace}-dhcp/options/uplink")).exists());
     server.cli(&["host", "uplink", "disable"]).ok();
-    let actions = server.ask(&["audit"]);
-    let actions: Vec<_> =
-        actions["entries"].as_array().unwrap().iter().map(|e| e["action"].clone()).collect();
+    let audit = server.ask(&["audit"]);
+    let entries = audit["entries"].as_array().unwrap().iter().filter(|entry| entry["subject"] == "host");
+    let actions: Vec<_> = entries.map(|entry| entry["action"].clone()).collect();
     assert_eq!(actions, ["uplink.enable", "uplink.enable", "uplink.disable"]);
 
     // Ending gives the host back; the wish stays, and is fulfilled by the next start.
@@ -264,4 +264,36 @@ fn what_cannot_be_a_way_out_is_refused_and_two_do_not_meet() {
     for server in [&mut one, &mut two] {
         assert_eq!(server.terminate(Duration::from_secs(30)), Some(0));
     }
+}
+
+/// Whoever comes last decides; what is written down and what is there are its wish.
+#[test]
+fn enabled_and_disabled_by_many_at_once_record_and_host_tell_the_same() {
+    let world = World::make();
+    let mut server = inside(&world.host, Server::start);
+    let before = world.state();
+    let link = format!("pu{}", server.instance.name);
+    for round in 0..4 {
+        std::thread::scope(|scope| {
+            for number in 0..10 {
+                let words: &[&str] = match (number + round) % 2 {
+                    0 => &["host", "uplink", "enable", "--interface", "eth9", "--dns", "192.0.2.53"],
+                    _ => &["host", "uplink", "disable"],
+                };
+                let server = &server;
+                scope.spawn(move || server.cli(words).ok());
+            }
+        });
+        let shown = server.ask(&["host", "uplink", "show"]);
+        let there = run(&format!("ip -n {} -br link show", world.host)).contains(&link);
+        let wanted = shown["wanted"] == json!(true);
+        assert_eq!((shown["uplink"].is_object(), there), (wanted, wanted), "{shown} {}", world.state());
+        // One that fails in between leaves what was.
+        let was = world.state();
+        assert_ne!(server.cli(&["host", "uplink", "enable", "--interface", "eth7"]).code, 0);
+        assert_eq!((server.ask(&["host", "uplink", "show"]), world.state()), (shown, was));
+    }
+    server.cli(&["host", "uplink", "disable"]).ok();
+    assert_eq!(world.state(), before);
+    assert_eq!(server.terminate(Duration::from_secs(30)), Some(0));
 }

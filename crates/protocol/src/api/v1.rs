@@ -120,6 +120,14 @@ pub struct StopView {
     pub by_itself: bool,
 }
 
+/// A VM that was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeleteView {
+    /// Files of its owner's that could not be given back as they were, and what to do about each.
+    #[serde(default)]
+    pub not_given_back: Vec<String>,
+}
+
 /// Where a plan shall lead. Exactly one field.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -26,6 +26,8 @@ pub enum NodeErrorCode {
     Conflict,
     /// A file that it would have is another VM's, or another disk's.
     FileInUse,
+    /// A file that it would have is not there, or not for its user, or lies over what is not.
+    File,
     /// The call's generation is older than one that the node has seen.
     StaleGeneration,
     /// This VM or host cannot do it.
@@ -48,12 +50,21 @@ pub struct NodeError {
     pub code: NodeErrorCode,
     /// What failed, with the whole chain of causes.
     pub message: String,
+    /// What to do about it, where more can be said than for its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 impl NodeError {
     /// A refusal of this kind.
     pub fn new(code: NodeErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -178,10 +189,11 @@ pub trait Node: Send + Sync {
     /// Takes it away with all that was changed for it. Idempotent.
     async fn disable_uplink(&self) -> Result<(), NodeError>;
 
-    /// Fails where a new VM of this intent would have a disk that is another's. Changes nothing.
-    async fn check_disks(&self, intent: &VmIntent) -> Result<(), NodeError>;
+    /// Fails where a new VM of this intent would have a file that is not there, or that its user could not reach, or a
+    /// disk that is another's. Changes nothing.
+    async fn check_files(&self, intent: &VmIntent) -> Result<(), NodeError>;
 
-    /// Gives a VM its place; fails as `check_disks` does. Idempotent.
+    /// Gives a VM its place; fails where a disk would be another's. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
     /// Takes a stopped VM's place away, its own disks with it. Files of its owner's that could not be given back, and
