@@ -65,14 +65,31 @@ impl Control {
 
     /// Takes a profile into the registry. Idempotent; another text under a known name and version is refused.
     pub async fn push_profile(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
+        self.check_push(profile.clone(), actor).await?;
         self.put_profile(profile, actor).await
+    }
+
+    /// What the registry would have of a profile: refused as pushing it would be, and nothing is written.
+    pub async fn check_push(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
+        // Its parents must be there now, not when it is applied.
+        self.resolve_profile(profile.clone()).await?;
+        let known = self.records.get::<ProfileRecord>(&key_of(&profile.name, &profile.version)).await?;
+        let record = self.record_of(profile, actor);
+        match known {
+            Some(known) if known.value.digest == record.digest => Ok(known.value),
+            Some(_) => Err(known_otherwise(&record.profile)),
+            None => Ok(record),
+        }
+    }
+
+    fn record_of(&self, profile: Profile, origin: &str) -> ProfileRecord {
+        let digest = digest(&profile);
+        ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() }
     }
 
     async fn put_profile(&self, profile: Profile, origin: &str) -> Result<ProfileRecord, ControlError> {
         let key = key_of(&profile.name, &profile.version);
-        let digest = digest(&profile);
-        let record =
-            ProfileRecord { profile, digest, origin: origin.to_owned(), signed: false, at: self.now() };
+        let record = self.record_of(profile, origin);
         let subject = format!("profile/{}", record.profile.label());
         let evidence = json!({ "digest": record.digest, "signed": record.signed });
         let batch = self.records.batch().put(&key, &record, None)?;
@@ -96,10 +113,7 @@ impl Control {
                 self.records.commit(self.records.batch().put(&key, &record, Some(known.rev))?).await?;
                 Ok(record)
             }
-            _ => Err(ControlError::Conflict {
-                what: format!("{} is known with another text", record.profile.label()),
-                hint: "raise its version".into(),
-            }),
+            _ => Err(known_otherwise(&record.profile)),
         }
     }
 
@@ -148,6 +162,13 @@ impl Control {
             what: problem.to_string(),
             hint: "push the missing parent, or mend `extends`".into(),
         })
+    }
+}
+
+fn known_otherwise(profile: &Profile) -> ControlError {
+    ControlError::Conflict {
+        what: format!("{} is known with another text", profile.label()),
+        hint: "raise its version".into(),
     }
 }
 

@@ -378,11 +378,19 @@ impl Node for HostAgent {
         self.seats().save(Seat { furnished: true, ..seat }).map_err(seat_error)
     }
 
-    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError> {
+    async fn check_delete(&self, vm: VmId) -> Result<(), NodeError> {
         self.seats().check(vm).map_err(seat_error)?;
         if self.driver.power(vm).await != PowerState::Stopped {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
+        if let Ok(seat) = self.seat(vm) {
+            self.driver.snapshots(&seat).await.map_err(driver_error)?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError> {
+        self.check_delete(vm).await?;
         let mut left = Vec::new();
         if let Ok(seat) = self.seat(vm) {
             // They are inside disks of its owner's, which stay.
@@ -396,6 +404,11 @@ impl Node for HostAgent {
         }
         self.seats().remove(vm).map_err(seat_error)?;
         Ok(left)
+    }
+
+    async fn check_template(&self, vm: VmId) -> Result<(), NodeError> {
+        let seat = self.seat(vm)?;
+        if template::is_template(&seat) { Ok(()) } else { self.check_can_be_template(&seat).await }
     }
 
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {

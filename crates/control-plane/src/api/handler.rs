@@ -225,8 +225,7 @@ pub(super) async fn stop_vm(
 
 pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {
     let record = control.vm(&vm).await?;
-    let report = control.node().capabilities(record.id).await.map_err(ControlError::from)?;
-    Ok(Json(CapabilityView { report }))
+    Ok(Json(CapabilityView { report: control.capabilities(&record).await? }))
 }
 
 /// Longest wait for the services of a VM to be started; whoever wants to wait longer asks again.
@@ -247,7 +246,8 @@ pub(super) async fn services(
     let record = control.vm(&vm).await?;
     let wait = query.wait_ms.min(SERVICES_WAIT_MAX);
     control.node().wait_services(record.id, wait).await.map_err(ControlError::from)?;
-    let services = control.node().services(record.id).await.map_err(ControlError::from)?;
+    let services = control.node().services(record.id).await;
+    let services = control.on_node(&record, services).await?;
     let view = |s: proteus_protocol::node::v1::ServiceObserved| ServiceView {
         name: s.name.to_string(),
         state: s.state,

@@ -92,7 +92,7 @@ impl From<ControlError> for Refusal {
                 NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
                 NodeErrorCode::Guest => {
                     let hint =
-                        "is proteus-guest running in the guest? `proteus vm console` shows its console";
+                        "is proteus-guest running in the guest? `proteus vm console VM` shows its console";
                     (StatusCode::BAD_GATEWAY, "node", Some(hint.to_owned()))
                 }
                 NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),

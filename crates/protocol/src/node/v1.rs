@@ -184,6 +184,9 @@ pub trait Node: Send + Sync {
     /// Gives a VM its place; fails as `check_disks` does. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
+    /// Fails where `delete` would be refused. Changes nothing.
+    async fn check_delete(&self, vm: VmId) -> Result<(), NodeError>;
+
     /// Takes a stopped VM's place away, its own disks with it. Files of its owner's that could not be given back, and
     /// what to do about them. Idempotent.
     async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError>;
@@ -193,6 +196,9 @@ pub trait Node: Send + Sync {
 
     /// Stops a VM. `true`: it went by itself within `grace`.
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+
+    /// Fails where `save_template` would be refused. Changes nothing.
+    async fn check_template(&self, vm: VmId) -> Result<(), NodeError>;
 
     /// Makes a running VM a template: saved and ended, never to run again. The disks that its clones get. Idempotent.
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError>;
