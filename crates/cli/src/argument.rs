@@ -217,14 +217,17 @@ pub enum Vm {
     /// Snapshots of disks and RAM together.
     #[command(subcommand)]
     Snapshot(Snapshot),
-    /// Run a program inside; its exit code becomes this one's.
+    /// Run a program inside; its exit code becomes this one's. The words of the command, up to 4 KiB, and how it ended
+    /// are in the audit log. No secret belongs among them; the program has no standard input either, so let it read a
+    /// secret from a file inside.
     Exec {
         /// Which.
         vm: String,
         /// In the file system of this service.
         #[arg(long, value_name = "SERVICE")]
         service: Option<String>,
-        /// When to end it.
+        /// When to end it; at most 10 minutes. Begin what takes longer in the background:
+        /// `sh -c 'PROGRAM >FILE 2>&1 &'`.
         #[arg(long, default_value = "60s", value_name = "TIME")]
         timeout: Millis,
         /// Program and arguments. One without a path is looked up by the shell inside.

@@ -21,9 +21,9 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    ConsoleRequest, ConsoleView, DocumentRequest, EXEC_TIMEOUT_MAX, ExecRequest, ExecView, HostView,
+    MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView,
+    TokenRequest, TokenView, VersionView, VmView,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -238,7 +238,10 @@ impl Session {
             terminal::write_aside(&view.stderr);
         }
         if view.timed_out {
-            let hint = "give it more with --timeout".to_owned();
+            let hint = format!(
+                "give it more with --timeout, {EXEC_TIMEOUT_MAX} at most; begin what takes longer in the background, as in \
+                 `sh -c 'PROGRAM >FILE 2>&1 &'`, and look at FILE later"
+            );
             return Err(CommandError::TimedOut {
                 what: format!("the program was ended after {timeout}"),
                 hint,

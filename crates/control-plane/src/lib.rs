@@ -27,6 +27,8 @@ pub mod backup;
 
 pub mod uplink;
 
+pub mod exec;
+
 pub mod profile;
 
 pub mod allocation;

@@ -665,6 +665,7 @@ impl Node for HostAgent {
         match self.guest(vm).ask_within(&path, request, limit).await.map_err(guest_error)? {
             Reply::Exec { outcome } => Ok(ExecObserved {
                 exit_code: outcome.exit_code,
+                signal: outcome.signal,
                 timed_out: outcome.timed_out,
                 stdout: outcome.stdout.0,
                 stderr: outcome.stderr.0,

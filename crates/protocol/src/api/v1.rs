@@ -1,6 +1,7 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
 use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
@@ -270,6 +271,9 @@ pub struct ProfileView {
     pub document: serde_json::Value,
 }
 
+/// Longest run of a program inside: the guest's agent keeps it in hand so long.
+pub const EXEC_TIMEOUT_MAX: Millis = Millis(EXEC_TIMEOUT_MS_MAX);
+
 /// Runs a program inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -279,7 +283,7 @@ pub struct ExecRequest {
     /// The service in whose file system it runs.
     #[serde(default)]
     pub service: Option<String>,
-    /// When to end it, ms.
+    /// When to end it, ms; at most 600 000.
     #[schemars(with = "u64")]
     pub timeout_ms: Millis,
 }
@@ -289,6 +293,9 @@ pub struct ExecRequest {
 pub struct ExecView {
     /// Exit code; none: a signal ended it.
     pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Whether its time was up.
     pub timed_out: bool,
     /// Standard output, as text.

@@ -135,6 +135,9 @@ pub struct ExecIntent {
 pub struct ExecObserved {
     /// Exit code; `None`: a signal ended it.
     pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Whether it was ended because its time was up.
     pub timed_out: bool,
     /// Standard output.
