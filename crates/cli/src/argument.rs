@@ -206,11 +206,11 @@ pub enum Vm {
         /// Which.
         vm: String,
     },
-    /// Its serial console.
+    /// Its serial console. Who opens it, when, and how much they type is in the audit log; what they type is not.
     Console {
         /// Which.
         vm: String,
-        /// Print what is there and end.
+        /// Print what is there and end; also of a VM that ended since Proteus runs.
         #[arg(long)]
         dump: bool,
     },

@@ -8,7 +8,7 @@ use crate::argument::{
     Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
 };
 use crate::client::{Client, segment};
-use crate::error::CommandError;
+use crate::error::{CommandError, usage};
 use crate::file;
 use crate::follow::follow;
 use crate::intent::intent_of;
@@ -189,22 +189,32 @@ impl Session {
 
     async fn console(&self, vm: &str, dump: bool) -> Outcome {
         let path = format!("/vms/{}/console", segment(vm));
-        let mut from = 0;
-        if !dump {
-            terminal::say_aside(format_args!(
-                "console of {vm}; what you type is sent at each line's end; Ctrl-C leaves"
-            ));
-            self.type_lines(&path);
+        if dump {
+            let view: ConsoleView = self.client.get(&path).await?;
+            self.print(&view, || view.text.clone());
+            return Ok(0);
         }
+        if self.form == OutputForm::Json {
+            let what = "what a console shows has no end, and is no JSON value".to_owned();
+            return Err(usage(what, "--dump gives what is there now as one"));
+        }
+        // Nothing is typed yet: it is opened, which is refused where the VM does not run.
+        let () = self.client.post(&path, &ConsoleRequest { text: String::new() }).await?;
+        terminal::say_aside(format_args!(
+            "console of {vm}; what you type is sent at each line's end; Ctrl-C leaves"
+        ));
+        self.type_lines(&path);
+        let mut from = 0;
         loop {
             let view: ConsoleView = self.client.get(&format!("{path}?from={from}")).await?;
             from = view.next;
             // A reader that went away is no failure; `print!` would panic over it.
             terminal::write(&view.text);
-            if dump {
+            if view.ended {
+                terminal::say_aside(format_args!("{vm} has ended"));
                 return Ok(0);
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(CONSOLE_PAUSE).await;
         }
     }
 
@@ -428,6 +438,9 @@ impl Session {
         Ok(0)
     }
 }
+
+/// How often a console is looked at.
+const CONSOLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);

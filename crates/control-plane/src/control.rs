@@ -4,6 +4,7 @@
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
 use crate::backup::{Backups, WriteBackup};
+use crate::console::Consoles;
 use crate::hand::Hands;
 use crate::made::Made;
 use crate::record::{Batch, Entropy, RecordError, Records};
@@ -131,6 +132,7 @@ pub struct Control {
     pub(crate) hands: Hands,
     pub(crate) made: Made,
     pub(crate) seen: Seen,
+    pub(crate) consoles: Consoles,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
     events: broadcast::Sender<ControlEvent>,
@@ -151,6 +153,7 @@ impl Control {
             hands: Hands::default(),
             made: Made::default(),
             seen: Seen::default(),
+            consoles: Consoles::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
             events,

@@ -29,6 +29,8 @@ pub mod uplink;
 
 pub mod exec;
 
+mod console;
+
 pub mod profile;
 
 pub mod allocation;

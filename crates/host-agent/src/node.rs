@@ -23,8 +23,8 @@ use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
-    ServiceObserved, StepCost,
+    ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError,
+    NodeErrorCode, ServiceObserved, StepCost,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -225,6 +225,15 @@ impl HostAgent {
         self.consoles.lock().await.remove(&vm);
     }
 
+    /// Hangs up on a VM that has ended. What its console showed last stays until it starts again: it may tell why.
+    async fn keep_console(&self, vm: VmId) {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        let console = self.consoles.lock().await.get(&vm).cloned();
+        if let Some(console) = console {
+            console.hang_up().await;
+        }
+    }
+
     fn check_fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
         let seen = self.seats().fence(vm);
         if fence < seen {
@@ -403,6 +412,7 @@ impl Node for HostAgent {
             }
         }
         self.seats().remove(vm).map_err(seat_error)?;
+        self.let_go(vm).await;
         Ok(left)
     }
 
@@ -449,7 +459,10 @@ impl Node for HostAgent {
             Err(DriverError::NotRunning { .. }) => Ok(true),
             other => other.map_err(driver_error),
         };
-        self.let_go(vm).await;
+        match &stopped {
+            Ok(_) => self.keep_console(vm).await,
+            Err(_) => self.let_go(vm).await,
+        }
         stopped
     }
 
@@ -722,9 +735,18 @@ impl Node for HostAgent {
         Ok(observed)
     }
 
-    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError> {
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<ConsoleObserved, NodeError> {
         self.seat(vm)?;
-        Ok(self.console(vm).await?.output(from))
+        // Looked for before it is opened anew: that would be the end of what is kept.
+        let kept = self.consoles.lock().await.get(&vm).filter(|console| console.is_over()).cloned();
+        if let Some(console) = kept
+            && self.driver.power(vm).await == PowerState::Stopped
+        {
+            let (bytes, next) = console.output(from);
+            return Ok(ConsoleObserved { bytes, next, ended: true });
+        }
+        let (bytes, next) = self.console(vm).await?.output(from);
+        Ok(ConsoleObserved { bytes, next, ended: false })
     }
 
     async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError> {

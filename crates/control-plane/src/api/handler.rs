@@ -302,19 +302,23 @@ pub(super) struct From {
 
 pub(super) async fn console(
     State(control): Shared,
+    Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
     Query(From { from }): Query<From>,
 ) -> Answer<ConsoleView> {
-    let record = control.vm(&vm).await?;
-    let (bytes, next) = control.node().console_output(record.id, from).await.map_err(ControlError::from)?;
-    Ok(Json(ConsoleView { text: String::from_utf8_lossy(&bytes).into_owned(), next }))
+    let seen = control.read_console(&vm, from, &caller.name).await?;
+    let text = String::from_utf8_lossy(&seen.bytes).into_owned();
+    Ok(Json(ConsoleView { text, next: seen.next, ended: seen.ended }))
 }
 
-pub(super) async fn type_console(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<()> {
+pub(super) async fn type_console(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Answer<()> {
     let request: ConsoleRequest = parse(&body)?;
-    let record = control.vm(&vm).await?;
-    let typed = control.node().console_input(record.id, request.text.as_bytes()).await;
-    Ok(Json(typed.map_err(ControlError::from)?))
+    Ok(Json(control.type_console(&vm, request.text.as_bytes(), &caller.name).await?))
 }
 
 pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<Plan> {

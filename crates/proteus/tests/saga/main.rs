@@ -7,6 +7,8 @@ mod clone;
 
 mod full_disk;
 
+mod inside;
+
 mod life;
 
 mod snapshot;

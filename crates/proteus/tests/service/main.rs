@@ -7,6 +7,13 @@ mod access;
 
 mod begin;
 
+mod hint;
+
+mod inside;
+
+#[path = "../../../../tests/support/loader.rs"]
+mod loader;
+
 mod refusal;
 
 #[path = "../../../../tests/support/images.rs"]

@@ -313,13 +313,16 @@ pub struct ConsoleView {
     pub text: String,
     /// Where to go on from.
     pub next: u64,
+    /// Whether the VM does not run any more: then this is the last of it.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// Typed into the console of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleRequest {
-    /// What is typed.
+    /// What is typed; may be nothing, which only opens it.
     pub text: String,
 }
 

@@ -163,6 +163,17 @@ pub struct ServiceObserved {
     pub log: String,
 }
 
+/// The last that a console showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleObserved {
+    /// What came after the offset that was asked for, as far as it is kept.
+    pub bytes: Vec<u8>,
+    /// The offset to go on from.
+    pub next: u64,
+    /// Whether the VM does not run any more: nothing comes after this.
+    pub ended: bool,
+}
+
 /// A node.
 #[async_trait]
 pub trait Node: Send + Sync {
@@ -283,8 +294,8 @@ pub trait Node: Send + Sync {
     /// Its services.
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError>;
 
-    /// The last that its console showed, and whether more came since `from`: (text, next offset).
-    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError>;
+    /// The last that its console showed, from this offset on; also of a VM that ended since the node runs.
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<ConsoleObserved, NodeError>;
 
     /// Types into its console.
     async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError>;
