@@ -1,10 +1,12 @@
 //! What can be typed. Parsed once; unknown words are errors.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proteus_model::id::VmName;
 use proteus_model::policy::Cidr;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::uplink::InterfaceName;
+use proteus_protocol::api::v1::{AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
@@ -99,7 +101,7 @@ pub enum Command {
     /// Let forward steps begin again.
     Arm(Arm),
     /// Show the audit log and check its chain.
-    Audit,
+    Audit(Audit),
     /// Tokens for the API.
     #[command(subcommand)]
     Token(Token),
@@ -525,6 +527,22 @@ pub struct Arm {
     /// Only this VM.
     #[arg(long)]
     pub vm: Option<String>,
+}
+
+/// What to show of the audit log.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// How many entries at most, the last of them.
+    #[arg(
+        long,
+        default_value_t = AUDIT_ENTRIES_SHOWN,
+        value_name = "NUMBER",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=AUDIT_ENTRIES_MAX as u64)
+    )]
+    pub limit: usize,
+    /// Of those before this one.
+    #[arg(long, value_name = "SEQ")]
+    pub before: Option<u64>,
 }
 
 /// What a token may do.

@@ -5,7 +5,8 @@ mod snapshot;
 mod uplink;
 
 use crate::argument::{
-    Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
+    Allocation, Arm, Audit, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm,
+    VmCreate,
 };
 use crate::client::{Client, segment};
 use crate::error::{CommandError, usage};
@@ -63,7 +64,7 @@ impl Session {
             Command::Allocation(Allocation::Show) => self.allocation().await,
             Command::Disarm(Disarm { vm, hold }) => self.disarm(vm.clone(), *hold).await,
             Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,
-            Command::Audit => self.audit().await,
+            Command::Audit(audit) => self.audit(audit).await,
             Command::Token(token) => self.token(token).await,
             Command::Serve(_)
             | Command::Demo(_)
@@ -408,8 +409,9 @@ impl Session {
         Ok(0)
     }
 
-    async fn audit(&self) -> Outcome {
-        let view: AuditView = self.client.get("/audit").await?;
+    async fn audit(&self, Audit { limit, before }: &Audit) -> Outcome {
+        let before = before.map(|before| format!("&before={before}")).unwrap_or_default();
+        let view: AuditView = self.client.get(&format!("/audit?limit={limit}{before}")).await?;
         self.print(&view, || output::audit(&view));
         Ok(if view.intact { 0 } else { 1 })
     }

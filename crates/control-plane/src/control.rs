@@ -12,7 +12,7 @@ use crate::seen::Seen;
 use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
-use proteus_protocol::api::v1::AuditView;
+use proteus_protocol::api::v1::{AUDIT_ENTRIES_SHOWN, AuditView};
 use proteus_protocol::node::v1::{Node, NodeError};
 use serde::Serialize;
 use serde_json::json;
@@ -23,8 +23,6 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Entries of the audit log that are shown at once.
-const AUDIT_SHOWN: usize = 200;
 /// Events kept for a listener that lags.
 const EVENTS_KEPT: usize = 1024;
 
@@ -245,9 +243,16 @@ impl Control {
 
     /// The last entries of the audit log, and whether its chain holds.
     pub async fn audit_view(&self) -> Result<AuditView, ControlError> {
-        let entries = self.audit.tail(AUDIT_SHOWN).await?;
+        self.audit_page(None, AUDIT_ENTRIES_SHOWN).await
+    }
+
+    /// The last `limit` entries of the audit log, or of those before number `before`, and whether its chain holds.
+    pub async fn audit_page(&self, before: Option<u64>, limit: usize) -> Result<AuditView, ControlError> {
+        let entries = self.audit.tail(before, limit).await?;
         let verified = self.audit.verify(None).await;
         Ok(AuditView {
+            // They are numbered from 1, without gaps.
+            earlier: entries.first().map_or(0, |first| first.seq - 1),
             entries: entries.iter().filter_map(|entry| serde_json::to_value(entry).ok()).collect(),
             intact: verified.is_ok(),
             broken: verified.err().map(|error| error.to_string()),

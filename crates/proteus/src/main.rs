@@ -63,7 +63,7 @@ async fn run(cli: Cli) -> u8 {
         | Command::Allocation(_)
         | Command::Disarm(_)
         | Command::Arm(_)
-        | Command::Audit
+        | Command::Audit(_)
         | Command::Token(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {

@@ -28,10 +28,10 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::api::v1::{
-    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
+    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DocumentRequest, ExecRequest,
+    ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest,
+    StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -430,8 +430,19 @@ pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView>
     Ok(Json(control.allocation_view().await?))
 }
 
-pub(super) async fn audit(State(control): Shared) -> Answer<AuditView> {
-    Ok(Json(control.audit_view().await?))
+#[derive(Deserialize)]
+pub(super) struct AuditQuery {
+    before: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn audit(State(control): Shared, Query(query): Query<AuditQuery>) -> Answer<AuditView> {
+    let limit = query.limit.unwrap_or(AUDIT_ENTRIES_SHOWN);
+    if !(1..=AUDIT_ENTRIES_MAX).contains(&limit) {
+        let message = format!("limit: expected 1 to {AUDIT_ENTRIES_MAX}, found {limit}");
+        return Err(Refusal::invalid(message, "`before` the first of an answer's entries shows more"));
+    }
+    Ok(Json(control.audit_page(query.before, limit).await?))
 }
 
 pub(super) async fn back_up(

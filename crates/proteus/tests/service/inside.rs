@@ -126,3 +126,30 @@ fn a_program_that_cannot_run_is_told_with_its_words_and_the_limit_of_its_time() 
         "{help}"
     );
 }
+
+#[test]
+fn an_audit_log_says_what_it_does_not_show() {
+    let server = Server::start();
+    let secret = server.cli(&["token", "create", "t", "--role", "admin"]).ok().stdout;
+    for _ in 0..210 {
+        assert_eq!(server.tcp("POST", "/api/v1/arm", Some(secret.trim()), b"{}").0, 200);
+    }
+    let all = server.ask(&["audit", "--limit", "1000"]);
+    assert_eq!((all["entries"].as_array().unwrap().len(), &all["earlier"]), (211, &json!(0)));
+    let shown = server.ask(&["audit"]);
+    assert_eq!((shown["entries"].as_array().unwrap().len(), &shown["earlier"]), (200, &json!(11)));
+    let text = server.cli(&["audit"]).ok().stdout;
+    let said = "\n11 earlier entries are not shown; `proteus audit --before 12` goes on with them, --limit takes up to \
+                1000 at once\n\nthe chain of hashes holds\n";
+    assert!(text.ends_with(said), "{text}");
+    let rest = server.ask(&["audit", "--before", "12"]);
+    assert_eq!(
+        (&rest["earlier"], &rest["entries"]),
+        (&json!(0), &json!(all["entries"].as_array().unwrap()[..11]))
+    );
+    let few = server.ask(&["audit", "--before", "12", "--limit", "2"]);
+    assert_eq!((&few["entries"][0]["seq"], &few["earlier"]), (&json!(10), &json!(9)));
+    let text = server.cli(&["audit", "--limit", "1000"]).ok().stdout;
+    assert!(!text.contains("not shown") && text.ends_with("\n\nthe chain of hashes holds\n"), "{text}");
+    assert_eq!(server.cli(&["audit", "--limit", "1001"]).code, 2);
+}

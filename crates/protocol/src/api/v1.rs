@@ -476,11 +476,19 @@ pub struct BackupView {
     pub path: PathBuf,
 }
 
-/// An entry of the audit log.
+/// Entries of the audit log that are shown where nobody says how many.
+pub const AUDIT_ENTRIES_SHOWN: usize = 200;
+/// Most of them that one answer has: a page of the store.
+pub const AUDIT_ENTRIES_MAX: usize = 1000;
+
+/// The end of the audit log, or what is before `?before=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     /// The entries, oldest first.
     pub entries: Vec<serde_json::Value>,
+    /// How many there are before these: `?before=` the number of the first of these shows them.
+    #[serde(default)]
+    pub earlier: u64,
     /// Whether the chain of hashes holds.
     pub intact: bool,
     /// The first broken link, if one is.
