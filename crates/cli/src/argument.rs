@@ -376,7 +376,7 @@ pub enum Profile {
     Push {
         /// The document; `-` is standard input.
         file: PathBuf,
-        /// Only check.
+        /// Only say whether it would be taken; `profile validate` checks documents without asking Proteus.
         #[arg(long)]
         dry_run: bool,
     },
@@ -424,7 +424,7 @@ pub enum Morph {
         /// Go on without what is not supported here.
         #[arg(long)]
         skip_unsupported: bool,
-        /// Only show the plan.
+        /// Only show the plan, and say whether it could begin.
         #[arg(long)]
         dry_run: bool,
         /// Do not wait for the end.
@@ -454,7 +454,7 @@ pub enum Morph {
         /// Begin with a snapshot of disks and RAM, to go back to by hand.
         #[arg(long)]
         snapshot: bool,
-        /// Only show the plan.
+        /// Only show the plan, and say whether it could begin.
         #[arg(long)]
         dry_run: bool,
     },

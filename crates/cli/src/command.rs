@@ -96,9 +96,7 @@ impl Session {
             Vm::Delete { vm, dry_run } => {
                 let path = format!("/vms/{}", segment(vm));
                 let view: VmView = self.client.get(&path).await?;
-                if !dry_run {
-                    self.client.delete(&path).await?;
-                }
+                self.client.delete(&asked(&path, *dry_run)).await?;
                 let done = if *dry_run { "would delete" } else { "deleted" };
                 self.print(&json!({ "deleted": !dry_run, "vm": view.name }), || {
                     format!("{done} {}\n", view.name)
@@ -139,7 +137,7 @@ impl Session {
         let intent = intent_of(create)?;
         if create.dry_run {
             // Proteus says it: only there is it known which names are taken.
-            let view: VmView = self.client.post("/vms?dry_run=true", &intent).await?;
+            let view: VmView = self.client.post(&asked("/vms", true), &intent).await?;
             self.print(&view.intent, || format!("would create {}\n", view.name));
             return Ok(0);
         }
@@ -159,11 +157,8 @@ impl Session {
     }
 
     async fn template(&self, vm: &str, dry_run: bool) -> Outcome {
-        let path = format!("/vms/{}", segment(vm));
-        let mut view: VmView = self.client.get(&path).await?;
-        if !dry_run {
-            view = self.client.post(&format!("{path}/template"), &json!({})).await?;
-        }
+        let path = format!("/vms/{}/template", segment(vm));
+        let view: VmView = self.client.post(&asked(&path, dry_run), &json!({})).await?;
         let done = if dry_run { "would end and become" } else { "ended and is" };
         self.print(&view, || {
             format!("{0} {done} a template; `proteus vm clone {0} NAME` starts a VM from it\n", view.name)
@@ -282,15 +277,13 @@ impl Session {
             }
             Profile::Push { file, dry_run } => {
                 let bytes = file::read_bounded(file, document::TEXT_BYTES_MAX as u64)?;
-                if *dry_run {
-                    return self.validate(&[(file::name_of(file), bytes)]);
-                }
                 let failed = |source| CommandError::File { path: file.clone(), source };
                 let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
-                let request = DocumentRequest { file: file::name_of(file), text };
+                let request = DocumentRequest { file: file::name_of(file), text, dry_run: *dry_run };
                 let view: ProfileView = self.client.post("/profiles", &request).await?;
+                let done = if *dry_run { "would take" } else { "took" };
                 self.print(&view, || {
-                    format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12])
+                    format!("{done} {} (unsigned, digest {})\n", view.label, &view.digest[..12])
                 });
                 Ok(0)
             }
@@ -369,12 +362,15 @@ impl Session {
     async fn apply(&self, plan: Plan, skip_unsupported: bool, dry_run: bool, detach: bool) -> Outcome {
         if dry_run {
             self.print(&plan, || output::plan(&plan, skip_unsupported));
+            // Shown also where it cannot begin; Proteus says whether it could.
+            let _: MorphView =
+                self.client.post("/morphs", &MorphRequest { plan, skip_unsupported, dry_run }).await?;
             return Ok(0);
         }
         if self.form == OutputForm::Text {
             terminal::write_aside(&output::plan(&plan, skip_unsupported));
         }
-        let request = MorphRequest { plan, skip_unsupported };
+        let request = MorphRequest { plan, skip_unsupported, dry_run };
         let view: MorphView = self.client.post("/morphs", &request).await?;
         if detach {
             self.print(&view.morph, || format!("{}\n", view.morph.id));
@@ -443,6 +439,11 @@ impl Session {
 
 /// How often a console is looked at.
 const CONSOLE_PAUSE: Duration = Duration::from_millis(200);
+
+/// A path of a request that is to be carried out, or only to be answered as if it were.
+fn asked(path: &str, dry_run: bool) -> String {
+    if dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
+}
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.
 const START_LIMIT: Duration = Duration::from_secs(300);

@@ -130,7 +130,8 @@ async fn begin(client: &Client, vm: &str, profile: &str) -> Result<Morph> {
     let request = PlanRequest { profile: Some(profile.to_owned()), ..PlanRequest::default() };
     let plan: Plan = client.post(&format!("/vms/{}/plan", segment(vm)), &request).await?;
     ensure!(!plan.steps.is_empty(), "{profile} changes nothing on {vm}");
-    let view: MorphView = client.post("/morphs", &MorphRequest { plan, skip_unsupported: false }).await?;
+    let view: MorphView =
+        client.post("/morphs", &MorphRequest { plan, skip_unsupported: false, dry_run: false }).await?;
     Ok(view.morph)
 }
 
@@ -182,7 +183,7 @@ async fn morph_under_load(host: &Host, guest: &Guest, load: &Load, start: Instan
 
 /// A profile that harms: undone by itself.
 async fn bad_profile(host: &Host, load: &Load, start: Instant) -> Result<BadRow> {
-    let document = DocumentRequest { file: "starved.yaml".into(), text: BAD_PROFILE.into() };
+    let document = DocumentRequest { file: "starved.yaml".into(), text: BAD_PROFILE.into(), dry_run: false };
     let _: ProfileView = host.client.post("/profiles", &document).await?;
     say(start, "web: a bad profile, a tenth of a CPU, under load");
     let running = load.start().await?;

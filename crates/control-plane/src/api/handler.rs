@@ -156,10 +156,12 @@ pub(super) struct DryRun {
     dry_run: bool,
 }
 
+type DryRunQuery = Query<DryRun>;
+
 pub(super) async fn create_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
-    Query(DryRun { dry_run }): Query<DryRun>,
+    Query(DryRun { dry_run }): DryRunQuery,
     body: Body,
 ) -> Answer<VmView> {
     let intent: VmIntent = parse(&body)?;
@@ -176,7 +178,11 @@ pub(super) async fn delete_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
 ) -> Answer<()> {
+    if dry_run {
+        return Ok(Json(control.check_delete(&vm).await?));
+    }
     let runner = control.clone();
     let work = async move { control.delete_vm(&vm, &caller.name).await };
     Ok(Json(runner.run_to_end(work).await?))
@@ -194,7 +200,11 @@ pub(super) async fn make_template(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
 ) -> Answer<VmView> {
+    if dry_run {
+        return Ok(Json(view(&control, &control.check_template(&vm).await?).await?));
+    }
     change_vm(control, |control| async move { control.make_template(&vm, &caller.name).await }).await
 }
 
@@ -365,6 +375,9 @@ pub(super) async fn begin_morph(
         let message = format!("{} is not supported here: {}", first.field, first.why);
         return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));
     }
+    if request.dry_run {
+        return Ok(Json(MorphView { morph: control.check_morph(request.plan, &caller.name).await? }));
+    }
     let runner = control.clone();
     // Begun and run in one go: a morph that nobody runs would hold its VM.
     let work = async move {
@@ -421,9 +434,10 @@ pub(super) async fn push_profile(
     let request: DocumentRequest = parse(&body)?;
     let parsed = document::parse(&request.file, request.text.as_bytes(), None);
     let profile = parsed.map_err(|problems| problems_error(&problems))?;
-    // Its parents must be there now, not when it is applied.
-    control.resolve_profile(profile.clone()).await?;
-    Ok(Json(profile_view(control.push_profile(profile, &caller.name).await?)))
+    Ok(Json(profile_view(match request.dry_run {
+        true => control.check_push(profile, &caller.name).await?,
+        false => control.push_profile(profile, &caller.name).await?,
+    })))
 }
 
 pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView> {

@@ -7,6 +7,8 @@ mod access;
 
 mod begin;
 
+mod dry_run;
+
 mod hint;
 
 mod inside;

@@ -171,7 +171,8 @@ pub struct SnapshotView {
     pub morph: Option<MorphId>,
 }
 
-/// A snapshot that was taken.
+/// A snapshot that was taken; asked for with `?dry_run=true`, as it would be: `snapshot.ram` and `blackout_ms` are then
+/// the most that they may come to, and `took_ms` is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotTaken {
     /// It.
@@ -184,7 +185,7 @@ pub struct SnapshotTaken {
     pub blackout_ms: Millis,
 }
 
-/// A VM that went back to a snapshot.
+/// A VM that went back to a snapshot; asked for with `?dry_run=true`, `settings` alone says something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestoreView {
     /// How long that took, ms.
@@ -209,6 +210,9 @@ pub struct MorphRequest {
     /// Whether to go on although the plan names something as not supported here.
     #[serde(default)]
     pub skip_unsupported: bool,
+    /// Only say whether it could begin; the answer is the morph as it would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Stops a morph.
@@ -252,6 +256,9 @@ pub struct DocumentRequest {
     pub file: String,
     /// Its text.
     pub text: String,
+    /// Only say whether it would be taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// A profile in the registry.
