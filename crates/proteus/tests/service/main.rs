@@ -7,6 +7,8 @@ mod access;
 
 mod begin;
 
+mod body;
+
 mod dry_run;
 
 mod hint;
