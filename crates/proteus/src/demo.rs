@@ -11,7 +11,7 @@ mod report;
 use anyhow::{Context, Result, bail, ensure};
 use host::Host;
 use load::{Load, Measured, Tool};
-use proteus_cli::argument::Demo;
+use proteus_cli::argument::{Demo, OutputForm};
 use proteus_cli::client::{Client, segment};
 use proteus_cli::terminal;
 use proteus_cli::wait::wait_serving;
@@ -59,7 +59,7 @@ verify:
 ";
 
 /// Runs it.
-pub async fn run(args: &Demo) -> Result<u8> {
+pub async fn run(args: &Demo, form: OutputForm) -> Result<u8> {
     let start = Instant::now();
     let images =
         std::fs::canonicalize(&args.images).with_context(|| format!("find {}", args.images.display()))?;
@@ -73,6 +73,13 @@ pub async fn run(args: &Demo) -> Result<u8> {
     report.leftovers = leftovers;
     std::fs::write(&args.report, report.to_json())
         .with_context(|| format!("write {}", args.report.display()))?;
+    if form == OutputForm::Json {
+        terminal::write(&report.to_json());
+        if args.keep {
+            terminal::say_aside(format_args!("{}", host.how_to_go_on()));
+        }
+        return Ok(u8::from(!report.all_well()));
+    }
     terminal::write(&report.to_table());
     terminal::say(format_args!(
         "\nreport: {} · took {:.0} s",
