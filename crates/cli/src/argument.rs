@@ -1,10 +1,12 @@
 //! What can be typed. Parsed once; unknown words are errors.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proteus_model::id::VmName;
 use proteus_model::policy::Cidr;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::uplink::InterfaceName;
+use proteus_protocol::api::v1::{AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
@@ -99,7 +101,7 @@ pub enum Command {
     /// Let forward steps begin again.
     Arm(Arm),
     /// Show the audit log and check its chain.
-    Audit,
+    Audit(Audit),
     /// Tokens for the API.
     #[command(subcommand)]
     Token(Token),
@@ -206,25 +208,28 @@ pub enum Vm {
         /// Which.
         vm: String,
     },
-    /// Its serial console.
+    /// Its serial console. Who opens it, when, and how much they type is in the audit log; what they type is not.
     Console {
         /// Which.
         vm: String,
-        /// Print what is there and end.
+        /// Print what is there and end; also of a VM that ended since Proteus runs.
         #[arg(long)]
         dump: bool,
     },
     /// Snapshots of disks and RAM together.
     #[command(subcommand)]
     Snapshot(Snapshot),
-    /// Run a program inside; its exit code becomes this one's.
+    /// Run a program inside; its exit code becomes this one's. The words of the command, up to 4 KiB, and how it ended
+    /// are in the audit log. No secret belongs among them; the program has no standard input either, so let it read a
+    /// secret from a file inside.
     Exec {
         /// Which.
         vm: String,
         /// In the file system of this service.
         #[arg(long, value_name = "SERVICE")]
         service: Option<String>,
-        /// When to end it.
+        /// When to end it; at most 10 minutes. Begin what takes longer in the background:
+        /// `sh -c 'PROGRAM >FILE 2>&1 &'`.
         #[arg(long, default_value = "60s", value_name = "TIME")]
         timeout: Millis,
         /// Program and arguments. One without a path is looked up by the shell inside.
@@ -371,7 +376,7 @@ pub enum Profile {
     Push {
         /// The document; `-` is standard input.
         file: PathBuf,
-        /// Only check.
+        /// Only say whether it would be taken; `profile validate` checks documents without asking Proteus.
         #[arg(long)]
         dry_run: bool,
     },
@@ -419,7 +424,7 @@ pub enum Morph {
         /// Go on without what is not supported here.
         #[arg(long)]
         skip_unsupported: bool,
-        /// Only show the plan.
+        /// Only show the plan, and say whether it could begin.
         #[arg(long)]
         dry_run: bool,
         /// Do not wait for the end.
@@ -449,7 +454,7 @@ pub enum Morph {
         /// Begin with a snapshot of disks and RAM, to go back to by hand.
         #[arg(long)]
         snapshot: bool,
-        /// Only show the plan.
+        /// Only show the plan, and say whether it could begin.
         #[arg(long)]
         dry_run: bool,
     },
@@ -522,6 +527,22 @@ pub struct Arm {
     /// Only this VM.
     #[arg(long)]
     pub vm: Option<String>,
+}
+
+/// What to show of the audit log.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// How many entries at most, the last of them.
+    #[arg(
+        long,
+        default_value_t = AUDIT_ENTRIES_SHOWN,
+        value_name = "NUMBER",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=AUDIT_ENTRIES_MAX as u64)
+    )]
+    pub limit: usize,
+    /// Of those before this one.
+    #[arg(long, value_name = "SEQ")]
+    pub before: Option<u64>,
 }
 
 /// What a token may do.

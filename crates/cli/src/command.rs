@@ -5,10 +5,11 @@ mod snapshot;
 mod uplink;
 
 use crate::argument::{
-    Allocation, Arm, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm, VmCreate,
+    Allocation, Arm, Audit, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm,
+    VmCreate,
 };
 use crate::client::{Client, segment};
-use crate::error::CommandError;
+use crate::error::{CommandError, usage};
 use crate::file;
 use crate::follow::follow;
 use crate::intent::intent_of;
@@ -21,9 +22,9 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest,
-    MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView,
-    VersionView, VmView,
+    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, EXEC_TIMEOUT_MAX, ExecRequest, ExecView,
+    HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView,
+    TokenRequest, TokenView, VersionView, VmView,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -63,7 +64,7 @@ impl Session {
             Command::Allocation(Allocation::Show) => self.allocation().await,
             Command::Disarm(Disarm { vm, hold }) => self.disarm(vm.clone(), *hold).await,
             Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,
-            Command::Audit => self.audit().await,
+            Command::Audit(audit) => self.audit(audit).await,
             Command::Token(token) => self.token(token).await,
             Command::Serve(_)
             | Command::Demo(_)
@@ -108,10 +109,7 @@ impl Session {
     async fn delete(&self, vm: &str, dry_run: bool) -> Outcome {
         let path = format!("/vms/{}", segment(vm));
         let view: VmView = self.client.get(&path).await?;
-        let DeleteView { not_given_back } = match dry_run {
-            true => DeleteView::default(),
-            false => self.client.delete(&path).await?,
-        };
+        let DeleteView { not_given_back } = self.client.delete(&asked(&path, dry_run)).await?;
         let whole = json!({ "deleted": !dry_run, "vm": view.name, "not_given_back": not_given_back });
         self.print(&whole, || output::deleted(&view.name, dry_run, &not_given_back));
         Ok(0)
@@ -139,7 +137,7 @@ impl Session {
         let intent = intent_of(create)?;
         if create.dry_run {
             // Proteus says it: only there is it known which names are taken.
-            let view: VmView = self.client.post("/vms?dry_run=true", &intent).await?;
+            let view: VmView = self.client.post(&asked("/vms", true), &intent).await?;
             self.print(&view.intent, || format!("would create {}\n", view.name));
             return Ok(0);
         }
@@ -159,11 +157,8 @@ impl Session {
     }
 
     async fn template(&self, vm: &str, dry_run: bool) -> Outcome {
-        let path = format!("/vms/{}", segment(vm));
-        let mut view: VmView = self.client.get(&path).await?;
-        if !dry_run {
-            view = self.client.post(&format!("{path}/template"), &json!({})).await?;
-        }
+        let path = format!("/vms/{}/template", segment(vm));
+        let view: VmView = self.client.post(&asked(&path, dry_run), &json!({})).await?;
         let done = if dry_run { "would end and become" } else { "ended and is" };
         self.print(&view, || {
             format!("{0} {done} a template; `proteus vm clone {0} NAME` starts a VM from it\n", view.name)
@@ -190,22 +185,32 @@ impl Session {
 
     async fn console(&self, vm: &str, dump: bool) -> Outcome {
         let path = format!("/vms/{}/console", segment(vm));
-        let mut from = 0;
-        if !dump {
-            terminal::say_aside(format_args!(
-                "console of {vm}; what you type is sent at each line's end; Ctrl-C leaves"
-            ));
-            self.type_lines(&path);
+        if dump {
+            let view: ConsoleView = self.client.get(&path).await?;
+            self.print(&view, || view.text.clone());
+            return Ok(0);
         }
+        if self.form == OutputForm::Json {
+            let what = "what a console shows has no end, and is no JSON value".to_owned();
+            return Err(usage(what, "--dump gives what is there now as one"));
+        }
+        // Nothing is typed yet: it is opened, which is refused where the VM does not run.
+        let () = self.client.post(&path, &ConsoleRequest { text: String::new() }).await?;
+        terminal::say_aside(format_args!(
+            "console of {vm}; what you type is sent at each line's end; Ctrl-C leaves"
+        ));
+        self.type_lines(&path);
+        let mut from = 0;
         loop {
             let view: ConsoleView = self.client.get(&format!("{path}?from={from}")).await?;
             from = view.next;
             // A reader that went away is no failure; `print!` would panic over it.
             terminal::write(&view.text);
-            if dump {
+            if view.ended {
+                terminal::say_aside(format_args!("{vm} has ended"));
                 return Ok(0);
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(CONSOLE_PAUSE).await;
         }
     }
 
@@ -239,7 +244,10 @@ impl Session {
             terminal::write_aside(&view.stderr);
         }
         if view.timed_out {
-            let hint = "give it more with --timeout".to_owned();
+            let hint = format!(
+                "give it more with --timeout, {EXEC_TIMEOUT_MAX} at most; begin what takes longer in the background, as in \
+                 `sh -c 'PROGRAM >FILE 2>&1 &'`, and look at FILE later"
+            );
             return Err(CommandError::TimedOut {
                 what: format!("the program was ended after {timeout}"),
                 hint,
@@ -269,15 +277,13 @@ impl Session {
             }
             Profile::Push { file, dry_run } => {
                 let bytes = file::read_bounded(file, document::TEXT_BYTES_MAX as u64)?;
-                if *dry_run {
-                    return self.validate(&[(file::name_of(file), bytes)]);
-                }
                 let failed = |source| CommandError::File { path: file.clone(), source };
                 let text = String::from_utf8(bytes).map_err(|e| failed(std::io::Error::other(e)))?;
-                let request = DocumentRequest { file: file::name_of(file), text };
+                let request = DocumentRequest { file: file::name_of(file), text, dry_run: *dry_run };
                 let view: ProfileView = self.client.post("/profiles", &request).await?;
+                let done = if *dry_run { "would take" } else { "took" };
                 self.print(&view, || {
-                    format!("took {} (unsigned, digest {})\n", view.label, &view.digest[..12])
+                    format!("{done} {} (unsigned, digest {})\n", view.label, &view.digest[..12])
                 });
                 Ok(0)
             }
@@ -356,12 +362,15 @@ impl Session {
     async fn apply(&self, plan: Plan, skip_unsupported: bool, dry_run: bool, detach: bool) -> Outcome {
         if dry_run {
             self.print(&plan, || output::plan(&plan, skip_unsupported));
+            // Shown also where it cannot begin; Proteus says whether it could.
+            let _: MorphView =
+                self.client.post("/morphs", &MorphRequest { plan, skip_unsupported, dry_run }).await?;
             return Ok(0);
         }
         if self.form == OutputForm::Text {
             terminal::write_aside(&output::plan(&plan, skip_unsupported));
         }
-        let request = MorphRequest { plan, skip_unsupported };
+        let request = MorphRequest { plan, skip_unsupported, dry_run };
         let view: MorphView = self.client.post("/morphs", &request).await?;
         if detach {
             self.print(&view.morph, || format!("{}\n", view.morph.id));
@@ -396,8 +405,9 @@ impl Session {
         Ok(0)
     }
 
-    async fn audit(&self) -> Outcome {
-        let view: AuditView = self.client.get("/audit").await?;
+    async fn audit(&self, Audit { limit, before }: &Audit) -> Outcome {
+        let before = before.map(|before| format!("&before={before}")).unwrap_or_default();
+        let view: AuditView = self.client.get(&format!("/audit?limit={limit}{before}")).await?;
         self.print(&view, || output::audit(&view));
         Ok(if view.intact { 0 } else { 1 })
     }
@@ -425,6 +435,14 @@ impl Session {
         }
         Ok(0)
     }
+}
+
+/// How often a console is looked at.
+const CONSOLE_PAUSE: Duration = Duration::from_millis(200);
+
+/// A path of a request that is to be carried out, or only to be answered as if it were.
+fn asked(path: &str, dry_run: bool) -> String {
+    if dry_run { format!("{path}?dry_run=true") } else { path.to_owned() }
 }
 
 /// Longest wait for a VM to serve: a loaded, emulated guest that makes its database first.

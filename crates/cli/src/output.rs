@@ -10,8 +10,8 @@ use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView, SnapshotView, TokenView,
-    UplinkView, VmView,
+    AUDIT_ENTRIES_MAX, AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView,
+    SnapshotView, TokenView, UplinkView, VmView,
 };
 use std::fmt::Write;
 
@@ -511,6 +511,15 @@ pub fn audit(view: &AuditView) -> String {
     };
     let heading = ["SEQ", "WHEN (UTC)", "WHO", "WHAT", "OF", "WHY", "HASH"];
     let mut text = table(&heading, &view.entries.iter().map(row).collect::<Vec<_>>());
+    if let (1.., Some(first)) = (view.earlier, view.entries.first()) {
+        let (earlier, first) = (view.earlier, &first["seq"]);
+        let are = if earlier == 1 { "entry is" } else { "entries are" };
+        let _ = writeln!(
+            text,
+            "\n{earlier} earlier {are} not shown; `proteus audit --before {first}` goes on with them, --limit takes up to \
+             {AUDIT_ENTRIES_MAX} at once"
+        );
+    }
     let _ = match &view.broken {
         None => writeln!(text, "\nthe chain of hashes holds"),
         Some(broken) => writeln!(text, "\nTHE CHAIN IS BROKEN: {broken}"),

@@ -1,7 +1,7 @@
 //! Acts on VMs that are told of twice in the audit log: before they begin, and what came of them. Must never act on
 //! what is not announced, nor say that nothing was changed where something was.
 
-use crate::audit::AuditRecord;
+use crate::audit::{Appended, AuditRecord};
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use serde_json::json;
@@ -28,9 +28,14 @@ impl ControlError {
 }
 
 impl Control {
-    /// Writes down what is about to be done. Where that cannot be written, nothing may be done.
-    pub(crate) async fn announce(&self, entry: AuditRecord) -> Result<(), ControlError> {
-        self.commit_audited(self.records.batch(), entry).await.map(drop)
+    /// Writes down what is about to be done; the number of the entry. Where that cannot be written, nothing may be
+    /// done: unlike what tells of a thing done, it gets nothing of the space that is kept for a full disk.
+    pub(crate) async fn announce(&self, entry: AuditRecord) -> Result<u64, ControlError> {
+        let batch = self.records.batch();
+        match self.audit.append_with(entry, batch.as_commit().clone()).await? {
+            Appended::Written { entry, .. } => Ok(entry.seq),
+            Appended::Conflict(failed) => Err(batch.conflict(&failed).into()),
+        }
     }
 
     /// Does what was announced; what failed is written down as `failed`, with the reason.

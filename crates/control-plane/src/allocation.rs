@@ -4,7 +4,7 @@
 use crate::control::{Control, ControlError};
 use crate::record::{Batch, RecordError, TRIES, Versioned};
 use crate::vm::VmRecord;
-use proteus_model::allocation::{AllocationTable, Amount, Bounds, Capacity};
+use proteus_model::allocation::{AllocationError, AllocationTable, Amount, Bounds, Capacity};
 use proteus_model::id::{HostName, VmId};
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, MilliCpu, Permille};
@@ -43,6 +43,15 @@ pub(crate) fn amount(record: &VmRecord, settings: &[&Setting]) -> Amount {
     }
     let all = MilliCpu::cpus(online);
     Amount { cpu: cap.map_or(all, |cap| cap.min(all)), memory: memory.saturating_add(hot) }
+}
+
+/// The refusal of what the host has no room for.
+pub(crate) fn no_room(error: AllocationError) -> ControlError {
+    ControlError::Conflict {
+        what: error.to_string(),
+        hint: "stop another VM, or make this one smaller; `proteus allocation show` shows who has what"
+            .into(),
+    }
 }
 
 impl Control {
@@ -89,19 +98,13 @@ impl Control {
         let wanted = amount(record, &record.managed.iter().collect::<Vec<_>>());
         let batch = || self.records.batch();
         self.change_table(batch, |table| {
-            let refused = |e: proteus_model::allocation::AllocationError| ControlError::Conflict {
-                what: e.to_string(),
-                hint:
-                    "stop another VM, or make this one smaller; `proteus allocation show` shows who has what"
-                        .into(),
-            };
             if table.hosts().get(&host) != Some(&capacity) {
-                table.set_host(host.clone(), capacity).map_err(refused)?;
+                table.set_host(host.clone(), capacity).map_err(no_room)?;
             }
             if table.vms().contains_key(&record.id) {
                 return Ok(());
             }
-            table.admit(record.id, host.clone(), wanted, Bounds::NONE).map_err(refused)
+            table.admit(record.id, host.clone(), wanted, Bounds::NONE).map_err(no_room)
         })
         .await
     }

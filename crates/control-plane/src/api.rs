@@ -13,7 +13,7 @@ use crate::control::Control;
 use access::{Caller, authorize};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
 use proteus_protocol::api::v1::{PREFIX, Role};
 use std::sync::Arc;
@@ -21,11 +21,21 @@ use std::sync::Arc;
 /// Largest body that is taken: a profile document may be 1 MiB, and JSON may double it.
 const BODY_BYTES_MAX: usize = 2 << 20;
 
+/// A parameter of a query.
+pub(crate) struct Parameter {
+    pub name: &'static str,
+    /// Its type, as OpenAPI calls it.
+    pub kind: &'static str,
+    pub summary: &'static str,
+}
+
 /// One route.
 pub(crate) struct Route {
     pub method: &'static str,
     /// Below the prefix.
     pub path: &'static str,
+    /// What its query may have.
+    pub query: &'static [Parameter],
     /// Least role that may use it.
     pub role: Role,
     pub summary: &'static str,
@@ -39,19 +49,20 @@ fn schema<T: schemars::JsonSchema>(generator: &mut schemars::SchemaGenerator) ->
 }
 
 macro_rules! route {
-    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path) => {
-        route!(@ $method $path, $role, $summary, $handler, None, None)
+    ($method:ident $path:literal $([$($query:expr),+])?, $role:ident, $summary:literal, $handler:path) => {
+        route!(@ $method $path [$($($query),+)?], $role, $summary, $handler, None, None)
     };
-    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path => $response:ty) => {
-        route!(@ $method $path, $role, $summary, $handler, None, Some(schema::<$response>))
+    ($method:ident $path:literal $([$($query:expr),+])?, $role:ident, $summary:literal, $handler:path => $response:ty) => {
+        route!(@ $method $path [$($($query),+)?], $role, $summary, $handler, None, Some(schema::<$response>))
     };
-    ($method:ident $path:literal, $role:ident, $summary:literal, $handler:path, $request:ty => $response:ty) => {
-        route!(@ $method $path, $role, $summary, $handler, Some(schema::<$request>), Some(schema::<$response>))
+    ($method:ident $path:literal $([$($query:expr),+])?, $role:ident, $summary:literal, $handler:path, $request:ty => $response:ty) => {
+        route!(@ $method $path [$($($query),+)?], $role, $summary, $handler, Some(schema::<$request>), Some(schema::<$response>))
     };
-    (@ $method:ident $path:literal, $role:ident, $summary:literal, $handler:path, $request:expr, $response:expr) => {
+    (@ $method:ident $path:literal [$($query:expr),*], $role:ident, $summary:literal, $handler:path, $request:expr, $response:expr) => {
         Route {
             method: stringify!($method),
             path: $path,
+            query: &[$($query),*],
             role: Role::$role,
             summary: $summary,
             request: $request,
@@ -63,31 +74,48 @@ macro_rules! route {
 
 use proteus_protocol::api::v1 as wire;
 
+const DRY_RUN: Parameter =
+    Parameter { name: "dry_run", kind: "boolean", summary: "Only say whether it could be done" };
+const WAIT: Parameter = Parameter {
+    name: "wait_ms",
+    kind: "integer",
+    summary: "Wait so long until all were started, or one failed",
+};
+const FROM: Parameter = Parameter {
+    name: "from",
+    kind: "integer",
+    summary: "What came after so many bytes of all, as far as it is kept",
+};
+const BEFORE: Parameter =
+    Parameter { name: "before", kind: "integer", summary: "Entries before this number" };
+const LIMIT: Parameter =
+    Parameter { name: "limit", kind: "integer", summary: "At most so many, the last of them" };
+
 /// Every route.
 pub(crate) const ROUTES: &[Route] = &[
     route!(get "/host", Viewer, "What the host is and has", handler::host => wire::HostView),
     route!(get "/host/uplink", Viewer, "Whether and how guests reach the outside", handler::uplink => wire::UplinkView),
     route!(post "/host/uplink", Admin, "Let guests reach the outside", handler::enable_uplink, wire::UplinkRequest => wire::UplinkView),
-    route!(delete "/host/uplink", Admin, "Let guests reach nothing outside", handler::disable_uplink),
+    route!(delete "/host/uplink" [DRY_RUN], Admin, "Let guests reach nothing outside", handler::disable_uplink),
     route!(get "/vms", Viewer, "All VMs", handler::vms => Vec<wire::VmView>),
-    route!(post "/vms", Operator, "Make a VM; with ?dry_run=true only say whether it could be made", handler::create_vm, serde_json::Value => wire::VmView),
+    route!(post "/vms" [DRY_RUN], Operator, "Make a VM", handler::create_vm, serde_json::Value => wire::VmView),
     route!(get "/vms/{vm}", Viewer, "One VM", handler::vm => wire::VmView),
-    route!(delete "/vms/{vm}", Operator, "Remove a stopped VM", handler::delete_vm => wire::DeleteView),
+    route!(delete "/vms/{vm}" [DRY_RUN], Operator, "Remove a stopped VM", handler::delete_vm => wire::DeleteView),
     route!(post "/vms/{vm}/start", Operator, "Start a VM", handler::start_vm => wire::VmView),
     route!(post "/vms/{vm}/stop", Operator, "Stop a VM", handler::stop_vm, wire::StopRequest => wire::StopView),
-    route!(post "/vms/{vm}/template", Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),
+    route!(post "/vms/{vm}/template" [DRY_RUN], Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),
     route!(post "/vms/{vm}/clone", Operator, "Start a VM from a template", handler::clone_vm, wire::CloneRequest => wire::VmView),
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
-    route!(get "/vms/{vm}/services", Viewer, "Its services; with ?wait_ms= once all were started, one failed or the time is up", handler::services => Vec<wire::ServiceView>),
+    route!(get "/vms/{vm}/services" [WAIT], Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
     route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<serde_json::Value>),
     route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),
-    route!(get "/vms/{vm}/console", Operator, "What its console showed, from ?from=", handler::console => wire::ConsoleView),
+    route!(get "/vms/{vm}/console" [FROM], Operator, "What its console showed", handler::console => wire::ConsoleView),
     route!(post "/vms/{vm}/console", Operator, "Type into its console", handler::type_console, wire::ConsoleRequest => ()),
     route!(get "/vms/{vm}/snapshots", Viewer, "Its snapshots, oldest first", handler::snapshots => Vec<wire::SnapshotView>),
-    route!(post "/vms/{vm}/snapshots", Operator, "Save its disks and RAM; it stands still meanwhile", handler::create_snapshot, wire::SnapshotRequest => wire::SnapshotTaken),
-    route!(post "/vms/{vm}/snapshots/{name}/restore", Operator, "Go back to a snapshot; what came after it is lost", handler::restore_snapshot => wire::RestoreView),
-    route!(delete "/vms/{vm}/snapshots/{name}", Operator, "Forget a snapshot", handler::delete_snapshot),
+    route!(post "/vms/{vm}/snapshots" [DRY_RUN], Operator, "Save its disks and RAM; it stands still meanwhile", handler::create_snapshot, wire::SnapshotRequest => wire::SnapshotTaken),
+    route!(post "/vms/{vm}/snapshots/{name}/restore" [DRY_RUN], Operator, "Go back to a snapshot; what came after it is lost", handler::restore_snapshot => wire::RestoreView),
+    route!(delete "/vms/{vm}/snapshots/{name}" [DRY_RUN], Operator, "Forget a snapshot", handler::delete_snapshot),
     route!(post "/vms/{vm}/plan", Viewer, "Plan a morph; changes nothing", handler::plan, wire::PlanRequest => serde_json::Value),
     route!(get "/morphs", Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
     route!(post "/morphs", Operator, "Begin a morph", handler::begin_morph, wire::MorphRequest => wire::MorphView),
@@ -97,7 +125,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/profiles", Operator, "Take a profile into the registry", handler::push_profile, wire::DocumentRequest => wire::ProfileView),
     route!(get "/profiles/{label}", Viewer, "One profile", handler::profile => wire::ProfileView),
     route!(get "/allocation", Viewer, "Who has what", handler::allocation => wire::AllocationView),
-    route!(get "/audit", Viewer, "The audit log, checked", handler::audit => wire::AuditView),
+    route!(get "/audit" [BEFORE, LIMIT], Viewer, "The audit log, checked", handler::audit => wire::AuditView),
     route!(post "/disarm", Admin, "No forward step from now on", handler::disarm, wire::ArmRequest => wire::ArmView),
     route!(post "/arm", Admin, "Forward steps again", handler::arm, wire::ArmRequest => ()),
     route!(get "/tokens", Admin, "All tokens, without their secrets", handler::tokens => Vec<wire::TokenView>),
@@ -122,5 +150,7 @@ pub fn router(control: Arc<Control>, caller: Option<Caller>) -> Router {
         .route("/openapi.json", get(handler::openapi))
         .fallback(handler::nowhere)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        // Outermost: whatever says no within says it in the documented words.
+        .layer(from_fn(refusal::with_body))
         .with_state(control)
 }

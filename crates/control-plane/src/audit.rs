@@ -409,11 +409,15 @@ impl Audit {
         page.records.iter().map(|record| read_entry(seq_of(record), &record.value)).collect()
     }
 
-    /// The last `limit` entries, oldest first.
-    pub async fn tail(&self, limit: usize) -> Result<Vec<Entry>, AuditError> {
-        let limit = limit.clamp(1, PAGE_RECORDS_MAX);
-        let head = self.head().await?;
-        self.list((head.seq + 1).saturating_sub(limit as u64), limit).await
+    /// The last `limit` entries (1000 at most), or of those before number `before`; oldest first.
+    pub async fn tail(&self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, AuditError> {
+        let next = self.head().await?.seq + 1;
+        let end = before.map_or(next, |before| before.min(next));
+        let first = end.saturating_sub(limit.clamp(1, PAGE_RECORDS_MAX) as u64).max(1);
+        match usize::try_from(end.saturating_sub(first)) {
+            Ok(count) if count > 0 => self.list(first, count).await,
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Follows the whole chain, as of one revision. `anchor` is a head that was kept elsewhere. The error names

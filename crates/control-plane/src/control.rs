@@ -4,6 +4,7 @@
 use crate::abort::Abort;
 use crate::audit::{Appended, Audit, AuditError, AuditRecord};
 use crate::backup::{Backups, WriteBackup};
+use crate::console::Consoles;
 use crate::hand::Hands;
 use crate::look::{Glance, Looks};
 use crate::made::Made;
@@ -13,7 +14,7 @@ use crate::store::{Rev, Store};
 use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
 use proteus_model::vm::VmObserved;
-use proteus_protocol::api::v1::AuditView;
+use proteus_protocol::api::v1::{AUDIT_ENTRIES_SHOWN, AuditView};
 use proteus_protocol::node::v1::{Measurement, Node, NodeError};
 use serde::Serialize;
 use serde_json::json;
@@ -24,8 +25,6 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Entries of the audit log that are shown at once.
-const AUDIT_SHOWN: usize = 200;
 /// Events kept for a listener that lags.
 const EVENTS_KEPT: usize = 1024;
 
@@ -136,6 +135,7 @@ pub struct Control {
     pub(crate) glances: Looks<Glance<VmObserved>>,
     pub(crate) measurements: Looks<Glance<Measurement>>,
     pub(crate) watches: Looks<()>,
+    pub(crate) consoles: Consoles,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
     /// Held by whoever changes the guests' way out.
@@ -161,6 +161,7 @@ impl Control {
             glances: Looks::default(),
             measurements: Looks::default(),
             watches: Looks::default(),
+            consoles: Consoles::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
             uplink_turn: tokio::sync::Mutex::default(),
@@ -253,9 +254,16 @@ impl Control {
 
     /// The last entries of the audit log, and whether its chain holds.
     pub async fn audit_view(&self) -> Result<AuditView, ControlError> {
-        let entries = self.audit.tail(AUDIT_SHOWN).await?;
+        self.audit_page(None, AUDIT_ENTRIES_SHOWN).await
+    }
+
+    /// The last `limit` entries of the audit log, or of those before number `before`, and whether its chain holds.
+    pub async fn audit_page(&self, before: Option<u64>, limit: usize) -> Result<AuditView, ControlError> {
+        let entries = self.audit.tail(before, limit).await?;
         let verified = self.audit.verify(None).await;
         Ok(AuditView {
+            // They are numbered from 1, without gaps.
+            earlier: entries.first().map_or(0, |first| first.seq - 1),
             entries: entries.iter().filter_map(|entry| serde_json::to_value(entry).ok()).collect(),
             intact: verified.is_ok(),
             broken: verified.err().map(|error| error.to_string()),

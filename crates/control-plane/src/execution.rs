@@ -50,31 +50,34 @@ impl From<ControlError> for Stop {
 }
 
 impl Control {
-    /// Records a morph of `plan` and takes the VM in hand. It does not run yet.
-    pub async fn begin_morph(&self, plan: Plan, actor: &str) -> Result<Morph, ControlError> {
+    /// The morph of `plan` as it would begin: refused as beginning it would be, or reserving what it needs, and
+    /// nothing is written.
+    pub async fn check_morph(&self, plan: Plan, actor: &str) -> Result<Morph, ControlError> {
+        let (morph, Versioned { value: record, .. }) = self.new_morph(plan, actor).await?;
+        self.check_runs(&record, "its knobs are turned while it runs").await?;
+        self.check_reservation(&record, &morph).await?;
+        Ok(morph)
+    }
+
+    /// A morph of `plan`, and its VM's record as it was read.
+    async fn new_morph(&self, plan: Plan, actor: &str) -> Result<(Morph, Versioned<VmRecord>), ControlError> {
         self.check_armed(plan.vm).await?;
         let found = self.find_vm(&plan.vm.to_string()).await?;
-        let mut record = found.value;
-        if let Some(other) = record.morph {
-            return Err(ControlError::Conflict {
-                what: format!("the morph {other} holds {}", record.intent.name),
-                hint: format!("wait for it, or `proteus morph abort {other}`"),
-            });
-        }
+        let record = &found.value;
+        Self::check_no_morph(record)?;
         if (record.version, record.generation) != (plan.base_version, plan.base_generation) {
             return Err(ControlError::Conflict {
                 what: format!("{} has changed since the plan was made", record.intent.name),
                 hint: "plan again".into(),
             });
         }
-        record.generation = record.generation.next();
         // A plan comes from outside: what is written down of it names the VM as it is called.
         let plan = Plan { vm_name: record.intent.name.clone(), ..plan };
         let morph = Morph {
             id: MorphId::from_bits(self.records.fresh()),
             plan,
             state: State::Planned,
-            generation: record.generation,
+            generation: record.generation.next(),
             actor: actor.to_owned(),
             began_at: self.now(),
             ended_at: None,
@@ -87,8 +90,14 @@ impl Control {
             reason: None,
             undo_ms: None,
         };
-        record.morph = Some(morph.id);
-        let batch = self.records.batch().put(&key::vm(record.id), &record, Some(found.rev))?;
+        Ok((morph, found))
+    }
+
+    /// Records a morph of `plan` and takes the VM in hand. It does not run yet.
+    pub async fn begin_morph(&self, plan: Plan, actor: &str) -> Result<Morph, ControlError> {
+        let (morph, Versioned { value: mut record, rev }) = self.new_morph(plan, actor).await?;
+        (record.generation, record.morph) = (morph.generation, Some(morph.id));
+        let batch = self.records.batch().put(&key::vm(record.id), &record, Some(rev))?;
         let batch = batch.put(&key::morph(morph.id), &morph, None)?;
         let subject = format!("vm/{}", record.intent.name);
         let evidence = json!({ "morph": morph.id, "goal": morph.plan.goal, "steps": morph.plan.steps.len() });

@@ -29,6 +29,10 @@ pub mod backup;
 
 pub mod uplink;
 
+pub mod exec;
+
+mod console;
+
 pub mod profile;
 
 pub mod allocation;

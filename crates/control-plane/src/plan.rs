@@ -5,11 +5,11 @@ use crate::vm::VmRecord;
 use proteus_brain::plan::{
     Subject, Wishes, compose, compose_fresh_vmm, compose_rollback, wishes, with_snapshot,
 };
+use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{State, Version};
 use proteus_model::plan::Plan;
 use proteus_model::profile::Profile;
 use proteus_model::setting::{Knob, KnobKind, Setting};
-use proteus_model::vm::PowerState;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -25,19 +25,16 @@ pub struct Difference {
 }
 
 impl Control {
+    /// What can be done to a VM live.
+    pub async fn capabilities(&self, record: &VmRecord) -> Result<CapabilityReport, ControlError> {
+        let report = self.node.capabilities(record.id).await;
+        self.on_node(record, report).await
+    }
+
     /// A VM as planning needs it. It must run: what it can do live is asked of it.
     async fn subject(&self, record: &VmRecord) -> Result<Subject, ControlError> {
-        let observed = self.node.observe(record.id).await?;
-        if observed.power != PowerState::Running {
-            return Err(ControlError::Conflict {
-                what: format!("{} does not run", record.intent.name),
-                hint: format!(
-                    "`proteus vm start {}` first: what it can do live is asked of it",
-                    record.intent.name
-                ),
-            });
-        }
-        let capabilities = self.node.capabilities(record.id).await?;
+        self.check_runs(record, "what it can do live is asked of it").await?;
+        let capabilities = self.capabilities(record).await?;
         let target = self.node.read(record.id, &Knob::Memory).await.ok();
         let hot = self.node.read(record.id, &Knob::HotMemory).await.ok();
         let plugged = match hot {
@@ -186,7 +183,8 @@ impl Control {
         }
         let mut differences = Vec::new();
         for recorded in expected {
-            let found = self.node.read(record.id, &recorded.knob()).await?;
+            let found = self.node.read(record.id, &recorded.knob()).await;
+            let found = self.on_node(&record, found).await?;
             if !recorded.holds_in(&found) {
                 differences.push(Difference { knob: recorded.knob(), recorded, found });
             }

@@ -46,7 +46,7 @@ impl Control {
 
     /// Takes a profile into the registry. Idempotent; another text under a known name and version is refused.
     pub async fn push_profile(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
-        let record = self.profile_record(profile, actor);
+        let record = self.check_push(profile, actor).await?;
         let key = key_of(&record.profile.name, &record.profile.version);
         let subject = format!("profile/{}", record.profile.label());
         let evidence = json!({ "digest": record.digest, "signed": record.signed });
@@ -58,10 +58,20 @@ impl Control {
         }
         match self.records.get::<ProfileRecord>(&key).await? {
             Some(known) if known.value.digest == record.digest => Ok(known.value),
-            _ => Err(ControlError::Conflict {
-                what: format!("{} is known with another text", record.profile.label()),
-                hint: "raise its version".into(),
-            }),
+            _ => Err(known_otherwise(&record.profile)),
+        }
+    }
+
+    /// What the registry would have of a profile: refused as pushing it would be, and nothing is written.
+    pub async fn check_push(&self, profile: Profile, actor: &str) -> Result<ProfileRecord, ControlError> {
+        // Its parents must be there now, not when it is applied.
+        self.resolve_profile(profile.clone()).await?;
+        let known = self.records.get::<ProfileRecord>(&key_of(&profile.name, &profile.version)).await?;
+        let record = self.profile_record(profile, actor);
+        match known {
+            Some(known) if known.value.digest == record.digest => Ok(known.value),
+            Some(_) => Err(known_otherwise(&record.profile)),
+            None => Ok(record),
         }
     }
 
@@ -115,6 +125,13 @@ fn newest(all: &[ProfileRecord], name: &ProfileName, requirement: Option<&Versio
         has == name && requirement.is_none_or(|requirement| requirement.matches(version))
     };
     all.iter().rev().find(fits).map(|record| record.profile.clone())
+}
+
+fn known_otherwise(profile: &Profile) -> ControlError {
+    ControlError::Conflict {
+        what: format!("{} is known with another text", profile.label()),
+        hint: "raise its version".into(),
+    }
 }
 
 /// All problems of a document as one refusal.

@@ -4,11 +4,13 @@
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, Versioned};
-use crate::vm::VmRecord;
+use crate::vm::{VmRecord, not_running};
+use proteus_model::capability::Ability;
 use proteus_model::id::{MorphId, SnapshotName};
 use proteus_model::snapshot::{Snapshot, SnapshotOrigin};
+use proteus_model::unit::Millis;
 use proteus_model::vm::PowerState;
-use proteus_protocol::node::v1::StepCost;
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode, StepCost};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,16 @@ fn origin_key(record: &VmRecord, name: &SnapshotName) -> String {
     format!("snapshot/{}/{name}", record.id)
 }
 
+fn origin_of(record: &VmRecord, name: &SnapshotName, actor: &str, morph: Option<MorphId>) -> SnapshotOrigin {
+    SnapshotOrigin {
+        name: name.clone(),
+        version: record.version,
+        profile: record.profile.clone(),
+        actor: actor.to_owned(),
+        morph,
+    }
+}
+
 fn parse(name: &str) -> Result<SnapshotName, ControlError> {
     name.parse().map_err(|e: proteus_model::id::NameError| ControlError::Invalid {
         what: e.to_string(),
@@ -45,20 +57,13 @@ impl Control {
     /// A VM that runs and that no morph holds.
     async fn free_vm(&self, vm: &str) -> Result<Versioned<VmRecord>, ControlError> {
         let found = self.find_vm(vm).await?;
-        let name = &found.value.intent.name;
-        if let Some(morph) = found.value.morph {
-            return Err(ControlError::Conflict {
-                what: format!("the morph {morph} holds {name}"),
-                hint: format!("wait for it, or `proteus morph abort {morph}`"),
-            });
+        Self::check_no_morph(&found.value)?;
+        match self.told_power(found.value.id).await? {
+            PowerState::Stopped => {
+                Err(not_running(&found.value, PowerState::Stopped, "a snapshot holds RAM"))
+            }
+            _ => Ok(found),
         }
-        if self.observe_vm(&found.value).await?.power == PowerState::Stopped {
-            return Err(ControlError::Conflict {
-                what: format!("{name} does not run"),
-                hint: format!("`proteus vm start {name}` first: a snapshot holds RAM"),
-            });
-        }
-        Ok(found)
     }
 
     /// A VM's snapshots, oldest first.
@@ -77,15 +82,9 @@ impl Control {
         found.ok_or_else(|| ControlError::NotFound { kind: "snapshot", name: format!("{name} of {vm}") })
     }
 
-    /// Takes a snapshot by hand; without a name: `snapshot-1`, `snapshot-2`, …
-    pub async fn create_snapshot(
-        &self,
-        vm: &str,
-        name: Option<&str>,
-        actor: &str,
-    ) -> Result<(Seen, StepCost), ControlError> {
-        let _turn = self.in_hand(self.vm(vm).await?.id).await;
-        let record = self.free_vm(vm).await?.value;
+    /// A name that no snapshot of a VM has; without one: `snapshot-1`, `snapshot-2`, …
+    async fn free_name(&self, record: &VmRecord, name: Option<&str>) -> Result<SnapshotName, ControlError> {
+        let vm = &record.intent.name;
         let taken = self.node.snapshots(record.id).await?;
         let free = || {
             let names = (1..=taken.len() + 1).map(|number| format!("snapshot-{number}"));
@@ -98,6 +97,43 @@ impl Control {
                 hint: format!("choose another name, or `proteus vm snapshot delete {vm} {name}` first"),
             });
         }
+        Ok(name)
+    }
+
+    /// The snapshot as it would be, and how long the guest would stand still at most: refused as taking it would be,
+    /// and nothing is changed.
+    pub async fn check_snapshot(
+        &self,
+        vm: &str,
+        name: Option<&str>,
+        actor: &str,
+    ) -> Result<(Seen, Millis), ControlError> {
+        let record = self.free_vm(vm).await?.value;
+        let name = self.free_name(&record, name).await?;
+        let report = self.capabilities(&record).await?;
+        let blackout = match report.look_up(Ability::Snapshot) {
+            Ok((_, blackout)) => blackout,
+            Err(why) => {
+                let message = format!("snapshot is not supported here: {why}");
+                return Err(NodeError::new(NodeErrorCode::Unsupported, message).into());
+            }
+        };
+        // More than it takes now it may take by then, up to all that it could have.
+        let ram = record.intent.memory_max;
+        let origin = origin_of(&record, &name, actor, None);
+        Ok(((Snapshot { name, at: self.now(), ram }, Some(origin)), blackout))
+    }
+
+    /// Takes a snapshot by hand; without a name: `snapshot-1`, `snapshot-2`, …
+    pub async fn create_snapshot(
+        &self,
+        vm: &str,
+        name: Option<&str>,
+        actor: &str,
+    ) -> Result<(Seen, StepCost), ControlError> {
+        let _turn = self.in_hand(self.vm(vm).await?.id).await;
+        let record = self.free_vm(vm).await?.value;
+        let name = self.free_name(&record, name).await?;
         let entry =
             |action: &str, evidence: serde_json::Value| self.vm_entry(actor, action, &record, evidence);
         self.announce(entry("vm.snapshot.create", json!({ "snapshot": name }))).await?;
@@ -122,17 +158,18 @@ impl Control {
         actor: &str,
         morph: Option<MorphId>,
     ) -> Result<Batch, ControlError> {
-        let origin = SnapshotOrigin {
-            name: name.clone(),
-            version: record.version,
-            profile: record.profile.clone(),
-            actor: actor.to_owned(),
-            morph,
-        };
+        let origin = origin_of(record, name, actor, morph);
         let key = origin_key(record, name);
         // One of a snapshot that is gone may have stayed.
         let old = self.records.get::<SnapshotOrigin>(&key).await?.map(|found| found.rev);
         Ok(self.records.batch().put(&key, &origin, old)?)
+    }
+
+    /// How many settings would be compared with the record after a restore: refused as that would be, and nothing is
+    /// changed.
+    pub async fn check_restore(&self, vm: &str, name: &str) -> Result<usize, ControlError> {
+        self.find_snapshot(vm, &parse(name)?).await?;
+        Ok(self.free_vm(vm).await?.value.managed.len())
     }
 
     /// Puts a VM back to a snapshot. Its record stays: what Proteus manages is turned to where the record says.
@@ -201,12 +238,19 @@ impl Control {
         }
     }
 
+    /// The VM of a snapshot: refused as forgetting that would be, and nothing is changed.
+    pub async fn check_delete_snapshot(&self, vm: &str, name: &str) -> Result<VmRecord, ControlError> {
+        let record = self.vm(vm).await?;
+        self.find_snapshot(vm, &parse(name)?).await?;
+        self.check_answers(&record).await?;
+        Ok(record)
+    }
+
     /// Forgets a snapshot.
     pub async fn delete_snapshot(&self, vm: &str, name: &str, actor: &str) -> Result<(), ControlError> {
-        let name = parse(name)?;
         let _turn = self.in_hand(self.vm(vm).await?.id).await;
-        let record = self.vm(vm).await?;
-        self.find_snapshot(vm, &name).await?;
+        let record = self.check_delete_snapshot(vm, name).await?;
+        let name = parse(name)?;
         let entry = |action: &str| self.vm_entry(actor, action, &record, json!({ "snapshot": name }));
         self.announce(entry("vm.snapshot.delete")).await?;
         let deleting = self.node.delete_snapshot(record.id, &name);

@@ -5,23 +5,36 @@ use crate::control::{Control, ControlError};
 use crate::record::Versioned;
 use crate::vm::{VmRecord, not_given_back};
 use proteus_model::id::{VmId, VmName};
-use proteus_model::vm::VmIntent;
-use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+use proteus_model::vm::{PowerState, VmIntent};
+use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
 use std::sync::Arc;
 
-/// Why a VM was not saved, in the words of who asked.
-fn not_saved(vm: &VmName, error: NodeError) -> ControlError {
-    match error.code {
-        NodeErrorCode::NotRunning => ControlError::Conflict {
-            what: error.message,
-            hint: format!("`proteus vm start {vm} --wait` first: clones begin with what it has in memory"),
-        },
-        _ => error.into(),
-    }
-}
-
 impl Control {
+    /// Refuses what stands against making a VM a template, as far as its record and its host's word tell.
+    async fn check_savable(&self, record: &VmRecord) -> Result<(), ControlError> {
+        Self::check_no_morph(record)?;
+        if let Some(template) = record.cloned_from {
+            return Err(ControlError::Conflict {
+                what: format!("{} is a clone itself, of {template}", record.intent.name),
+                hint: "make a template of a VM that booted".into(),
+            });
+        }
+        self.check_armed(record.id).await?;
+        self.check_runs(record, "clones begin with what it has in memory").await
+    }
+
+    /// Refused as making the VM a template would be, and nothing is changed.
+    pub async fn check_template(&self, name: &str) -> Result<VmRecord, ControlError> {
+        let record = self.vm(name).await?;
+        if record.template.is_none() {
+            self.check_savable(&record).await?;
+            let said = self.node.check_template(record.id).await;
+            self.on_node(&record, said).await?;
+        }
+        Ok(record)
+    }
+
     /// Makes a running VM a template. It ends, and never runs again.
     pub async fn make_template(&self, name: &str, actor: &str) -> Result<VmRecord, ControlError> {
         let _turn = self.in_hand(self.vm(name).await?.id).await;
@@ -30,21 +43,12 @@ impl Control {
             return Ok(record);
         }
         let vm = &record.intent.name;
-        if let Some(morph) = record.morph {
-            return Err(ControlError::Conflict {
-                what: format!("the morph {morph} holds the VM"),
-                hint: format!("wait for it, or `proteus morph abort {morph}`"),
-            });
-        }
-        if let Some(template) = record.cloned_from {
-            return Err(ControlError::Conflict {
-                what: format!("{vm} is a clone itself, of {template}"),
-                hint: "make a template of a VM that booted".into(),
-            });
-        }
-        self.check_armed(record.id).await?;
+        self.check_savable(&record).await?;
         self.announce(self.vm_entry(actor, "vm.template", &record, json!({}))).await?;
-        let saving = async { self.node.save_template(record.id).await.map_err(|error| not_saved(vm, error)) };
+        let saving = async {
+            let saved = self.node.save_template(record.id).await;
+            self.on_node(&record, saved).await
+        };
         let disks = self.act(saving, actor, "vm.template_failed", &record).await?;
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.template_made", record, json!({}));
         let made = |record: &mut VmRecord| {
@@ -70,11 +74,32 @@ impl Control {
         self.new_clone(&self.vm(template).await?, name).await
     }
 
+    /// What is to be done with a VM that is no template, so that there are clones of it: each next act is one that is
+    /// taken once those before it are done.
+    async fn way_to_clones(&self, record: &VmRecord) -> Result<String, ControlError> {
+        let vm = &record.intent.name;
+        if record.cloned_from.is_some() {
+            return Ok("it is a clone itself: make a template of a VM that booted, and clone that".into());
+        }
+        let template = format!("`proteus vm template {vm}` makes it one; it ends then");
+        Ok(match self.told_power(record.id).await? {
+            PowerState::Running | PowerState::Unknown => template,
+            PowerState::Stopped | PowerState::Paused => {
+                format!("`proteus vm start {vm} --wait` first, then {template}")
+            }
+            PowerState::Hung => {
+                format!(
+                    "it hangs: `proteus vm stop {vm}`, then `proteus vm start {vm} --wait`, then {template}"
+                )
+            }
+        })
+    }
+
     async fn new_clone(&self, source: &VmRecord, name: VmName) -> Result<VmRecord, ControlError> {
         let Some(disks) = source.template.clone() else {
             return Err(ControlError::Conflict {
                 what: format!("{} is no template", source.intent.name),
-                hint: format!("`proteus vm template {}` makes it one; it ends then", source.intent.name),
+                hint: self.way_to_clones(source).await?,
             });
         };
         self.check_name_free(&name).await?;

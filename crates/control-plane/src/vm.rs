@@ -6,6 +6,8 @@ mod forget;
 
 mod halt;
 
+mod power;
+
 mod reboot;
 
 mod restore;
@@ -13,6 +15,8 @@ mod restore;
 mod start;
 
 mod watch;
+
+pub(crate) use power::not_running;
 
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
@@ -259,24 +263,43 @@ impl Control {
         Ok(by_itself)
     }
 
+    /// Refuses a VM that a morph holds.
+    pub(crate) fn check_no_morph(record: &VmRecord) -> Result<(), ControlError> {
+        match record.morph {
+            None => Ok(()),
+            Some(morph) => Err(ControlError::Conflict {
+                what: format!("the morph {morph} holds {}", record.intent.name),
+                hint: format!("wait for it, or `proteus morph abort {morph}`"),
+            }),
+        }
+    }
+
+    /// Refuses what stands against removing a VM, as far as its record and its host's word tell.
+    async fn check_removable(&self, record: &VmRecord) -> Result<(), ControlError> {
+        Self::check_no_morph(record)?;
+        // Where nobody can tell, the host refuses with the reason.
+        if self.node.power(record.id).await.is_ok_and(|power| power != PowerState::Stopped) {
+            return Err(ControlError::Conflict {
+                what: format!("{} runs", record.intent.name),
+                hint: format!("`proteus vm stop {}` first", record.intent.name),
+            });
+        }
+        self.check_no_clones(record).await
+    }
+
+    /// Refused as removing the VM would be, and nothing is changed.
+    pub async fn check_delete(&self, name: &str) -> Result<(), ControlError> {
+        let record = self.vm(name).await?;
+        self.check_removable(&record).await?;
+        Ok(self.node.check_delete(record.id).await?)
+    }
+
     /// Removes a stopped VM with everything that Proteus made for it. Files of its owner's that could not be given back,
     /// and what to do about them.
     pub async fn delete_vm(&self, name: &str, actor: &str) -> Result<Vec<String>, ControlError> {
         let _turn = self.in_hand(self.vm(name).await?.id).await;
         let Versioned { value, rev } = self.find_vm(name).await?;
-        if let Some(morph) = value.morph {
-            return Err(ControlError::Conflict {
-                what: format!("the morph {morph} holds the VM"),
-                hint: format!("wait for it, or `proteus morph abort {morph}`"),
-            });
-        }
-        if self.node.observe(value.id).await.is_ok_and(|seen| seen.power != PowerState::Stopped) {
-            return Err(ControlError::Conflict {
-                what: format!("{} runs", value.intent.name),
-                hint: format!("`proteus vm stop {}` first", value.intent.name),
-            });
-        }
-        self.check_no_clones(&value).await?;
+        self.check_removable(&value).await?;
         // Taken on a full disk too: it makes room.
         self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
         let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;

@@ -39,19 +39,24 @@ fn random<const N: usize>() -> Result<[u8; N], NodeError> {
 }
 
 impl HostAgent {
+    /// Refuses a VM that cannot be saved with an agent that gives its clones identities of their own.
+    pub(crate) async fn check_can_be_template(&self, seat: &Seat) -> Result<(), NodeError> {
+        if self.driver.power(seat.id).await != PowerState::Running {
+            let message = format!("{} does not run", seat.intent.name);
+            return Err(NodeError::new(NodeErrorCode::NotRunning, message));
+        }
+        if self.hello(seat.id).await.is_none() {
+            let message = "the guest's agent does not answer: a clone could not take an identity of its own";
+            return Err(NodeError::new(NodeErrorCode::Guest, message));
+        }
+        self.driver.check_template(seat.id).await.map_err(driver_error)
+    }
+
     /// Saves a VM and ends it; the disks of its clones. Again: changes nothing.
     pub(crate) async fn make_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {
         let seat = self.seat(vm)?;
         if !is_template(&seat) {
-            if self.driver.power(vm).await != PowerState::Running {
-                let message = format!("{} does not run", seat.intent.name);
-                return Err(NodeError::new(NodeErrorCode::NotRunning, message));
-            }
-            if self.hello(vm).await.is_none() {
-                let message =
-                    "the guest's agent does not answer: a clone could not take an identity of its own";
-                return Err(NodeError::new(NodeErrorCode::Guest, message));
-            }
+            self.check_can_be_template(&seat).await?;
             self.stop_bringing_up(vm);
             self.let_go(vm).await;
             if let Err(error) = self.driver.save_template(vm, &template_dir(&seat)).await {

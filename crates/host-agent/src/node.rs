@@ -23,8 +23,8 @@ use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError, NodeErrorCode,
-    ServiceObserved, StepCost,
+    ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError,
+    NodeErrorCode, ServiceObserved, StepCost,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -225,6 +225,15 @@ impl HostAgent {
         self.consoles.lock().await.remove(&vm);
     }
 
+    /// Hangs up on a VM that has ended. What its console showed last stays until it starts again: it may tell why.
+    async fn keep_console(&self, vm: VmId) {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
+        let console = self.consoles.lock().await.get(&vm).cloned();
+        if let Some(console) = console {
+            console.hang_up().await;
+        }
+    }
+
     fn check_fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {
         let seen = self.seats().fence(vm);
         if fence < seen {
@@ -379,11 +388,19 @@ impl Node for HostAgent {
         self.seats().save(Seat { furnished: true, ..seat }).map_err(seat_error)
     }
 
-    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError> {
+    async fn check_delete(&self, vm: VmId) -> Result<(), NodeError> {
         self.seats().check(vm).map_err(seat_error)?;
         if self.driver.power(vm).await != PowerState::Stopped {
             return Err(NodeError::new(NodeErrorCode::Conflict, "the VM runs; stop it first"));
         }
+        if let Ok(seat) = self.seat(vm) {
+            self.driver.snapshots(&seat).await.map_err(driver_error)?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError> {
+        self.check_delete(vm).await?;
         let mut left = Vec::new();
         if let Ok(seat) = self.seat(vm) {
             // They are inside disks of its owner's, which stay.
@@ -399,6 +416,11 @@ impl Node for HostAgent {
         // Whoever looked at it since it stopped made it known again.
         self.let_go(vm).await;
         Ok(left)
+    }
+
+    async fn check_template(&self, vm: VmId) -> Result<(), NodeError> {
+        let seat = self.seat(vm)?;
+        if template::is_template(&seat) { Ok(()) } else { self.check_can_be_template(&seat).await }
     }
 
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError> {
@@ -439,7 +461,10 @@ impl Node for HostAgent {
             Err(DriverError::NotRunning { .. }) => Ok(true),
             other => other.map_err(driver_error),
         };
-        self.let_go(vm).await;
+        match &stopped {
+            Ok(_) => self.keep_console(vm).await,
+            Err(_) => self.let_go(vm).await,
+        }
         stopped
     }
 
@@ -655,6 +680,7 @@ impl Node for HostAgent {
         match self.guest(vm).ask_within(&path, request, limit).await.map_err(guest_error)? {
             Reply::Exec { outcome } => Ok(ExecObserved {
                 exit_code: outcome.exit_code,
+                signal: outcome.signal,
                 timed_out: outcome.timed_out,
                 stdout: outcome.stdout.0,
                 stderr: outcome.stderr.0,
@@ -711,9 +737,18 @@ impl Node for HostAgent {
         Ok(observed)
     }
 
-    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError> {
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<ConsoleObserved, NodeError> {
         self.seat(vm)?;
-        Ok(self.console(vm).await?.output(from))
+        // Looked for before it is opened anew: that would be the end of what is kept.
+        let kept = self.consoles.lock().await.get(&vm).filter(|console| console.is_over()).cloned();
+        if let Some(console) = kept
+            && self.driver.power(vm).await == PowerState::Stopped
+        {
+            let (bytes, next) = console.output(from);
+            return Ok(ConsoleObserved { bytes, next, ended: true });
+        }
+        let (bytes, next) = self.console(vm).await?.output(from);
+        Ok(ConsoleObserved { bytes, next, ended: false })
     }
 
     async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError> {

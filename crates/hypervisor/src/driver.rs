@@ -314,6 +314,11 @@ pub trait Driver: Send + Sync {
     /// Puts a new VMM process under the running guest, its RAM kept.
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError>;
 
+    /// Fails where `save_template` would be refused. Changes nothing.
+    async fn check_template(&self, _vm: VmId) -> Result<(), DriverError> {
+        Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })
+    }
+
     /// Saves a running VM, memory and devices, into the new folder `to`, and ends its VMM. On error it runs on.
     async fn save_template(&self, _vm: VmId, _to: &Path) -> Result<(), DriverError> {
         Err(DriverError::NoAbility { what: TEMPLATE, why: format!("not with the driver {}", self.name()) })

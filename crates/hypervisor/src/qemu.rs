@@ -575,6 +575,13 @@ impl Driver for QemuDriver {
         replace::replace(self, &vm, &mut live).await
     }
 
+    async fn check_template(&self, id: VmId) -> Result<(), DriverError> {
+        let vm = self.vm(id)?;
+        let mut live = vm.live.lock().await;
+        must_live(id, &live)?;
+        template::check(&vm, &mut live).await
+    }
+
     async fn save_template(&self, id: VmId, to: &Path) -> Result<(), DriverError> {
         let vm = self.vm(id)?;
         let mut live = vm.live.lock().await;

@@ -213,7 +213,8 @@ async fn start_times() -> Result<Vec<Row>> {
 /// Runs a morph on the real guest to its end.
 async fn morph(host: &Host, request: &PlanRequest) -> Result<Morph> {
     let plan: Plan = host.client.post("/vms/web/plan", request).await?;
-    let view: MorphView = host.client.post("/morphs", &MorphRequest { plan, skip_unsupported: true }).await?;
+    let view: MorphView =
+        host.client.post("/morphs", &MorphRequest { plan, skip_unsupported: true, dry_run: false }).await?;
     let start = Instant::now();
     loop {
         let view: MorphView = host.client.get(&format!("/morphs/{}", view.morph.id)).await?;

@@ -11,7 +11,7 @@ mod report;
 use anyhow::{Context, Result, bail, ensure};
 use host::Host;
 use load::{Load, Measured, Tool};
-use proteus_cli::argument::Demo;
+use proteus_cli::argument::{Demo, OutputForm};
 use proteus_cli::client::{Client, segment};
 use proteus_cli::terminal;
 use proteus_cli::wait::wait_serving;
@@ -59,7 +59,7 @@ verify:
 ";
 
 /// Runs it.
-pub async fn run(args: &Demo) -> Result<u8> {
+pub async fn run(args: &Demo, form: OutputForm) -> Result<u8> {
     let start = Instant::now();
     let images =
         std::fs::canonicalize(&args.images).with_context(|| format!("find {}", args.images.display()))?;
@@ -73,6 +73,13 @@ pub async fn run(args: &Demo) -> Result<u8> {
     report.leftovers = leftovers;
     std::fs::write(&args.report, report.to_json())
         .with_context(|| format!("write {}", args.report.display()))?;
+    if form == OutputForm::Json {
+        terminal::write(&report.to_json());
+        if args.keep {
+            terminal::say_aside(format_args!("{}", host.how_to_go_on()));
+        }
+        return Ok(u8::from(!report.all_well()));
+    }
     terminal::write(&report.to_table());
     terminal::say(format_args!(
         "\nreport: {} · took {:.0} s",
@@ -130,7 +137,8 @@ async fn begin(client: &Client, vm: &str, profile: &str) -> Result<Morph> {
     let request = PlanRequest { profile: Some(profile.to_owned()), ..PlanRequest::default() };
     let plan: Plan = client.post(&format!("/vms/{}/plan", segment(vm)), &request).await?;
     ensure!(!plan.steps.is_empty(), "{profile} changes nothing on {vm}");
-    let view: MorphView = client.post("/morphs", &MorphRequest { plan, skip_unsupported: false }).await?;
+    let view: MorphView =
+        client.post("/morphs", &MorphRequest { plan, skip_unsupported: false, dry_run: false }).await?;
     Ok(view.morph)
 }
 
@@ -182,7 +190,7 @@ async fn morph_under_load(host: &Host, guest: &Guest, load: &Load, start: Instan
 
 /// A profile that harms: undone by itself.
 async fn bad_profile(host: &Host, load: &Load, start: Instant) -> Result<BadRow> {
-    let document = DocumentRequest { file: "starved.yaml".into(), text: BAD_PROFILE.into() };
+    let document = DocumentRequest { file: "starved.yaml".into(), text: BAD_PROFILE.into(), dry_run: false };
     let _: ProfileView = host.client.post("/profiles", &document).await?;
     say(start, "web: a bad profile, a tenth of a CPU, under load");
     let running = load.start().await?;

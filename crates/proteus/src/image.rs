@@ -1,11 +1,12 @@
 //! `proteus image build`: guests and images, with progress.
 
 use anyhow::{Context, Result};
-use proteus_cli::argument::Image;
+use proteus_cli::argument::{Image, OutputForm};
 use proteus_cli::terminal;
 use proteus_host_agent::image::{
     FullOptions, SmallOptions, build_full, build_package_image, build_small, built_in,
 };
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,28 +14,35 @@ use std::time::Instant;
 const DEBIAN_DISK_MIB: u64 = 2048;
 
 /// Builds what was asked for, one after the other.
-pub async fn build(state: &Path, image: &Image) -> Result<u8> {
+pub async fn build(state: &Path, image: &Image, form: OutputForm) -> Result<u8> {
     let Image::Build { what, out, agent, cloud_init } = image;
     let out = out.clone().unwrap_or_else(|| state.join("images"));
     let cloud_init = *cloud_init;
+    let mut built = Vec::new();
     for name in what {
         let (name, out, agent) = (name.clone(), out.clone(), agent.clone());
-        tokio::task::spawn_blocking(move || build_one(&name, &out, &agent, cloud_init)).await??;
+        let one = tokio::task::spawn_blocking(move || build_one(&name, &out, &agent, cloud_init));
+        built.push(one.await??);
+    }
+    if form == OutputForm::Json {
+        terminal::say(format_args!("{}", serde_json::to_string_pretty(&json!({ "built": built }))?));
     }
     Ok(0)
 }
 
-fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<()> {
+/// Builds one; what it is, where it is, and whether it was there already.
+fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<Value> {
     let start = Instant::now();
     let progress = |what: &str| terminal::say_aside(format_args!("  {what}"));
-    let reused = match name {
+    let (reused, path) = match name {
         "small" => {
             let options = SmallOptions { agent, busybox: true };
             let guest = build_small(&options, out, &progress)?;
             // One name for what is newest: `proteus vm create --guest DIR` looks for these.
-            link(&out.join("small"), "vmlinuz", &guest.kernel)?;
-            link(&out.join("small"), "initramfs.cpio", &guest.initramfs)?;
-            guest.reused
+            let dir = out.join("small");
+            link(&dir, "vmlinuz", &guest.kernel)?;
+            link(&dir, "initramfs.cpio", &guest.initramfs)?;
+            (guest.reused, dir)
         }
         "debian" => {
             let options = FullOptions { agent, extra_packages: &[], cloud_init, disk_mib: DEBIAN_DISK_MIB };
@@ -47,18 +55,19 @@ fn build_one(name: &str, out: &Path, agent: &Path, cloud_init: bool) -> Result<(
                 "proteus vm create NAME --guest {} gives a VM a disk of its own over it",
                 dir.display()
             ));
-            guest.reused
+            (guest.reused, dir)
         }
         package => {
             let built = build_package_image(&built_in(package)?, out, &progress)?;
             let ending = built.path.extension().and_then(|e| e.to_str()).unwrap_or("erofs").to_owned();
-            link(out, &format!("{package}.{ending}"), &built.path)?;
-            built.reused
+            let file = format!("{package}.{ending}");
+            link(out, &file, &built.path)?;
+            (built.reused, out.join(file))
         }
     };
     let how = if reused { "is there already" } else { "built" };
     terminal::say_aside(format_args!("{name} {how} ({:.1} s)", start.elapsed().as_secs_f64()));
-    Ok(())
+    Ok(json!({ "what": name, "path": path, "reused": reused }))
 }
 
 /// Points `dir/name` at `target`, in one step.

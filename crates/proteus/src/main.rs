@@ -45,7 +45,7 @@ async fn run(cli: Cli) -> u8 {
     let done = match &cli.command {
         Command::Serve(serve) => serve::serve(&cli.state, serve).await,
         Command::Doctor => doctor::doctor(&cli).await,
-        Command::Image(image) => image::build(&cli.state, image).await,
+        Command::Image(image) => image::build(&cli.state, image, cli.output).await,
         Command::Store(store) => state::store(&cli, store).await,
         Command::Completion { shell } => {
             let mut text = Vec::new();
@@ -54,7 +54,7 @@ async fn run(cli: Cli) -> u8 {
             terminal::write(&String::from_utf8_lossy(&text));
             Ok(0)
         }
-        Command::Demo(args) => demo::run(args).await,
+        Command::Demo(args) => demo::run(args, cli.output).await,
         Command::Bench(bench) => bench::run(&cli, bench).await,
         Command::Vm(_)
         | Command::Profile(_)
@@ -63,7 +63,7 @@ async fn run(cli: Cli) -> u8 {
         | Command::Allocation(_)
         | Command::Disarm(_)
         | Command::Arm(_)
-        | Command::Audit
+        | Command::Audit(_)
         | Command::Token(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {

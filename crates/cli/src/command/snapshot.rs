@@ -1,15 +1,12 @@
 //! `proteus vm snapshot`: taken, listed, gone back to, forgotten. A restore says first what it loses.
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, asked};
 use crate::argument::Snapshot;
 use crate::client::segment;
 use crate::error::usage;
 use crate::output;
 use crate::terminal;
-use proteus_model::capability::Ability;
-use proteus_protocol::api::v1::{
-    CapabilityView, RestoreView, SnapshotRequest, SnapshotTaken, SnapshotView, VmView,
-};
+use proteus_protocol::api::v1::{RestoreView, SnapshotRequest, SnapshotTaken, SnapshotView, VmView};
 use serde_json::json;
 
 impl Session {
@@ -27,10 +24,8 @@ impl Session {
             }
             Snapshot::Delete { vm, name, dry_run } => {
                 let found = self.find_snapshot(vm, name).await?;
-                if !dry_run {
-                    let path = format!("/vms/{}/snapshots/{}", segment(vm), segment(name));
-                    let () = self.client.delete(&path).await?;
-                }
+                let path = format!("/vms/{}/snapshots/{}", segment(vm), segment(name));
+                let () = self.client.delete(&asked(&path, *dry_run)).await?;
                 let done = if *dry_run { "would delete" } else { "deleted" };
                 self.print(&json!({ "deleted": !dry_run, "snapshot": found }), || {
                     format!("{done} {name} of {vm} ({} of RAM in its disk)\n", found.ram)
@@ -41,30 +36,21 @@ impl Session {
     }
 
     async fn create_snapshot(&self, vm: &str, name: Option<String>, dry_run: bool) -> Outcome {
-        let path = format!("/vms/{}", segment(vm));
-        let view: VmView = self.client.get(&path).await?;
-        let report = self.client.get::<CapabilityView>(&format!("{path}/capabilities")).await?.report;
-        let pause = report.look_up(Ability::Snapshot).map(|(_, pause)| pause);
+        let path = format!("/vms/{}/snapshots", segment(vm));
+        let request = SnapshotRequest { name };
+        let would: SnapshotTaken = self.client.post(&asked(&path, true), &request).await?;
+        let pause = would.blackout_ms;
         if dry_run {
-            let why = pause.err();
-            let pause = pause.ok();
-            self.print(
-                &json!({ "supported": why.is_none(), "why": why, "blackout_ms_max": pause }),
-                || match (pause, why) {
-                    (Some(pause), _) => format!(
-                        "would save disks and RAM of {vm}: blackout up to {pause}, up to {} of its disk\n",
-                        output::or_dash(view.resident)
-                    ),
-                    (None, why) => format!("not supported here: {}\n", why.unwrap_or_default()),
-                },
-            );
-            return Ok(if why.is_none() { 0 } else { 4 });
+            self.print(&would, || {
+                format!(
+                    "would save disks and RAM of {vm} as {}: blackout up to {pause}, up to {} of its disk\n",
+                    would.snapshot.name, would.snapshot.ram
+                )
+            });
+            return Ok(0);
         }
-        if let Ok(pause) = pause {
-            terminal::say_aside(format_args!("  saving disks and RAM; {vm} stands still for up to {pause}"));
-        }
-        let taken: SnapshotTaken =
-            self.client.post(&format!("{path}/snapshots"), &SnapshotRequest { name }).await?;
+        terminal::say_aside(format_args!("  saving disks and RAM; {vm} stands still for up to {pause}"));
+        let taken: SnapshotTaken = self.client.post(&path, &request).await?;
         self.print(&taken, || {
             format!(
                 "{} taken: {} of RAM, blackout {}\n",
@@ -85,7 +71,9 @@ impl Session {
         let found = self.find_snapshot(vm, name).await?;
         let view: VmView = self.client.get(&format!("/vms/{}", segment(vm))).await?;
         let lost = output::restore_loses(&view, &found);
+        let path = format!("/vms/{}/snapshots/{}/restore", segment(vm), segment(name));
         if dry_run {
+            let _: RestoreView = self.client.post(&asked(&path, true), &json!({})).await?;
             self.print(&json!({ "restored": false, "snapshot": found, "loses": lost }), || lost.clone());
             return Ok(0);
         }
@@ -97,7 +85,6 @@ impl Session {
             ));
         }
         terminal::write_aside(&lost);
-        let path = format!("/vms/{}/snapshots/{}/restore", segment(vm), segment(name));
         let view: RestoreView = self.client.post(&path, &json!({})).await?;
         self.print(&view, || output::restored(vm, name, &view));
         Ok(if view.failed.is_empty() { 0 } else { 1 })

@@ -1,6 +1,6 @@
 //! `proteus host uplink`: whether and how guests reach the outside.
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, asked};
 use crate::argument::Uplink;
 use crate::output;
 use proteus_protocol::api::v1::{UplinkRequest, UplinkView};
@@ -28,6 +28,7 @@ impl Session {
             }
             Uplink::Disable { dry_run: true } => {
                 let view: UplinkView = self.client.get("/host/uplink").await?;
+                let () = self.client.delete(&asked("/host/uplink", true)).await?;
                 self.print(&view, || output::uplink_end(&view));
             }
             Uplink::Disable { dry_run: false } => {

@@ -1,11 +1,12 @@
 //! Who may do what: root on the unix socket everything, everybody else what their token's role allows. Only a
 //! token's digest is kept.
 
-use super::ROUTES;
 use super::refusal::Refusal;
+use super::{ROUTES, Route};
 use crate::control::{Control, ControlError};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::header::AUTHORIZATION;
+use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use proteus_model::unit::UnixMillis;
@@ -100,11 +101,24 @@ impl Control {
     }
 }
 
-fn role_needed(method: &str, path: &str) -> Role {
-    let below = path.strip_prefix(PREFIX).unwrap_or(path);
-    let route = ROUTES.iter().find(|r| r.path == below && r.method.eq_ignore_ascii_case(method));
-    // /metrics is not in the table; whatever else is not is nobody's but an admin's.
-    route.map_or(if path == "/metrics" { Role::Viewer } else { Role::Admin }, |route| route.role)
+fn find_route(method: &str, path: &str) -> Option<&'static Route> {
+    let below = path.strip_prefix(PREFIX)?;
+    ROUTES.iter().find(|route| route.path == below && route.method.eq_ignore_ascii_case(method))
+}
+
+/// Refuses what a route does not know: who asks with `?dry_run=true` wants nothing done, and where that was not heard
+/// it would be.
+fn check_query(route: &Route, uri: &Uri) -> Result<(), Refusal> {
+    let malformed = |why: &str| Refusal::malformed(StatusCode::BAD_REQUEST, why);
+    let given = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|e| malformed(&e.body_text()))?;
+    let unknown = |(name, _): &&(String, String)| route.query.iter().all(|known| known.name != name);
+    match given.iter().find(unknown) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let name: String = name.chars().take(80).collect();
+            Err(malformed(&format!("{name:?} is nothing that the query of this route may have")))
+        }
+    }
 }
 
 /// Lets a request pass, or not; tells the handler who asks.
@@ -126,9 +140,15 @@ pub(super) async fn authorize(
     };
     // HEAD is answered by GET's handler.
     let method = if request.method() == "HEAD" { "GET" } else { request.method().as_str() };
-    let needed = role_needed(method, path.as_str());
+    let route = find_route(method, path.as_str());
+    // /metrics is not in the table; whatever else is not is nobody's but an admin's.
+    let others = if path.as_str() == "/metrics" { Role::Viewer } else { Role::Admin };
+    let needed = route.map_or(others, |route| route.role);
     if caller.role < needed {
         return Err(Refusal::forbidden(caller.role, needed));
+    }
+    if let Some(route) = route {
+        check_query(route, request.uri())?;
     }
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)

@@ -29,10 +29,10 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
-    AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, BackupView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, ExecRequest, ExecView, HostView, MorphRequest,
-    MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView,
-    VersionView, VmView,
+    AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
+    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DocumentRequest,
+    ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView,
+    StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -160,10 +160,12 @@ pub(super) struct DryRun {
     dry_run: bool,
 }
 
+type DryRunQuery = Query<DryRun>;
+
 pub(super) async fn create_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
-    Query(DryRun { dry_run }): Query<DryRun>,
+    Query(DryRun { dry_run }): DryRunQuery,
     body: Body,
 ) -> Answer<VmView> {
     let intent: VmIntent = parse(&body)?;
@@ -180,7 +182,12 @@ pub(super) async fn delete_vm(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
 ) -> Answer<DeleteView> {
+    if dry_run {
+        control.check_delete(&vm).await?;
+        return Ok(Json(DeleteView::default()));
+    }
     let runner = control.clone();
     let work = async move { control.delete_vm(&vm, &caller.name).await };
     Ok(Json(DeleteView { not_given_back: runner.run_to_end(work).await? }))
@@ -198,7 +205,11 @@ pub(super) async fn make_template(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
 ) -> Answer<VmView> {
+    if dry_run {
+        return Ok(Json(view(&control, &control.check_template(&vm).await?).await?));
+    }
     change_vm(control, |control| async move { control.make_template(&vm, &caller.name).await }).await
 }
 
@@ -229,8 +240,7 @@ pub(super) async fn stop_vm(
 
 pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {
     let record = control.vm(&vm).await?;
-    let report = control.node().capabilities(record.id).await.map_err(ControlError::from)?;
-    Ok(Json(CapabilityView { report }))
+    Ok(Json(CapabilityView { report: control.capabilities(&record).await? }))
 }
 
 /// Longest wait for the services of a VM to be started; whoever wants to wait longer asks again.
@@ -251,7 +261,8 @@ pub(super) async fn services(
     let record = control.vm(&vm).await?;
     let wait = query.wait_ms.min(SERVICES_WAIT_MAX);
     control.node().wait_services(record.id, wait).await.map_err(ControlError::from)?;
-    let services = control.node().services(record.id).await.map_err(ControlError::from)?;
+    let services = control.node().services(record.id).await;
+    let services = control.on_node(&record, services).await?;
     let view = |s: proteus_protocol::node::v1::ServiceObserved| ServiceView {
         name: s.name.to_string(),
         state: s.state,
@@ -278,19 +289,19 @@ pub(super) async fn exec(
     body: Body,
 ) -> Answer<ExecView> {
     let request: ExecRequest = parse(&body)?;
-    let record = control.vm(&vm).await?;
     let intent = ExecIntent {
         argv: request.argv,
         service: request.service,
         stdin: Vec::new(),
         timeout: request.timeout_ms,
     };
-    let evidence = serde_json::json!({ "program": intent.argv.first() });
-    let entry = control.entry(&caller.name, "vm.exec", &format!("vm/{vm}"), "asked for", evidence);
-    control.audit().append(entry).await.map_err(ControlError::from)?;
-    let seen = control.node().exec(record.id, &intent).await.map_err(ControlError::from)?;
+    let runner = control.clone();
+    // To its end: how it ended is told also where nobody waits for that.
+    let work = async move { control.exec(&vm, &intent, &caller.name).await };
+    let seen = runner.run_to_end(work).await?;
     Ok(Json(ExecView {
         exit_code: seen.exit_code,
+        signal: seen.signal,
         timed_out: seen.timed_out,
         stdout: String::from_utf8_lossy(&seen.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&seen.stderr).into_owned(),
@@ -306,19 +317,23 @@ pub(super) struct From {
 
 pub(super) async fn console(
     State(control): Shared,
+    Extension(caller): Extension<Caller>,
     Path(vm): Path<String>,
     Query(From { from }): Query<From>,
 ) -> Answer<ConsoleView> {
-    let record = control.vm(&vm).await?;
-    let (bytes, next) = control.node().console_output(record.id, from).await.map_err(ControlError::from)?;
-    Ok(Json(ConsoleView { text: String::from_utf8_lossy(&bytes).into_owned(), next }))
+    let seen = control.read_console(&vm, from, &caller.name).await?;
+    let text = String::from_utf8_lossy(&seen.bytes).into_owned();
+    Ok(Json(ConsoleView { text, next: seen.next, ended: seen.ended }))
 }
 
-pub(super) async fn type_console(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<()> {
+pub(super) async fn type_console(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    body: Body,
+) -> Answer<()> {
     let request: ConsoleRequest = parse(&body)?;
-    let record = control.vm(&vm).await?;
-    let typed = control.node().console_input(record.id, request.text.as_bytes()).await;
-    Ok(Json(typed.map_err(ControlError::from)?))
+    Ok(Json(control.type_console(&vm, request.text.as_bytes(), &caller.name).await?))
 }
 
 pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: Body) -> Answer<Plan> {
@@ -364,6 +379,9 @@ pub(super) async fn begin_morph(
     if let (Some(first), false) = (request.plan.unsupported.first(), request.skip_unsupported) {
         let message = format!("{} is not supported here: {}", first.field, first.why);
         return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));
+    }
+    if request.dry_run {
+        return Ok(Json(MorphView { morph: control.check_morph(request.plan, &caller.name).await? }));
     }
     let runner = control.clone();
     // Begun and run in one go: a morph that nobody runs would hold its VM.
@@ -421,17 +439,29 @@ pub(super) async fn push_profile(
     let request: DocumentRequest = parse(&body)?;
     let parsed = document::parse(&request.file, request.text.as_bytes(), None);
     let profile = parsed.map_err(|problems| problems_error(&problems))?;
-    // Its parents must be there now, not when it is applied.
-    control.resolve_profile(profile.clone()).await?;
-    Ok(Json(profile_view(control.push_profile(profile, &caller.name).await?)))
+    Ok(Json(profile_view(match request.dry_run {
+        true => control.check_push(profile, &caller.name).await?,
+        false => control.push_profile(profile, &caller.name).await?,
+    })))
 }
 
 pub(super) async fn allocation(State(control): Shared) -> Answer<AllocationView> {
     Ok(Json(control.allocation_view().await?))
 }
 
-pub(super) async fn audit(State(control): Shared) -> Answer<AuditView> {
-    Ok(Json(control.audit_view().await?))
+#[derive(Deserialize)]
+pub(super) struct AuditQuery {
+    before: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn audit(State(control): Shared, Query(query): Query<AuditQuery>) -> Answer<AuditView> {
+    let limit = query.limit.unwrap_or(AUDIT_ENTRIES_SHOWN);
+    if !(1..=AUDIT_ENTRIES_MAX).contains(&limit) {
+        let message = format!("limit: expected 1 to {AUDIT_ENTRIES_MAX}, found {limit}");
+        return Err(Refusal::invalid(message, "`before` the first of an answer's entries shows more"));
+    }
+    Ok(Json(control.audit_page(query.before, limit).await?))
 }
 
 pub(super) async fn back_up(

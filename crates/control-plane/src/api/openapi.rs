@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the table of routes. Checked in at `openapi/v1.json`; a test keeps it current.
 
-use super::ROUTES;
+use super::{Parameter, ROUTES};
 use proteus_protocol::api::v1::{ErrorBody, PREFIX};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -28,8 +28,12 @@ pub fn document() -> Value {
             operation["requestBody"] = json!({"required": true, "content": body(&schema)});
         }
         let names = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let query = route.query.iter().map(|Parameter { name, kind, summary }| {
+            json!({"name": name, "in": "query", "description": summary, "schema": {"type": kind}})
+        });
         let parameters: Vec<Value> = names
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .chain(query)
             .collect();
         if !parameters.is_empty() {
             operation["parameters"] = Value::Array(parameters);

@@ -5,10 +5,17 @@ use crate::control::ControlError;
 use crate::record::RecordError;
 use crate::store::StoreError;
 use axum::Json;
+use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use proteus_model::unit::Bytes;
 use proteus_protocol::api::v1::{ErrorBody, Role};
 use proteus_protocol::node::v1::NodeErrorCode;
+
+/// What is read of an answer's text: those that it is read of are one line.
+const TEXT_BYTES_MAX: usize = 4 << 10;
 
 /// An answer that says no.
 pub(crate) struct Refusal {
@@ -39,10 +46,50 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, Some(hint.to_owned()))
     }
 
+    /// A request that is none of ours: of other words than its route takes.
+    pub(super) fn malformed(status: StatusCode, why: &str) -> Self {
+        let message = format!("the request is not what was expected: {why}");
+        Self::new(status, "invalid", message, Some("see /openapi.json".to_owned()))
+    }
+
     pub(super) fn nowhere(path: &str) -> Self {
         let hint = Some("GET /openapi.json lists what there is".to_owned());
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}"), hint)
     }
+}
+
+/// Gives each answer that says no the documented body, also where what made it knows nothing of that: the router, what
+/// reads paths, queries and bodies.
+pub(super) async fn with_body(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !(status.is_client_error() || status.is_server_error()) || kind.starts_with("application/json") {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let allowed = headers.get(ALLOW);
+    let refusal = match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allowed = allowed.and_then(|list| list.to_str().ok()).unwrap_or_default();
+            let hint = format!("it takes {}", allowed.replace(',', ", "));
+            Refusal::new(status, "invalid", format!("{path} does not take {method}"), Some(hint))
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("the body is larger than {}", Bytes(super::BODY_BYTES_MAX as u64));
+            let hint = "a profile may have 1 MiB; larger files are named, and stay on the host";
+            Refusal::new(status, "invalid", message, Some(hint.to_owned()))
+        }
+        _ if status.is_client_error() => Refusal::malformed(status, &text),
+        _ => Refusal::new(status, "internal", text.into_owned(), None),
+    };
+    let mut told = refusal.into_response();
+    if let Some(allowed) = allowed {
+        told.headers_mut().insert(ALLOW, allowed.clone());
+    }
+    told
 }
 
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
@@ -67,7 +114,7 @@ fn node_refusal(code: NodeErrorCode) -> (StatusCode, &'static str, Option<&'stat
         }
         NodeErrorCode::StaleGeneration => (StatusCode::CONFLICT, "conflict", None),
         NodeErrorCode::Guest => {
-            let hint = "is proteus-guest running in the guest? `proteus vm console` shows its console";
+            let hint = "is proteus-guest running in the guest? `proteus vm console VM` shows its console";
             (StatusCode::BAD_GATEWAY, "node", Some(hint))
         }
         NodeErrorCode::Stalled | NodeErrorCode::Failed => (StatusCode::BAD_GATEWAY, "node", None),

@@ -65,7 +65,7 @@ fn entries_are_chained_listed_and_verified() {
     run(async {
         let (_, audit) = log(0).await;
         assert_eq!(audit.verify(None).await.unwrap(), Head::EMPTY);
-        assert_eq!(audit.tail(5).await.unwrap(), []);
+        assert_eq!(audit.tail(None, 5).await.unwrap(), []);
         let (_, audit) = log(25).await;
         let all = audit.list(1, 1000).await.unwrap();
         assert_eq!(all.len(), 25);
@@ -73,7 +73,13 @@ fn entries_are_chained_listed_and_verified() {
         assert!(all.windows(2).all(|pair| pair[1].prev == pair[0].hash && pair[1].seq == pair[0].seq + 1));
         assert_eq!(all[7].record, record(8));
         assert_eq!(audit.list(20, 3).await.unwrap(), all[19..22]);
-        assert_eq!(audit.tail(3).await.unwrap(), all[22..]);
+        assert_eq!(audit.tail(None, 3).await.unwrap(), all[22..]);
+        assert_eq!(audit.tail(Some(23), 3).await.unwrap(), all[19..22]);
+        assert_eq!(audit.tail(Some(3), 10).await.unwrap(), all[..2]);
+        assert_eq!(audit.tail(Some(900), 2).await.unwrap(), all[23..]);
+        for nothing in [0, 1] {
+            assert_eq!(audit.tail(Some(nothing), 10).await.unwrap(), []);
+        }
         assert_eq!(audit.list(26, 3).await.unwrap(), []);
         let head = audit.verify(None).await.unwrap();
         assert_eq!(head, audit.head().await.unwrap());

@@ -3,7 +3,7 @@
 
 use super::Stop;
 use super::journal::Journal;
-use crate::allocation::{TABLE, amount};
+use crate::allocation::{TABLE, amount, no_room};
 use crate::control::{Control, ControlError};
 use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
@@ -23,6 +23,22 @@ fn amount_after(record: &VmRecord, morph: &Morph) -> Amount {
 }
 
 impl Control {
+    /// Refuses a morph that the host has no room for. Writes nothing.
+    pub(super) async fn check_reservation(
+        &self,
+        record: &VmRecord,
+        morph: &Morph,
+    ) -> Result<(), ControlError> {
+        let ((host, _), (mut table, _)) = (self.host().await?, self.table().await?);
+        // One that is not in the table gets its place when the morph begins.
+        if !table.vms().contains_key(&record.id) {
+            return Ok(());
+        }
+        let after = BTreeMap::from([(host, amount_after(record, morph))]);
+        let reservation = Reservation { vm: record.id, generation: morph.generation, after };
+        table.reserve(morph.id, reservation).map_err(no_room)
+    }
+
     /// Reserves what the morph needs, in the commit that moves it on.
     pub(super) async fn reserve(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
         let record = self.vm(&journal.morph().plan.vm.to_string()).await?;

@@ -156,8 +156,10 @@ impl Control {
                         "{} was started, and its settings are still being restored",
                         record.intent.name
                     ),
-                    hint: "its agent must come up first: `proteus vm console` shows how far the guest is"
-                        .into(),
+                    hint: format!(
+                        "its agent must come up first: `proteus vm console {}` shows how far the guest is",
+                        record.intent.name
+                    ),
                 });
             }
             tokio::time::sleep(AGENT_POLL).await;

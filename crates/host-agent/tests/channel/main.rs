@@ -94,6 +94,9 @@ impl Driver for Played {
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.sim.replace_vmm(vm).await
     }
+    async fn check_template(&self, vm: VmId) -> Result<(), DriverError> {
+        self.sim.doors(vm).await.map(drop)
+    }
     async fn save_template(&self, vm: VmId, to: &Path) -> Result<(), DriverError> {
         std::fs::create_dir_all(to).unwrap();
         std::fs::write(to.join("template.json"), "{}").unwrap();

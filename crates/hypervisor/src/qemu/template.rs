@@ -124,6 +124,16 @@ fn keep_memory_out() -> Value {
     json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]})
 }
 
+/// Refuses what cannot be saved.
+pub(super) async fn check(vm: &QemuVm, live: &mut Live) -> Result<(), DriverError> {
+    let plugged = super::knob::memory::plugged(vm, live).await?;
+    if plugged != Bytes::ZERO {
+        let why = format!("{plugged} are plugged in; take them out first (`proteus morph rollback`)");
+        return Err(DriverError::NoAbility { what: SAVING, why });
+    }
+    Ok(())
+}
+
 /// Saves the VM, which stands still then; on error it runs again.
 pub(super) async fn save(
     driver: &QemuDriver,
@@ -132,11 +142,7 @@ pub(super) async fn save(
     to: &Path,
 ) -> Result<(), DriverError> {
     let id = vm.seat.id;
-    let plugged = super::knob::memory::plugged(vm, live).await?;
-    if plugged != Bytes::ZERO {
-        let why = format!("{plugged} are plugged in; take them out first (`proteus morph rollback`)");
-        return Err(DriverError::NoAbility { what: SAVING, why });
-    }
+    check(vm, live).await?;
     host("make", to, fs::create_dir_all(to))?;
     host("close", to, fs::set_permissions(to, Permissions::from_mode(0o700)))?;
     mark(&vm.seat, &mut live.run, Some(UnderWay::Template(to.to_owned())))?;

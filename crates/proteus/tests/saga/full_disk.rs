@@ -11,7 +11,7 @@ use proteus_control_plane::store::{
 use proteus_model::id::OpId;
 use proteus_model::unit::Millis;
 use proteus_model::uplink::UplinkIntent;
-use proteus_protocol::node::v1::NodeErrorCode;
+use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -135,6 +135,21 @@ async fn a_snapshot_is_announced_before_it_is_taken_or_deleted() {
     bench.control.create_snapshot("web", Some("second"), "test").await.unwrap();
     bench.control.delete_snapshot("web", "second", "test").await.unwrap();
     let told = ["create", "created", "delete", "deleted"].map(|act| format!("vm.snapshot.{act}"));
+    assert!(actions(&bench).await.ends_with(&told), "{:?}", actions(&bench).await);
+}
+
+#[tokio::test]
+async fn a_program_is_announced_before_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, left) = bench(dir.path()).await;
+    let (argv, timeout) = (vec!["/bin/true".to_owned()], Millis(1000));
+    let program = ExecIntent { argv, service: None, stdin: Vec::new(), timeout };
+    leave(&left, 0);
+    nothing_done(bench.control.exec("web", &program, "test").await);
+    leave(&left, None);
+    // A simulated guest has no agent that would run it, and that is told.
+    bench.control.exec("web", &program, "test").await.unwrap_err();
+    let told = ["vm.exec", "vm.exec_failed"].map(str::to_owned);
     assert!(actions(&bench).await.ends_with(&told), "{:?}", actions(&bench).await);
 }
 

@@ -9,6 +9,8 @@ mod full_disk;
 
 mod gone;
 
+mod inside;
+
 mod life;
 
 mod place;

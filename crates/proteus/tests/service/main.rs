@@ -7,7 +7,18 @@ mod access;
 
 mod begin;
 
+mod body;
+
+mod dry_run;
+
+mod hint;
+
 mod hung;
+
+mod inside;
+
+#[path = "../../../../tests/support/loader.rs"]
+mod loader;
 
 mod refusal;
 

@@ -1,6 +1,7 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
 use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
 use proteus_model::execution::{Morph, Version};
@@ -178,7 +179,8 @@ pub struct SnapshotView {
     pub morph: Option<MorphId>,
 }
 
-/// A snapshot that was taken.
+/// A snapshot that was taken; asked for with `?dry_run=true`, as it would be: `snapshot.ram` and `blackout_ms` are then
+/// the most that they may come to, and `took_ms` is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotTaken {
     /// It.
@@ -191,7 +193,7 @@ pub struct SnapshotTaken {
     pub blackout_ms: Millis,
 }
 
-/// A VM that went back to a snapshot.
+/// A VM that went back to a snapshot; asked for with `?dry_run=true`, `settings` alone says something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RestoreView {
     /// How long that took, ms.
@@ -216,6 +218,9 @@ pub struct MorphRequest {
     /// Whether to go on although the plan names something as not supported here.
     #[serde(default)]
     pub skip_unsupported: bool,
+    /// Only say whether it could begin; the answer is the morph as it would.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Stops a morph.
@@ -259,6 +264,9 @@ pub struct DocumentRequest {
     pub file: String,
     /// Its text.
     pub text: String,
+    /// Only say whether it would be taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// A profile in the registry.
@@ -278,6 +286,9 @@ pub struct ProfileView {
     pub document: serde_json::Value,
 }
 
+/// Longest run of a program inside: the guest's agent keeps it in hand so long.
+pub const EXEC_TIMEOUT_MAX: Millis = Millis(EXEC_TIMEOUT_MS_MAX);
+
 /// Runs a program inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -287,7 +298,7 @@ pub struct ExecRequest {
     /// The service in whose file system it runs.
     #[serde(default)]
     pub service: Option<String>,
-    /// When to end it, ms.
+    /// When to end it, ms; at most 600 000.
     #[schemars(with = "u64")]
     pub timeout_ms: Millis,
 }
@@ -297,6 +308,9 @@ pub struct ExecRequest {
 pub struct ExecView {
     /// Exit code; none: a signal ended it.
     pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Whether its time was up.
     pub timed_out: bool,
     /// Standard output, as text.
@@ -314,13 +328,16 @@ pub struct ConsoleView {
     pub text: String,
     /// Where to go on from.
     pub next: u64,
+    /// Whether the VM does not run any more: then this is the last of it.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// Typed into the console of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleRequest {
-    /// What is typed.
+    /// What is typed; may be nothing, which only opens it.
     pub text: String,
 }
 
@@ -474,11 +491,19 @@ pub struct BackupView {
     pub path: PathBuf,
 }
 
-/// An entry of the audit log.
+/// Entries of the audit log that are shown where nobody says how many.
+pub const AUDIT_ENTRIES_SHOWN: usize = 200;
+/// Most of them that one answer has: a page of the store.
+pub const AUDIT_ENTRIES_MAX: usize = 1000;
+
+/// The end of the audit log, or what is before `?before=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     /// The entries, oldest first.
     pub entries: Vec<serde_json::Value>,
+    /// How many there are before these: `?before=` the number of the first of these shows them.
+    #[serde(default)]
+    pub earlier: u64,
     /// Whether the chain of hashes holds.
     pub intact: bool,
     /// The first broken link, if one is.

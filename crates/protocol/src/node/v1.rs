@@ -146,6 +146,9 @@ pub struct ExecIntent {
 pub struct ExecObserved {
     /// Exit code; `None`: a signal ended it.
     pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Whether it was ended because its time was up.
     pub timed_out: bool,
     /// Standard output.
@@ -169,6 +172,17 @@ pub struct ServiceObserved {
     pub notes: Vec<String>,
     /// The last that it wrote.
     pub log: String,
+}
+
+/// The last that a console showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleObserved {
+    /// What came after the offset that was asked for, as far as it is kept.
+    pub bytes: Vec<u8>,
+    /// The offset to go on from.
+    pub next: u64,
+    /// Whether the VM does not run any more: nothing comes after this.
+    pub ended: bool,
 }
 
 /// A node.
@@ -196,6 +210,9 @@ pub trait Node: Send + Sync {
     /// Gives a VM its place; fails where a disk would be another's. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
 
+    /// Fails where `delete` would be refused. Changes nothing.
+    async fn check_delete(&self, vm: VmId) -> Result<(), NodeError>;
+
     /// Takes a stopped VM's place away, its own disks with it. Files of its owner's that could not be given back, and
     /// what to do about them. Idempotent.
     async fn delete(&self, vm: VmId) -> Result<Vec<String>, NodeError>;
@@ -205,6 +222,9 @@ pub trait Node: Send + Sync {
 
     /// Stops a VM. `true`: it went by itself within `grace`.
     async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+
+    /// Fails where `save_template` would be refused. Changes nothing.
+    async fn check_template(&self, vm: VmId) -> Result<(), NodeError>;
 
     /// Makes a running VM a template: saved and ended, never to run again. The disks that its clones get. Idempotent.
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError>;
@@ -286,8 +306,8 @@ pub trait Node: Send + Sync {
     /// Its services.
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError>;
 
-    /// The last that its console showed, and whether more came since `from`: (text, next offset).
-    async fn console_output(&self, vm: VmId, from: u64) -> Result<(Vec<u8>, u64), NodeError>;
+    /// The last that its console showed, from this offset on; also of a VM that ended since the node runs.
+    async fn console_output(&self, vm: VmId, from: u64) -> Result<ConsoleObserved, NodeError>;
 
     /// Types into its console.
     async fn console_input(&self, vm: VmId, bytes: &[u8]) -> Result<(), NodeError>;

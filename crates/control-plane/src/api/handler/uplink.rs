@@ -1,9 +1,9 @@
 //! Routes of the guests' way out.
 
-use super::{Answer, Shared, parse};
+use super::{Answer, DryRun, DryRunQuery, Shared, parse};
 use crate::api::access::Caller;
 use axum::body::Bytes as Body;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, Query, State};
 use axum::response::Json;
 use proteus_model::uplink::UplinkIntent;
 use proteus_protocol::api::v1::{UplinkRequest, UplinkView};
@@ -33,7 +33,12 @@ pub(in crate::api) async fn enable_uplink(
 pub(in crate::api) async fn disable_uplink(
     State(control): Shared,
     Extension(caller): Extension<Caller>,
+    Query(DryRun { dry_run }): DryRunQuery,
 ) -> Answer<()> {
+    if dry_run {
+        // Nothing stands against it but who asks, which was looked at.
+        return Ok(Json(()));
+    }
     let runner = control.clone();
     let work = async move { control.disable_uplink(&caller.name).await };
     runner.run_to_end(work).await?;

@@ -1,0 +1,81 @@
+//! What is said where a VM is not as an act needs it. Must never name a command that would be refused as well.
+
+use super::VmRecord;
+use crate::control::{Control, ControlError};
+use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+
+/// The refusal of what needs a VM that runs, because of `need`.
+pub(crate) fn not_running(record: &VmRecord, power: PowerState, need: &str) -> ControlError {
+    let name = &record.intent.name;
+    let (what, hint) = match power {
+        _ if record.template.is_some() => (
+            format!("{name} is a template and never runs again"),
+            format!("`proteus vm clone {name} NAME` starts a VM from it"),
+        ),
+        PowerState::Hung => {
+            (format!("{name} hangs: its VMM does not answer"), format!("`proteus vm stop {name}` ends it"))
+        }
+        PowerState::Paused => (
+            format!("{name} stands still"),
+            format!("`proteus vm show {name}` says why; then `proteus vm start {name}` lets it go on"),
+        ),
+        PowerState::Stopped | PowerState::Running | PowerState::Unknown => {
+            let first = match record.morph {
+                Some(morph) => format!("once the morph {morph}, which holds it, has ended, "),
+                None => String::new(),
+            };
+            (format!("{name} does not run"), format!("{first}`proteus vm start {name}` first: {need}"))
+        }
+    };
+    ControlError::Conflict { what, hint }
+}
+
+impl Control {
+    /// Refuses a VM that does not run, as `need` takes.
+    pub(crate) async fn check_runs(&self, record: &VmRecord, need: &str) -> Result<(), ControlError> {
+        match self.told_power(record.id).await? {
+            PowerState::Running => Ok(()),
+            other => Err(not_running(record, other, need)),
+        }
+    }
+
+    /// Refuses a VM that hangs: nothing of it can be changed but to end it.
+    pub(crate) async fn check_answers(&self, record: &VmRecord) -> Result<(), ControlError> {
+        match self.told_power(record.id).await? {
+            PowerState::Hung => Err(not_running(record, PowerState::Hung, "")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the node said of a VM. A VM that has ended cannot do what it is asked, whatever of it failed first.
+    pub(crate) async fn on_node<T>(
+        &self,
+        record: &VmRecord,
+        outcome: Result<T, NodeError>,
+    ) -> Result<T, ControlError> {
+        let error = match outcome {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let ended = match error.code {
+            NodeErrorCode::NotRunning
+            | NodeErrorCode::Conflict
+            | NodeErrorCode::Stalled
+            | NodeErrorCode::Guest
+            | NodeErrorCode::Failed => {
+                matches!(self.told_power(record.id).await, Ok(PowerState::Stopped))
+            }
+            NodeErrorCode::NotFound
+            | NodeErrorCode::FileInUse
+            | NodeErrorCode::StaleGeneration
+            | NodeErrorCode::Unsupported
+            | NodeErrorCode::File
+            | NodeErrorCode::OutOfRange => false,
+        };
+        match ended {
+            true => Err(not_running(record, PowerState::Stopped, "it has to run for this")),
+            false => Err(error.into()),
+        }
+    }
+}
