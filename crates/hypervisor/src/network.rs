@@ -71,10 +71,12 @@ impl Network {
         self.path().exists()
     }
 
-    /// Makes namespace and bridge where they are not there yet.
+    /// Makes namespace and bridge where they are not there yet; first waits for what a Proteus that was killed still
+    /// does to them.
     pub async fn ensure(&self) -> Result<(), ToolError> {
+        tool::wait_left(&self.namespace).await?;
         if !self.exists() {
-            tool::run("ip", &["netns", "add", &self.namespace], None).await?;
+            self.tool("ip", &["netns", "add", &self.namespace], None).await?;
         }
         self.ip(&["link", "set", "lo", "up"]).await?;
         if self.ip(&["link", "show", BRIDGE]).await.is_err() {
@@ -95,25 +97,35 @@ impl Network {
             tracing::warn!(%error, "files of the address server stay");
         }
         if self.exists() {
-            tool::run("ip", &["netns", "delete", &self.namespace], None).await?;
+            self.tool("ip", &["netns", "delete", &self.namespace], None).await?;
         }
         Ok(())
     }
 
+    /// Runs a tool that the next Proteus waits for, should this one be killed.
+    async fn tool(
+        &self,
+        tool: &'static str,
+        args: &[&str],
+        input: Option<&[u8]>,
+    ) -> Result<String, ToolError> {
+        tool::run_marked(tool, args, input, Some(&self.namespace)).await
+    }
+
     async fn ip(&self, args: &[&str]) -> Result<String, ToolError> {
         let all: Vec<&str> = ["-n", &self.namespace].into_iter().chain(args.iter().copied()).collect();
-        tool::run("ip", &all, None).await
+        self.tool("ip", &all, None).await
     }
 
     async fn tc(&self, args: &[&str]) -> Result<String, ToolError> {
         let all: Vec<&str> = ["-n", &self.namespace].into_iter().chain(args.iter().copied()).collect();
-        tool::run("tc", &all, None).await
+        self.tool("tc", &all, None).await
     }
 
     async fn nft(&self, args: &[&str], input: Option<&[u8]>) -> Result<String, ToolError> {
         let all: Vec<&str> =
             ["netns", "exec", &self.namespace, "nft"].into_iter().chain(args.iter().copied()).collect();
-        tool::run("ip", &all, input).await
+        self.tool("ip", &all, input).await
     }
 
     /// Runs `work` on a thread of its own inside the namespace.

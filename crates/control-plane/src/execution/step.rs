@@ -36,6 +36,11 @@ fn is_between(a: &Setting, b: &Setting, found: &Setting) -> bool {
         (Setting::Vcpus { online: a }, Setting::Vcpus { online: b }, Setting::Vcpus { online: c }) => {
             span(u64::from(*a), u64::from(*b), u64::from(*c))
         }
+        // One direction is set after the other.
+        (Setting::NicRate { rate: a }, Setting::NicRate { rate: b }, Setting::NicRate { rate: c }) => {
+            let one_of = |a, b, c| c == a || c == b;
+            one_of(a.to_guest, b.to_guest, c.to_guest) && one_of(a.from_guest, b.from_guest, c.from_guest)
+        }
         // Threads change one after the other.
         (Setting::Priority { .. }, Setting::Priority { .. }, Setting::Priority { .. }) => true,
         _ => false,
@@ -174,5 +179,28 @@ impl Control {
     /// All is verified: the VM's record becomes what the VM is.
     pub(super) async fn settle(&self, journal: &mut Journal<'_>) -> Result<(), ControlError> {
         journal.finish(Event::Recorded, |_| (), Some(&record_after)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proteus_model::setting::NicRate;
+    use proteus_model::unit::BytesPerSec;
+
+    #[test]
+    fn a_link_rate_that_was_cut_short_is_ours_and_another_is_not() {
+        let rate = |to_guest: Option<u64>, from_guest: Option<u64>| Setting::NicRate {
+            rate: NicRate { to_guest: to_guest.map(BytesPerSec), from_guest: from_guest.map(BytesPerSec) },
+        };
+        let (before, ours) = (rate(None, Some(5)), rate(Some(20), Some(20)));
+        for (found, between) in [
+            (rate(Some(20), Some(5)), true),
+            (rate(None, Some(20)), true),
+            (rate(Some(7), Some(5)), false),
+            (rate(Some(20), None), false),
+        ] {
+            assert_eq!(is_between(&before, &ours, &found), between, "{found:?}");
+        }
     }
 }

@@ -174,20 +174,20 @@ impl Network {
 
     async fn make_uplink(&self, wanted: &UplinkObserved) -> Result<(), UplinkError> {
         let outer = wanted.link.as_str();
-        if tool::run("ip", &["link", "show", "dev", outer], None).await.is_err() {
+        if self.tool("ip", &["link", "show", "dev", outer], None).await.is_err() {
             let pair = ["link", "add", outer, "type", "veth", "peer", "name", INNER, "netns"];
             let all: Vec<&str> = pair.into_iter().chain([self.namespace()]).collect();
-            tool::run("ip", &all, None).await?;
+            self.tool("ip", &all, None).await?;
         }
         // Filters first: no packet passes before they stand.
         let script = rule::host(&self.table(), wanted);
-        tool::run("nft", &["-f", "-"], Some(script.as_bytes())).await?;
+        self.tool("nft", &["-f", "-"], Some(script.as_bytes())).await?;
         let script = rule::namespace(&self.table(), BRIDGE, INNER);
         self.nft(&["-f", "-"], Some(script.as_bytes())).await?;
         let (outside, inside) =
             (format!("{}/30", wanted.host_address), format!("{}/30", wanted.guest_address));
-        tool::run("ip", &["address", "replace", &outside, "dev", outer], None).await?;
-        tool::run("ip", &["link", "set", outer, "up"], None).await?;
+        self.tool("ip", &["address", "replace", &outside, "dev", outer], None).await?;
+        self.tool("ip", &["link", "set", outer, "up"], None).await?;
         self.ip(&["address", "replace", &inside, "dev", INNER]).await?;
         self.ip(&["link", "set", INNER, "up"]).await?;
         let via = wanted.host_address.to_string();
@@ -203,8 +203,8 @@ impl Network {
     pub async fn remove_uplink(&self) -> Result<(), UplinkError> {
         let Some(now) = self.uplink() else { return Ok(()) };
         let outer = self.outer();
-        if tool::run("ip", &["link", "show", "dev", &outer], None).await.is_ok() {
-            tool::run("ip", &["link", "delete", "dev", &outer], None).await?;
+        if self.tool("ip", &["link", "show", "dev", &outer], None).await.is_ok() {
+            self.tool("ip", &["link", "delete", "dev", &outer], None).await?;
         }
         let interface = now.interface.as_str();
         if now.made_forward && !self.hand_over(&now.interface).await? && forwarding(interface).exists() {
@@ -212,7 +212,7 @@ impl Network {
                 .map_err(host(format!("let {interface} forward no more")))?;
         }
         let script = rule::none(&self.table());
-        tool::run("nft", &["-f", "-"], Some(script.as_bytes())).await?;
+        self.tool("nft", &["-f", "-"], Some(script.as_bytes())).await?;
         if self.exists() {
             self.nft(&["-f", "-"], Some(script.as_bytes())).await?;
             self.forward_inside(false).await.map_err(host("let the guests' namespace forward no more"))?;
@@ -234,7 +234,7 @@ impl Network {
                 continue;
             };
             // One of another network namespace stands for another host.
-            if tool::run("ip", &["link", "show", "dev", &theirs.link], None).await.is_err() {
+            if self.tool("ip", &["link", "show", "dev", &theirs.link], None).await.is_err() {
                 continue;
             }
             theirs.made_forward = true;
@@ -242,7 +242,7 @@ impl Network {
             let written = text.and_then(|text| fs::write(entry.path(), text));
             written.map_err(host(format!("write {}", entry.path().display())))?;
             let script = rule::host(&other.table(), &theirs);
-            tool::run("nft", &["-f", "-"], Some(script.as_bytes())).await?;
+            self.tool("nft", &["-f", "-"], Some(script.as_bytes())).await?;
             return Ok(true);
         }
         Ok(false)
