@@ -109,6 +109,11 @@ impl BringUp {
         self.progress.send_modify(|progress| progress.over = true);
     }
 
+    /// Waits until it is over, however it went.
+    pub(crate) async fn over(&self) {
+        let _ = self.progress.subscribe().wait_for(|seen| seen.over).await;
+    }
+
     /// Waits until it is over or something of it failed.
     pub(crate) async fn over_or_failed(&self) {
         // The sender lives as long as this does.

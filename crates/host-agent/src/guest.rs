@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Longest wait for an answer to a plain request: p99 of a busy emulated guest is 44 ms, an apply step of it 2 s.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Wait for a word of the agent after the first greeting before it is said again. An idle one is heard in a few ms, and
 /// one that did not hear the greeting speaks by itself; a second greeting costs a clone, to whom everything is new,
 /// tens of milliseconds. Each next wait is twice as long, for guests that are slow.

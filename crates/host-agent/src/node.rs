@@ -4,7 +4,7 @@ use crate::bring_up::BringUp;
 use crate::clock::now;
 use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{ANSWER_LIMIT, Guest, GuestError};
 use crate::seat::Seats;
 use crate::{bring_up, convert, disk, health, reach, template};
 use async_trait::async_trait;
@@ -193,13 +193,19 @@ impl HostAgent {
     }
 
     async fn ask(&self, vm: VmId, request: Request) -> Result<Reply, NodeError> {
-        let path = self.agent_path(vm).await?;
-        self.guest(vm).ask(&path, request).await.map_err(guest_error)
+        self.ask_within(vm, request, ANSWER_LIMIT).await
     }
 
     async fn ask_within(&self, vm: VmId, request: Request, limit: Duration) -> Result<Reply, NodeError> {
         let path = self.agent_path(vm).await?;
-        self.guest(vm).ask_within(&path, request, limit).await.map_err(guest_error)
+        match self.guest(vm).ask_within(&path, request, limit).await {
+            Ok(reply) => Ok(reply),
+            // No agent is to blame where there is no guest any more.
+            Err(_) if self.driver.power(vm).await == PowerState::Stopped => {
+                Err(driver_error(DriverError::NotRunning { vm }))
+            }
+            Err(error) => Err(guest_error(error)),
+        }
     }
 
     async fn ask_setting(&self, vm: VmId, knob: &Knob, request: Request) -> Result<Setting, NodeError> {
@@ -696,6 +702,16 @@ impl Node for HostAgent {
         if let Some(bring) = bring {
             // Only a wait: who gives up asks how it is.
             let _ = tokio::time::timeout(limit.into(), bring.over_or_failed()).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_brought_up(&self, vm: VmId, limit: Millis) -> Result<(), NodeError> {
+        self.seat(vm)?;
+        let bring = self.bringing_up().get(&vm).cloned();
+        if let Some(bring) = bring {
+            // As above.
+            let _ = tokio::time::timeout(limit.into(), bring.over()).await;
         }
         Ok(())
     }

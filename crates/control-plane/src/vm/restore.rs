@@ -52,7 +52,7 @@ impl Control {
             // Of processes that are still to come: a service may take longer to start than its agent.
             // Cancel-safe: both only wait.
             tokio::select! {
-                waited = self.node.wait_services(record.id, SERVICES_LIMIT) => waited?,
+                waited = self.node.wait_brought_up(record.id, SERVICES_LIMIT) => waited?,
                 () = stopped.cancelled() => return Ok(Vec::new()),
             }
             let left: Vec<&Setting> = failed.iter().map(|(setting, _)| *setting).collect();

@@ -212,6 +212,7 @@ fn a_vm_is_reshaped_and_given_back_whatever_happens() {
     an_administrator_is_left_alone(&bench, &first);
     abort_and_disarm(&bench, &first);
     kill_in_the_middle(&mut bench);
+    a_vmm_that_dies_takes_its_morph_with_it(&mut bench);
     end(bench);
 }
 
@@ -360,6 +361,8 @@ fn kill_in_the_middle(bench: &mut Bench) {
             eprintln!("killed while {state}: {ended}, {differences}");
         }
         bench.check_whole(&format!("killed while {state}"));
+        let left = bench.morph(&id)["left_alone"].clone();
+        assert_eq!(left, json!([]), "killed while {state}: taken for somebody else's");
         if ended == "committed" {
             bench.server.cli(&["morph", "rollback", "web", "--to", "0"]).ok();
         }
@@ -371,6 +374,26 @@ fn kill_in_the_middle(bench: &mut Bench) {
     assert_eq!(differing, 0);
     assert!(points.len() >= 8, "only {} points", points.len());
     client.end("Proteus killed again and again");
+}
+
+/// What was set in a guest that is gone needs no undo: the VM starts as it was before the morph.
+fn a_vmm_that_dies_takes_its_morph_with_it(bench: &mut Bench) {
+    let swappiness = ["/bin/cat", "/proc/sys/vm/swappiness"];
+    let before = bench.guest(&swappiness);
+    let managed = bench.server.ask(&["vm", "show", "web"])["vm"]["managed"].clone();
+    let id = bench.begin_morph("shape");
+    bench.wait_state(&id, |state| state == "verifying");
+    assert_ne!(bench.guest(&swappiness), before);
+    let killed = Command::new("/bin/kill").args(["-9", &bench.pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = bench.wait_state(&id, is_over);
+    assert_eq!(ended, "rolled_back", "{}", bench.morph(&id)["reason"]);
+    let view = bench.server.ask(&["vm", "start", "web", "--wait"]);
+    bench.pid = view["pid"].as_u64().unwrap();
+    assert_eq!(bench.guest(&swappiness), before);
+    let now = bench.server.ask(&["vm", "show", "web"]);
+    assert_eq!((&now["vm"]["managed"], &now["vm"]["morph"]), (&managed, &Value::Null));
+    assert_eq!(bench.differences(), json!([]));
 }
 
 fn end(mut bench: Bench) {

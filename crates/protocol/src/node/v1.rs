@@ -303,6 +303,10 @@ pub trait Node: Send + Sync {
     /// is no error.
     async fn wait_services(&self, vm: VmId, limit: Millis) -> Result<(), NodeError>;
 
+    /// Waits until nobody starts its services any more, whether one failed or not. At most `limit`; not being done by
+    /// then is no error.
+    async fn wait_brought_up(&self, vm: VmId, limit: Millis) -> Result<(), NodeError>;
+
     /// Its services.
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError>;
 
