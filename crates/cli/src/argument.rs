@@ -312,7 +312,8 @@ pub struct VmCreate {
     #[arg(long, default_value = "", value_name = "WORDS")]
     pub append: String,
     /// A disk; qcow2 by its ending, else raw. With `,overlay` the VM writes into a disk of its own over FILE, which
-    /// stays as it is; with `,ro` it only reads. The first is booted from. May be given again.
+    /// stays as it is; with `,ro` it only reads. The first is booted from. One that is named SERVICE-data and holds
+    /// ext4 keeps that service's data. May be given again.
     #[arg(long = "disk", value_name = "NAME=FILE[,overlay|,ro]")]
     pub disks: Vec<String>,
     /// A read-only image of software with its service, made by `proteus image build`. May be given again.

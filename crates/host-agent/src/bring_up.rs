@@ -43,11 +43,23 @@ async fn wait_agent(
     }
 }
 
-async fn start_service(guest: &Guest, path: &Path, service: &ServiceName) -> Result<(), GuestError> {
+/// The disk that keeps a service's data: the one of this name, where its owner gave the VM one.
+fn data_disk(seat: &Seat, service: &ServiceName) -> Option<String> {
+    let wanted = format!("{service}-data");
+    seat.intent.disks.iter().any(|disk| disk.name.to_string() == wanted).then_some(wanted)
+}
+
+async fn start_service(
+    guest: &Guest,
+    path: &Path,
+    seat: &Seat,
+    service: &ServiceName,
+) -> Result<(), GuestError> {
     let name = service.to_string();
     let mount = Request::MountImage { serial: name.clone(), name: name.clone() };
     guest.ask(path, mount).await?;
-    let start = Request::StartService { name: name.clone(), image: name, data_serial: None };
+    let data_serial = data_disk(seat, service);
+    let start = Request::StartService { name: name.clone(), image: name, data_serial };
     guest.ask_within(path, start, SERVICE_LIMIT).await?;
     Ok(())
 }
@@ -70,7 +82,7 @@ async fn bring_up(
         if running.iter().any(|status| status.name == service.as_str()) {
             continue;
         }
-        match start_service(guest, &path, service).await {
+        match start_service(guest, &path, seat, service).await {
             Ok(()) => tracing::info!(vm = %seat.intent.name, %service, "service started"),
             Err(error) => {
                 tracing::warn!(vm = %seat.intent.name, %service, %error, "service not started");

@@ -194,7 +194,8 @@ impl Service {
             notes.push(format!("owns its sockets, so a restart refuses connections meanwhile: {why}"));
         }
         if manifest.is_some_and(|m| m.data_dir.is_some()) && self.data_serial.is_none() {
-            notes.push("has no data disk: its data is in memory and ends with it".to_owned());
+            let name = &self.name;
+            notes.push(format!("has no data disk ({name}-data): its data is in memory and ends with it"));
         }
         if let Phase::Failed { why } = &self.phase {
             notes.push(why.clone());

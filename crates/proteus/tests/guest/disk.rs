@@ -126,3 +126,31 @@ fn a_disk_with_a_loader_of_its_own_is_booted() {
     assert_eq!(server.terminate(std::time::Duration::from_secs(30)), Some(0));
     assert_eq!(server.instance.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+#[ignore = "boots a guest: ./test runs it"]
+fn a_service_keeps_its_data_on_the_disk_of_its_name() {
+    let server = Server::start();
+    let disk = server.dir.path().join("redis.ext4");
+    std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&disk).status().unwrap();
+    assert!(made.success());
+    let (images, disk) = (image_dir(), format!("redis-data={}", disk.display()));
+    let (guest, image) = (images.join("small"), images.join("redis.erofs"));
+    let words = ["vm", "create", "web", "--guest", guest.to_str().unwrap(), "--memory", "256MiB"];
+    let more = ["--image", image.to_str().unwrap(), "--disk", &disk];
+    server.ask(&words.into_iter().chain(more).collect::<Vec<_>>());
+    server.cli(&["vm", "start", "web", "--wait"]).ok();
+    let redis = |argv: &[&str]| {
+        let words = ["vm", "exec", "web", "--service", "redis", "--", "/usr/bin/redis-cli"];
+        let words: Vec<&str> = words.into_iter().chain(argv.iter().copied()).collect();
+        server.cli(&words).ok().stdout.trim().to_owned()
+    };
+    assert_eq!(redis(&["set", "word", "kept"]), "OK");
+    assert_eq!(redis(&["save"]), "OK");
+    server.cli(&["vm", "stop", "web", "--grace", "0s"]).ok();
+    server.cli(&["vm", "start", "web", "--wait"]).ok();
+    assert_eq!(redis(&["get", "word"]), "kept");
+    server.cli(&["vm", "stop", "web"]).ok();
+    server.cli(&["vm", "delete", "web"]).ok();
+}
