@@ -63,7 +63,7 @@ impl Control {
 
     /// The same plan after a snapshot of disks and RAM.
     pub async fn plan_with_snapshot(&self, plan: Plan) -> Result<Plan, ControlError> {
-        let record = self.vm(&plan.vm.to_string()).await?;
+        let record = self.vm_of(plan.vm).await?;
         Ok(with_snapshot(plan, &self.subject(&record).await?))
     }
 

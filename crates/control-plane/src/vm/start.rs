@@ -137,7 +137,7 @@ impl Control {
             self.start_vm(record.intent.name.as_str(), "autostart").await?;
         } else if !runs && cut_short {
             let _turn = self.in_hand(record.id).await;
-            let record = self.vm(&record.id.to_string()).await?;
+            let record = self.vm_of(record.id).await?;
             // Its owner may have started it meanwhile.
             if record.wanted_before.is_some() && self.told_power(record.id).await? == PowerState::Stopped {
                 let why = "it was cut short, and the VM does not start by itself";

@@ -320,3 +320,26 @@ fn a_reader_that_goes_away_is_no_panic() {
     assert!(bash.wait().unwrap().success(), "bash does not read it");
     assert!(whole.stdout.contains("rollback"));
 }
+
+#[test]
+fn a_name_that_reads_as_an_id_is_refused() {
+    let server = Server::start();
+    let disk = server.dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let disk = format!("root={}", disk.display());
+    let first = server.ask(&["vm", "create", "web", "--disk", &disk, "--memory", "128MiB"]);
+    let id = first["id"].as_str().unwrap();
+    let other = "0123456789abcdef0123456789abcdef";
+    for name in [id, other] {
+        let told = server.cli(&["vm", "create", name, "--disk", &disk, "--memory", "128MiB"]);
+        assert!(told.code != 0 && told.stderr.contains("reads as the id of a VM"), "{}", told.stderr);
+        assert!(told.stderr.contains("hint: choose a name that is not 32 hex digits"), "{}", told.stderr);
+    }
+    // An id still finds its VM, and a name with fewer digits is a name.
+    assert_eq!(server.ask(&["vm", "show", id])["vm"]["name"], "web");
+    let second = server.dir.path().join("second.raw");
+    std::fs::write(&second, vec![0; 1 << 20]).unwrap();
+    let (disk, short) = (format!("root={}", second.display()), &other[..31]);
+    server.cli(&["vm", "create", short, "--disk", &disk, "--memory", "128MiB"]).ok();
+    assert_eq!(server.ask(&["vm", "show", short])["vm"]["name"], short);
+}
