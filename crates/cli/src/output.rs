@@ -10,9 +10,10 @@ use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AUDIT_ENTRIES_MAX, AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView,
+    AUDIT_ENTRIES_MAX, AllocationView, AuditView, ExecView, HostView, ProfileView, RestoreView, ServiceView,
     SnapshotView, TokenView, UplinkView, VmView,
 };
+use proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
 use std::fmt::Write;
 
 /// Rows under a heading, columns as wide as they must be.
@@ -292,6 +293,17 @@ pub fn morph(morph: &Morph) -> String {
         }
     }
     text
+}
+
+/// That output of a program is not whole. Its exit code stays the program's: that one ended as it says.
+pub fn cut(view: &ExecView) -> Option<String> {
+    view.truncated.then(|| {
+        format!(
+            "cut: of standard output and of standard error only the first {} each are kept; for more, let the program \
+             write to a file inside",
+            Bytes(EXEC_OUTPUT_BYTES_MAX.into())
+        )
+    })
 }
 
 /// Snapshots of a VM, oldest first.
