@@ -109,6 +109,12 @@ pub fn vms(all: &[VmView]) -> String {
     for (name, problem) in all.iter().filter_map(|vm| Some((&vm.name, vm.problem.as_ref()?))) {
         let _ = writeln!(text, "\n{name}: {problem}");
     }
+    for name in all.iter().filter(|vm| vm.disarmed).map(|vm| &vm.name) {
+        let _ = writeln!(
+            text,
+            "\n{name} is disarmed: no morph of it goes forward; `proteus arm --vm {name}` arms it again"
+        );
+    }
     text
 }
 
@@ -570,6 +576,29 @@ mod tests {
         let larger =
             [smaller, Setting::HotMemory { plugged: Bytes::mib(1024) }, Setting::Vcpus { online: 3 }];
         assert!(row(&larger).contains("  3/1    1.2 GiB  "), "{}", row(&larger));
+    }
+
+    #[test]
+    fn a_vm_that_is_disarmed_is_shown_to_be() {
+        let said = "\nweb is disarmed: no morph of it goes forward; `proteus arm --vm web` arms it again\n";
+        let disarmed = view(serde_json::json!({ "disarmed": true }));
+        assert!(vms(std::slice::from_ref(&disarmed)).contains(said));
+        assert!(vm(&disarmed, None, &[]).contains(said));
+        assert!(!vms(&[view(serde_json::json!({}))]).contains("disarmed"));
+    }
+
+    #[test]
+    fn output_that_was_cut_is_said_to_be() {
+        let view = |truncated| ExecView {
+            exit_code: Some(0),
+            signal: None,
+            timed_out: false,
+            stdout: String::new(),
+            stderr: String::new(),
+            truncated,
+        };
+        assert_eq!(cut(&view(false)), None);
+        assert!(cut(&view(true)).unwrap().contains("only the first 64 KiB each"));
     }
 
     #[test]

@@ -140,10 +140,10 @@ impl From<ControlError> for Refusal {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
             }
             ControlError::Forbidden { hint, .. } => (StatusCode::FORBIDDEN, "forbidden", Some(hint.clone())),
-            ControlError::Disarmed { .. } => (
+            ControlError::Disarmed { scope } => (
                 StatusCode::LOCKED,
                 "disarmed",
-                Some("`proteus arm` lets forward steps begin again".to_owned()),
+                Some(format!("`{}` lets forward steps begin again", scope.way_back())),
             ),
             ControlError::Untold { hint, .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some(hint.clone()))
