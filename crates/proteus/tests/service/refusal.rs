@@ -36,6 +36,10 @@ fn bodies_and_paths_that_cannot_be() {
         let (status, text) = ask("POST", "/api/v1/disarm", list);
         assert!(status == 422 && text.contains("expected an object, found a list"), "{status} {text}");
     }
+    for path in ["/api/v1/disarm", "/api/v1/arm"] {
+        let (status, text) = ask("POST", path, b"");
+        assert!(status == 422 && text.contains("expected an object, found nothing"), "{status} {text}");
+    }
     assert_eq!(server.ask(&["host", "show"])["disarmed_by"], Value::Null);
     assert_eq!(server.tcp("GET", "/healthz", None, b""), (200, "ok\n".into()));
     // Nothing of this stopped it or was taken.
