@@ -171,6 +171,7 @@ impl Control {
     /// knobs of that morph that do not read as before it.
     pub async fn differences(&self, vm: &str) -> Result<Vec<Difference>, ControlError> {
         let record = self.vm(vm).await?;
+        self.check_answers(&record).await?;
         let mut expected = record.managed.clone();
         let last = self.morphs().await?.into_iter().find(|morph| morph.plan.vm == record.id);
         if let Some(morph) = last.filter(|morph| morph.state == State::RolledBack) {
