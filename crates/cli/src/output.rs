@@ -273,8 +273,13 @@ pub fn morph(morph: &Morph) -> String {
             writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
     }
     if let Some(report) = &morph.verification {
-        let verdict = if report.passed { "passed" } else { "failed" };
-        let _ = writeln!(text, "  verification {verdict}");
+        let checks = morph.plan.verify.as_ref().is_some_and(|verify| !verify.health.is_empty());
+        let limits = report.comparisons.iter().any(|c| c.limit.is_some());
+        let _ = match report.passed {
+            true if !checks && !limits => writeln!(text, "  nothing to verify: no check and no limit is set"),
+            true => writeln!(text, "  verification passed"),
+            false => writeln!(text, "  verification failed"),
+        };
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
             let _ = writeln!(text, "    {}", comparison(c));
         }
