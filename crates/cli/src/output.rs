@@ -290,6 +290,14 @@ pub fn morph(morph: &Morph) -> String {
     if let Some(undo) = morph.undo_ms {
         let _ = writeln!(text, "  undone in {undo}");
     }
+    if morph.state == State::Parked {
+        let (id, vm, version) = (morph.id, &morph.plan.vm_name, morph.plan.base_version);
+        let _ = writeln!(
+            text,
+            "  parked: it is left as it is; `proteus morph status {id}` shows this again, `proteus morph rollback {vm} --to \
+             {version}` leads back to where it began"
+        );
+    }
     let taken = |step: &usize| morph.steps.iter().any(|done| done.step == *step);
     for (index, step) in morph.plan.steps.iter().enumerate().filter(|(index, _)| taken(index)) {
         if let Change::Snapshot { name, .. } = &step.change
