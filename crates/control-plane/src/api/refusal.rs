@@ -36,7 +36,11 @@ impl Refusal {
 
     pub(super) fn forbidden(has: Role, needs: Role) -> Self {
         let message = format!("this takes the role {needs:?}, the token has {has:?}").to_lowercase();
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message, None)
+        let role = format!("{needs:?}").to_lowercase();
+        let hint = format!(
+            "whoever may: `proteus token create NAME --role {role}`, as root on the host or as admin"
+        );
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(hint))
     }
 
     pub(super) fn unsupported(message: String, hint: &str) -> Self {

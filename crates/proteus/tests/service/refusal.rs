@@ -347,3 +347,13 @@ fn a_name_that_reads_as_an_id_is_refused() {
     server.cli(&["vm", "create", short, "--disk", &disk, "--memory", "128MiB"]).ok();
     assert_eq!(server.ask(&["vm", "show", short])["vm"]["name"], short);
 }
+
+#[test]
+fn an_image_without_what_it_says_of_itself_is_refused_with_a_way_out() {
+    let server = Server::start();
+    let image = server.dir.path().join("bare.erofs");
+    std::fs::write(&image, "x").unwrap();
+    let image = image.display().to_string();
+    let told = server.cli(&["vm", "create", "web", "--image", &image]);
+    assert!(told.code == 1 && told.stderr.contains("`proteus image build` writes both"), "{}", told.stderr);
+}
