@@ -221,7 +221,8 @@ pub enum Vm {
     Snapshot(Snapshot),
     /// Run a program inside; its exit code becomes this one's. The words of the command, up to 4 KiB, and how it ended
     /// are in the audit log. No secret belongs among them; the program has no standard input either, so let it read a
-    /// secret from a file inside.
+    /// secret from a file inside. Of standard output and of standard error the first 64 KiB each come out; where that
+    /// was not all, it is said on standard error.
     Exec {
         /// Which.
         vm: String,

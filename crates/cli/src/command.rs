@@ -243,6 +243,9 @@ impl Session {
             terminal::write(&view.stdout);
             terminal::write_aside(&view.stderr);
         }
+        if let Some(note) = output::cut(&view) {
+            terminal::say_aside(format_args!("{note}"));
+        }
         if view.timed_out {
             let hint = format!(
                 "give it more with --timeout, {EXEC_TIMEOUT_MAX} at most; begin what takes longer in the background, as in \

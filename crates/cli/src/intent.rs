@@ -22,8 +22,15 @@ fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
 /// What an image says of itself: `NAME.json` beside `NAME.erofs`, as `proteus image build` wrote it.
 fn image_of(path: &Path) -> Result<(ImageIntent, Option<ServiceName>), CommandError> {
     let sidecar = path.with_extension("json");
-    let text =
-        std::fs::read(&sidecar).map_err(|source| CommandError::File { path: sidecar.clone(), source })?;
+    let text = std::fs::read(&sidecar).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => CommandError::Failed {
+            what: format!("read {}", sidecar.display()),
+            because: vec![source.to_string()],
+            hint: "an image has a file of what it is beside it: `proteus image build` writes both, keep them together"
+                .to_owned(),
+        },
+        _ => CommandError::File { path: sidecar.clone(), source },
+    })?;
     let bad = |why: String| usage(format!("{}: {why}", sidecar.display()), "build the image again");
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
     let name = value["name"].as_str().ok_or_else(|| bad("field name: expected a text".into()))?;

@@ -10,9 +10,10 @@ use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AUDIT_ENTRIES_MAX, AllocationView, AuditView, HostView, ProfileView, RestoreView, ServiceView,
+    AUDIT_ENTRIES_MAX, AllocationView, AuditView, ExecView, HostView, ProfileView, RestoreView, ServiceView,
     SnapshotView, TokenView, UplinkView, VmView,
 };
+use proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
 use std::fmt::Write;
 
 /// Rows under a heading, columns as wide as they must be.
@@ -107,6 +108,12 @@ pub fn vms(all: &[VmView]) -> String {
     let mut text = table(&heading, &all.iter().map(row).collect::<Vec<_>>());
     for (name, problem) in all.iter().filter_map(|vm| Some((&vm.name, vm.problem.as_ref()?))) {
         let _ = writeln!(text, "\n{name}: {problem}");
+    }
+    for name in all.iter().filter(|vm| vm.disarmed).map(|vm| &vm.name) {
+        let _ = writeln!(
+            text,
+            "\n{name} is disarmed: no morph of it goes forward; `proteus arm --vm {name}` arms it again"
+        );
     }
     text
 }
@@ -266,8 +273,13 @@ pub fn morph(morph: &Morph) -> String {
             writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
     }
     if let Some(report) = &morph.verification {
-        let verdict = if report.passed { "passed" } else { "failed" };
-        let _ = writeln!(text, "  verification {verdict}");
+        let checks = morph.plan.verify.as_ref().is_some_and(|verify| !verify.health.is_empty());
+        let limits = report.comparisons.iter().any(|c| c.limit.is_some());
+        let _ = match report.passed {
+            true if !checks && !limits => writeln!(text, "  nothing to verify: no check and no limit is set"),
+            true => writeln!(text, "  verification passed"),
+            false => writeln!(text, "  verification failed"),
+        };
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
             let _ = writeln!(text, "    {}", comparison(c));
         }
@@ -277,6 +289,14 @@ pub fn morph(morph: &Morph) -> String {
     }
     if let Some(undo) = morph.undo_ms {
         let _ = writeln!(text, "  undone in {undo}");
+    }
+    if morph.state == State::Parked {
+        let (id, vm, version) = (morph.id, &morph.plan.vm_name, morph.plan.base_version);
+        let _ = writeln!(
+            text,
+            "  parked: it is left as it is; `proteus morph status {id}` shows this again, `proteus morph rollback {vm} --to \
+             {version}` leads back to where it began"
+        );
     }
     let taken = |step: &usize| morph.steps.iter().any(|done| done.step == *step);
     for (index, step) in morph.plan.steps.iter().enumerate().filter(|(index, _)| taken(index)) {
@@ -292,6 +312,17 @@ pub fn morph(morph: &Morph) -> String {
         }
     }
     text
+}
+
+/// That output of a program is not whole. Its exit code stays the program's: that one ended as it says.
+pub fn cut(view: &ExecView) -> Option<String> {
+    view.truncated.then(|| {
+        format!(
+            "cut: of standard output and of standard error only the first {} each are kept; for more, let the program \
+             write to a file inside",
+            Bytes(EXEC_OUTPUT_BYTES_MAX.into())
+        )
+    })
 }
 
 /// Snapshots of a VM, oldest first.
@@ -558,6 +589,29 @@ mod tests {
         let larger =
             [smaller, Setting::HotMemory { plugged: Bytes::mib(1024) }, Setting::Vcpus { online: 3 }];
         assert!(row(&larger).contains("  3/1    1.2 GiB  "), "{}", row(&larger));
+    }
+
+    #[test]
+    fn a_vm_that_is_disarmed_is_shown_to_be() {
+        let said = "\nweb is disarmed: no morph of it goes forward; `proteus arm --vm web` arms it again\n";
+        let disarmed = view(serde_json::json!({ "disarmed": true }));
+        assert!(vms(std::slice::from_ref(&disarmed)).contains(said));
+        assert!(vm(&disarmed, None, &[]).contains(said));
+        assert!(!vms(&[view(serde_json::json!({}))]).contains("disarmed"));
+    }
+
+    #[test]
+    fn output_that_was_cut_is_said_to_be() {
+        let view = |truncated| ExecView {
+            exit_code: Some(0),
+            signal: None,
+            timed_out: false,
+            stdout: String::new(),
+            stderr: String::new(),
+            truncated,
+        };
+        assert_eq!(cut(&view(false)), None);
+        assert!(cut(&view(true)).unwrap().contains("only the first 64 KiB each"));
     }
 
     #[test]

@@ -6,11 +6,12 @@ use crate::abort::{Abort, AbortHow};
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
-use proteus_model::id::{MorphId, VmId};
+use proteus_model::id::{MorphId, VmId, VmName};
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 /// Key of the record that is there while the fleet is disarmed. One host is its whole fleet until there are more.
@@ -41,18 +42,46 @@ pub enum ArmScope {
     },
 }
 
+/// What is disarmed that a VM is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DisarmedScope {
+    /// All VMs.
+    Fleet,
+    /// That VM alone.
+    Vm(VmName),
+}
+
+impl DisarmedScope {
+    /// The command that arms it again.
+    pub(crate) fn way_back(&self) -> String {
+        match self {
+            Self::Fleet => "proteus arm".to_owned(),
+            Self::Vm(name) => format!("proteus arm --vm {name}"),
+        }
+    }
+}
+
+impl fmt::Display for DisarmedScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fleet => f.write_str("the fleet"),
+            Self::Vm(name) => write!(f, "the VM {name}"),
+        }
+    }
+}
+
 impl Control {
-    /// What is disarmed that a VM is in, in words, and what becomes of a morph that runs on it. Where fleet and VM are,
+    /// What is disarmed that a VM is in, and what becomes of a morph that runs on it. Where fleet and VM are,
     /// holding wins: what is left as it is can still be undone.
-    pub(crate) async fn disarmed(&self, vm: VmId) -> Result<Option<(String, AbortHow)>, ControlError> {
+    pub(crate) async fn disarmed(&self, vm: VmId) -> Result<Option<(DisarmedScope, AbortHow)>, ControlError> {
         let fleet = self.records.get::<Disarmed>(FLEET).await?.map(|found| found.value);
         let record = self.records.get::<VmRecord>(&key::vm(vm)).await?.map(|found| found.value);
         let record = record.filter(|record| record.disarmed);
         let hold = fleet.as_ref().is_some_and(|fleet| fleet.hold)
             || record.as_ref().is_some_and(|record| record.disarmed_hold);
         let scope = match (fleet, record) {
-            (Some(_), _) => "the fleet".to_owned(),
-            (None, Some(record)) => format!("the VM {}", record.intent.name),
+            (Some(_), _) => DisarmedScope::Fleet,
+            (None, Some(record)) => DisarmedScope::Vm(record.intent.name),
             (None, None) => return Ok(None),
         };
         Ok(Some((scope, AbortHow::of(hold))))

@@ -90,7 +90,7 @@ pub enum ControlError {
     #[error("{scope} is disarmed")]
     Disarmed {
         /// What is.
-        scope: String,
+        scope: crate::arm::DisarmedScope,
     },
     /// Whoever asks may not have it.
     #[error("{what}")]

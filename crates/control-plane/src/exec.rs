@@ -89,6 +89,8 @@ impl Control {
     ) -> Result<ExecObserved, ControlError> {
         check(intent)?;
         let record = self.vm(vm).await?;
+        // Its agent would be waited for as long as the program may take.
+        self.check_answers(&record).await?;
         let began = self.announce(self.vm_entry(actor, "vm.exec", &record, evidence_of(intent))).await?;
         let stopped = self.stopped();
         // Cancel-safe: nobody hears of the end of a program that is not waited for any more, and that is told.

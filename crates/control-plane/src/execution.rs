@@ -62,7 +62,7 @@ impl Control {
     /// A morph of `plan`, and its VM's record as it was read.
     async fn new_morph(&self, plan: Plan, actor: &str) -> Result<(Morph, Versioned<VmRecord>), ControlError> {
         self.check_armed(plan.vm).await?;
-        let found = self.find_vm(&plan.vm.to_string()).await?;
+        let found = self.find_vm_of(plan.vm).await?;
         let record = &found.value;
         Self::check_no_morph(record)?;
         if (record.version, record.generation) != (plan.base_version, plan.base_generation) {

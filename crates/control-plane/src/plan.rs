@@ -63,7 +63,7 @@ impl Control {
 
     /// The same plan after a snapshot of disks and RAM.
     pub async fn plan_with_snapshot(&self, plan: Plan) -> Result<Plan, ControlError> {
-        let record = self.vm(&plan.vm.to_string()).await?;
+        let record = self.vm_of(plan.vm).await?;
         Ok(with_snapshot(plan, &self.subject(&record).await?))
     }
 
@@ -171,6 +171,7 @@ impl Control {
     /// knobs of that morph that do not read as before it.
     pub async fn differences(&self, vm: &str) -> Result<Vec<Difference>, ControlError> {
         let record = self.vm(vm).await?;
+        self.check_answers(&record).await?;
         let mut expected = record.managed.clone();
         let last = self.morphs().await?.into_iter().find(|morph| morph.plan.vm == record.id);
         if let Some(morph) = last.filter(|morph| morph.state == State::RolledBack) {

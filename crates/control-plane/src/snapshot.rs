@@ -59,10 +59,10 @@ impl Control {
         let found = self.find_vm(vm).await?;
         Self::check_no_morph(&found.value)?;
         match self.told_power(found.value.id).await? {
-            PowerState::Stopped => {
-                Err(not_running(&found.value, PowerState::Stopped, "a snapshot holds RAM"))
+            power @ (PowerState::Stopped | PowerState::Hung) => {
+                Err(not_running(&found.value, power, "a snapshot holds RAM"))
             }
-            _ => Ok(found),
+            PowerState::Running | PowerState::Paused | PowerState::Unknown => Ok(found),
         }
     }
 

@@ -184,7 +184,7 @@ impl Control {
         let _turn = self.in_hand(record.id).await;
         let left = self.node.delete(record.id).await?;
         self.withdraw(record.id).await?;
-        let Versioned { value, rev } = self.find_vm(&record.id.to_string()).await?;
+        let Versioned { value, rev } = self.find_vm_of(record.id).await?;
         let mut entry = self.vm_entry("proteus", "vm.clone_failed", &value, not_given_back(&left));
         entry.why = "its making was cut short: clone again".into();
         self.forget(&value, rev, entry).await

@@ -108,17 +108,27 @@ impl VmRecord {
 }
 
 impl Control {
-    /// The VM of this name or id.
+    /// The VM of this name or id. A name comes first: VMs made by earlier versions may be named like an id, and a
+    /// command for such a VM must never reach another.
     pub(crate) async fn find_vm(&self, name: &str) -> Result<Versioned<VmRecord>, ControlError> {
-        let unknown = || ControlError::NotFound { kind: "VM", name: name.chars().take(80).collect() };
-        let id = match name.parse::<VmId>() {
-            Ok(id) => id,
-            Err(_) => {
-                let name: VmName = name.parse().map_err(|_| unknown())?;
-                self.records.get::<VmId>(&key::vm_name(&name)).await?.ok_or_else(unknown)?.value
-            }
+        let named = match name.parse::<VmName>() {
+            Ok(name) => self.records.get::<VmId>(&key::vm_name(&name)).await?.map(|found| found.value),
+            Err(_) => None,
         };
+        let unknown = || ControlError::NotFound { kind: "VM", name: name.chars().take(80).collect() };
+        let id = named.or_else(|| name.parse().ok()).ok_or_else(unknown)?;
         self.records.get(&key::vm(id)).await?.ok_or_else(unknown)
+    }
+
+    /// The VM of this id, whatever others are named.
+    pub(crate) async fn find_vm_of(&self, id: VmId) -> Result<Versioned<VmRecord>, ControlError> {
+        let unknown = || ControlError::NotFound { kind: "VM", name: id.to_string() };
+        self.records.get(&key::vm(id)).await?.ok_or_else(unknown)
+    }
+
+    /// The record of the VM of this id.
+    pub(crate) async fn vm_of(&self, id: VmId) -> Result<VmRecord, ControlError> {
+        Ok(self.find_vm_of(id).await?.value)
     }
 
     /// The record of a VM.
@@ -158,8 +168,10 @@ impl Control {
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
 
-    /// Refuses a name that a VM has. It may be taken right after: the record's commit looks again.
+    /// Refuses a name that a VM has, or that reads as an id. It may be taken right after: the record's commit looks
+    /// again.
     pub(crate) async fn check_name_free(&self, name: &VmName) -> Result<(), ControlError> {
+        check_no_id(name)?;
         match self.records.get::<VmId>(&key::vm_name(name)).await? {
             Some(_) => Err(name_taken(name)),
             None => Ok(()),
@@ -224,7 +236,7 @@ impl Control {
         change: impl Fn(&mut VmRecord),
     ) -> Result<VmRecord, ControlError> {
         for _ in 0..TRIES {
-            let Versioned { value: was, rev } = self.find_vm(&vm.to_string()).await?;
+            let Versioned { value: was, rev } = self.find_vm_of(vm).await?;
             let mut is = was.clone();
             change(&mut is);
             // What no longer shall run, or be touched, takes nothing: that is written on a full disk too.
@@ -353,6 +365,18 @@ impl Control {
 /// What the audit log says of files that a VM's removal could not give back.
 pub(crate) fn not_given_back(left: &[String]) -> serde_json::Value {
     if left.is_empty() { json!({}) } else { json!({ "not_given_back": left }) }
+}
+
+/// Refuses a name that reads as an id: it could hide the VM that has that id. Not in the name's own parser, so that
+/// records of VMs that were named so before stay readable.
+fn check_no_id(name: &VmName) -> Result<(), ControlError> {
+    match name.as_str().parse::<VmId>() {
+        Ok(_) => Err(ControlError::Invalid {
+            what: format!("name: {name} reads as the id of a VM"),
+            hint: "choose a name that is not 32 hex digits".into(),
+        }),
+        Err(_) => Ok(()),
+    }
 }
 
 fn name_taken(name: &VmName) -> ControlError {

@@ -43,7 +43,7 @@ const PLUG_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is asked.
 const PLUG_POLL: Duration = Duration::from_millis(50);
 /// Output of a program that is kept: what one frame of the channel carries.
-const EXEC_OUTPUT_BYTES: u32 = 64 * 1024;
+const EXEC_OUTPUT_BYTES: u32 = proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
 
 /// What the host says of itself that does not change while the node runs.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@ use proteus_cli::client::{Client, ClientError};
 use proteus_cli::command::Session;
 use proteus_cli::error::CommandError;
 use proteus_cli::terminal;
+use proteus_control_plane::store::StoreError;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -71,7 +72,22 @@ async fn run(cli: Cli) -> u8 {
         for cause in error.chain().skip(1) {
             terminal::say_aside(format_args!("  because: {cause}"));
         }
+        if let Some(hint) = hint_for(&error) {
+            terminal::say_aside(format_args!("  hint: {hint}"));
+        }
         1
+    })
+}
+
+/// What to do about what whoever starts Proteus can have got wrong.
+fn hint_for(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        if let Some(StoreError::InUse { .. }) = cause.downcast_ref() {
+            return Some("stop that one, or name another folder with `--state DIR`");
+        }
+        let io: &std::io::Error = cause.downcast_ref()?;
+        let busy = io.kind() == std::io::ErrorKind::AddrInUse;
+        busy.then_some("name another address with `--listen ADDRESS:PORT`, or none with `--no-http`")
     })
 }
 

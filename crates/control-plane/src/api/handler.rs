@@ -61,6 +61,15 @@ fn parse<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
     serde_json::from_slice(text).map_err(|e| wrong(&e.to_string()))
 }
 
+/// Reads a body whose fields say how far an act reaches: one that got lost on the way must not stand for all there is.
+fn parse_said<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
+    if body.is_empty() {
+        let message = "the body is not what was expected: expected an object, found nothing".to_owned();
+        return Err(Refusal::invalid(message, "`{}` means the whole fleet, `{\"vm\": NAME}` one VM"));
+    }
+    parse(body)
+}
+
 /// What is shown of a VM that was looked at.
 fn view_of(record: &VmRecord, seen: Glance<VmObserved>) -> VmView {
     let (observed, power, problem) = match (seen.whole, seen.power) {
@@ -482,7 +491,7 @@ pub(super) async fn disarm(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Answer<ArmView> {
-    let request: ArmRequest = parse(&body)?;
+    let request: ArmRequest = parse_said(&body)?;
     let morphs_told = control.disarm(&scope(&request), request.hold, &caller.name).await?;
     Ok(Json(ArmView { morphs_told }))
 }
@@ -492,7 +501,7 @@ pub(super) async fn arm(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Answer<()> {
-    Ok(Json(control.arm(&scope(&parse(&body)?), &caller.name).await?))
+    Ok(Json(control.arm(&scope(&parse_said(&body)?), &caller.name).await?))
 }
 
 fn token_view(record: TokenRecord, secret: Option<String>) -> TokenView {

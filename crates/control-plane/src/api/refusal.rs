@@ -1,13 +1,14 @@
 //! Errors as HTTP answers: a status, a stable word, the message, its causes and a hint. Logged once, here.
 
+use super::{PREFIX, ROUTES};
 use crate::audit::AuditError;
 use crate::control::ControlError;
 use crate::record::RecordError;
 use crate::store::StoreError;
 use axum::Json;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::StatusCode;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use proteus_model::unit::Bytes;
@@ -35,7 +36,11 @@ impl Refusal {
 
     pub(super) fn forbidden(has: Role, needs: Role) -> Self {
         let message = format!("this takes the role {needs:?}, the token has {has:?}").to_lowercase();
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message, None)
+        let role = format!("{needs:?}").to_lowercase();
+        let hint = format!(
+            "whoever may: `proteus token create NAME --role {role}`, as root on the host or as admin"
+        );
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message, Some(hint))
     }
 
     pub(super) fn unsupported(message: String, hint: &str) -> Self {
@@ -62,6 +67,7 @@ impl Refusal {
 /// reads paths, queries and bodies.
 pub(super) async fn with_body(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     let (status, headers) = (response.status(), response.headers().clone());
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -70,11 +76,10 @@ pub(super) async fn with_body(request: Request, next: Next) -> Response {
     }
     let text = axum::body::to_bytes(response.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let allowed = headers.get(ALLOW);
     let refusal = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            let allowed = allowed.and_then(|list| list.to_str().ok()).unwrap_or_default();
-            let hint = format!("it takes {}", allowed.replace(',', ", "));
+            // The router adds the header `allow` only to what comes out of here.
+            let hint = format!("it takes {}", methods_of(matched.as_ref().map_or("", MatchedPath::as_str)));
             Refusal::new(status, "invalid", format!("{path} does not take {method}"), Some(hint))
         }
         StatusCode::PAYLOAD_TOO_LARGE => {
@@ -85,11 +90,15 @@ pub(super) async fn with_body(request: Request, next: Next) -> Response {
         _ if status.is_client_error() => Refusal::malformed(status, &text),
         _ => Refusal::new(status, "internal", text.into_owned(), None),
     };
-    let mut told = refusal.into_response();
-    if let Some(allowed) = allowed {
-        told.headers_mut().insert(ALLOW, allowed.clone());
-    }
-    told
+    refusal.into_response()
+}
+
+/// The methods that a path takes. Those that are not in the table, as `/metrics`, are only read.
+fn methods_of(matched: &str) -> String {
+    let below = matched.strip_prefix(PREFIX).unwrap_or_default();
+    let all = ROUTES.iter().filter(|route| route.path == below).map(|route| route.method.to_uppercase());
+    let all: Vec<String> = all.collect();
+    if all.is_empty() { "GET".to_owned() } else { all.join(" and ") }
 }
 
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
@@ -140,10 +149,10 @@ impl From<ControlError> for Refusal {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
             }
             ControlError::Forbidden { hint, .. } => (StatusCode::FORBIDDEN, "forbidden", Some(hint.clone())),
-            ControlError::Disarmed { .. } => (
+            ControlError::Disarmed { scope } => (
                 StatusCode::LOCKED,
                 "disarmed",
-                Some("`proteus arm` lets forward steps begin again".to_owned()),
+                Some(format!("`{}` lets forward steps begin again", scope.way_back())),
             ),
             ControlError::Untold { hint, .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some(hint.clone()))

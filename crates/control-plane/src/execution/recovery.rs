@@ -118,7 +118,7 @@ impl Control {
                     return;
                 }
                 // It may be a VM that shall run, and that the crash took down with Proteus.
-                if let Ok(record) = control.vm(&morph.plan.vm.to_string()).await {
+                if let Ok(record) = control.vm_of(morph.plan.vm).await {
                     tell_not_started(
                         control.start_if_wanted(record).await.err().map(|e| (morph.plan.vm_name, e)),
                     );

@@ -41,7 +41,7 @@ impl Control {
 
     /// Reserves what the morph needs, in the commit that moves it on.
     pub(super) async fn reserve(&self, journal: &mut Journal<'_>) -> Result<(), Stop> {
-        let record = self.vm(&journal.morph().plan.vm.to_string()).await?;
+        let record = self.vm_of(journal.morph().plan.vm).await?;
         self.admit(&record).await.map_err(|error| Stop::GiveUp(error.to_string()))?;
         let (host, _) = self.host().await?;
         for _ in 0..TRIES {

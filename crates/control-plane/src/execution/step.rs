@@ -77,7 +77,7 @@ impl Control {
             Change::Snapshot { name, .. } => {
                 let taken = self.node.create_snapshot(plan.vm, name, journal.morph().generation).await;
                 if taken.is_ok() {
-                    let record = self.vm(&plan.vm.to_string()).await?;
+                    let record = self.vm_of(plan.vm).await?;
                     let morph = journal.morph();
                     let origin = self.origin_batch(&record, name, &morph.actor, Some(morph.id)).await?;
                     self.records.commit(origin).await.map_err(ControlError::from)?;

@@ -19,7 +19,7 @@ impl Control {
             return Ok(());
         }
         self.withdraw(vm).await?;
-        if let Ok(record) = self.vm(&vm.to_string()).await {
+        if let Ok(record) = self.vm_of(vm).await {
             let mut entry = self.vm_entry("proteus", "vm.ended", &record, json!({}));
             entry.why = "it does not run any more".into();
             self.audit.append(entry).await?;

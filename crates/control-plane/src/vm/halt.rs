@@ -12,7 +12,7 @@ impl Control {
         if !self.seen.halts.is_news(vm, halted.is_some()) {
             return Ok(());
         }
-        let record = self.vm(&vm.to_string()).await?;
+        let record = self.vm_of(vm).await?;
         let (action, what, why) = match halted {
             Some(why) => ("vm.halted", "halted", why),
             None => ("vm.resumed", "resumed", "it runs again".into()),

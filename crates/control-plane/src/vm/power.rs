@@ -48,7 +48,8 @@ impl Control {
         }
     }
 
-    /// What the node said of a VM. A VM that has ended cannot do what it is asked, whatever of it failed first.
+    /// What the node said of a VM. A VM that has ended or hangs cannot do what it is asked, whatever of it failed
+    /// first. A node knows VMs by their ids only; people know this one by its name.
     pub(crate) async fn on_node<T>(
         &self,
         record: &VmRecord,
@@ -58,24 +59,27 @@ impl Control {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let ended = match error.code {
+        let power = match error.code {
             NodeErrorCode::NotRunning
             | NodeErrorCode::Conflict
             | NodeErrorCode::Stalled
             | NodeErrorCode::Guest
-            | NodeErrorCode::Failed => {
-                matches!(self.told_power(record.id).await, Ok(PowerState::Stopped))
-            }
+            | NodeErrorCode::Failed => self.told_power(record.id).await.ok(),
             NodeErrorCode::NotFound
             | NodeErrorCode::FileInUse
             | NodeErrorCode::StaleGeneration
             | NodeErrorCode::Unsupported
             | NodeErrorCode::File
-            | NodeErrorCode::OutOfRange => false,
+            | NodeErrorCode::OutOfRange => None,
         };
-        match ended {
-            true => Err(not_running(record, PowerState::Stopped, "it has to run for this")),
-            false => Err(error.into()),
+        match power {
+            Some(power @ (PowerState::Stopped | PowerState::Hung)) => {
+                Err(not_running(record, power, "it has to run for this"))
+            }
+            Some(PowerState::Running | PowerState::Paused | PowerState::Unknown) | None => {
+                let message = error.message.replace(&record.id.to_string(), record.intent.name.as_str());
+                Err(NodeError { message, ..error }.into())
+            }
         }
     }
 }

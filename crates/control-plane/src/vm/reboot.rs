@@ -37,7 +37,7 @@ impl Control {
     /// Looks which boot a VM's guest is in. The VM's record, where it is another one and its settings are to be
     /// given back by the caller.
     pub(crate) async fn notice_reboot(&self, vm: VmId) -> Result<Option<VmRecord>, ControlError> {
-        let record = self.vm(&vm.to_string()).await?;
+        let record = self.vm_of(vm).await?;
         // A morph finds it out by itself, and leaves it to the next look.
         if record.morph.is_some() || !record.wanted || record.wanted_before.is_some() {
             return Ok(None);
@@ -73,7 +73,7 @@ impl Control {
     /// Writes down that a guest started anew, and that its settings are to be given back. Plans that were made
     /// before it are no longer of this VM.
     async fn note_reboot(&self, vm: VmId, seen: &BootObserved) -> Result<Option<VmRecord>, ControlError> {
-        let Versioned { value: mut record, rev } = self.find_vm(&vm.to_string()).await?;
+        let Versioned { value: mut record, rev } = self.find_vm_of(vm).await?;
         // Taken in hand or stopped since it was looked at: what is left of this is for the next look.
         if record.morph.is_some() || !record.wanted {
             self.seen.reboots.forget(vm);

@@ -92,7 +92,7 @@ impl Control {
         let kinds: Vec<KnobKind> = record.managed.iter().map(|setting| setting.knob().kind()).collect();
         let start = Instant::now();
         while start.elapsed() < limit {
-            let found = self.vm(&record.id.to_string()).await?;
+            let found = self.vm_of(record.id).await?;
             if !found.restoring || found.starts != record.starts {
                 return Ok(false);
             }
@@ -117,7 +117,7 @@ impl Control {
     ) -> Result<(), ControlError> {
         let evidence = json!({ "settings": record.managed.len(), "failed": failed });
         loop {
-            let mut found = self.find_vm(&record.id.to_string()).await?;
+            let mut found = self.find_vm_of(record.id).await?;
             // Another start has a restore of its own.
             if found.value.starts != record.starts {
                 return Ok(());

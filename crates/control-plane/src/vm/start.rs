@@ -8,6 +8,7 @@
 //! ```
 
 use super::VmRecord;
+use super::power::not_running;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError};
 use proteus_model::id::{VmId, VmName};
@@ -29,7 +30,11 @@ impl Control {
             });
         }
         // Where nobody can tell whether it runs, as with a damaged place, nothing begins.
-        let ran = self.told_power(known.id).await? != PowerState::Stopped;
+        let power = self.told_power(known.id).await?;
+        if power == PowerState::Hung {
+            return Err(not_running(&known, power, ""));
+        }
+        let ran = power != PowerState::Stopped;
         if !ran {
             // It was stopped under the morph, which is about to end; what it left the VM with is restored after that.
             if let Some(morph) = known.morph {
@@ -137,7 +142,7 @@ impl Control {
             self.start_vm(record.intent.name.as_str(), "autostart").await?;
         } else if !runs && cut_short {
             let _turn = self.in_hand(record.id).await;
-            let record = self.vm(&record.id.to_string()).await?;
+            let record = self.vm_of(record.id).await?;
             // Its owner may have started it meanwhile.
             if record.wanted_before.is_some() && self.told_power(record.id).await? == PowerState::Stopped {
                 let why = "it was cut short, and the VM does not start by itself";

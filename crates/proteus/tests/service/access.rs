@@ -44,7 +44,9 @@ fn a_token_does_what_its_role_allows_until_it_is_revoked() {
     let url = format!("http://127.0.0.1:{}", server.port);
     let refused = proteus(&["--server", &url, "--token", &viewer, "disarm"]);
     assert_eq!(refused.code, 8, "{}", refused.stderr);
-    assert_eq!(refused.stderr, "error: this takes the role admin, the token has viewer\n");
+    let said = "error: this takes the role admin, the token has viewer\n  hint: whoever may: `proteus token create NAME \
+                --role admin`, as root on the host or as admin\n";
+    assert_eq!(refused.stderr, said);
     server.cli(&["token", "revoke", "eye"]).ok();
     assert_eq!(ask("GET", "/api/v1/vms", Some(&viewer)), is(401, "unauthenticated"));
     assert_eq!(proteus(&["--server", &url, "--token", &viewer, "vm", "list"]).code, 8);

@@ -54,9 +54,21 @@ fn what_cannot_begin_leaves_nothing() {
     ] {
         let told = refused(words, &said);
         assert!(!told.contains(opened), "the host was opened: {told}");
+        let busy = told.contains("in use");
+        assert_eq!(busy, told.contains("hint: name another address with `--listen"), "{told}");
     }
     // What is found only later: the host is given back.
     std::fs::write(&vms, "no folder").unwrap();
     let told = refused(&["--no-http"], &vms.display().to_string());
     assert!(told.contains(opened), "{told}");
+}
+
+#[test]
+fn a_second_one_is_told_what_to_do() {
+    let server = Server::start();
+    let state = server.state().display().to_string();
+    let second = proteus(&["--state", &state, "serve", "--no-http"]);
+    let said = format!("another Proteus (pid {}) has the state folder", server.pid());
+    assert!(second.code == 1 && second.stderr.contains(&said), "{}", second.stderr);
+    assert!(second.stderr.contains("hint: stop that one, or name another folder"), "{}", second.stderr);
 }

@@ -57,6 +57,18 @@ fn every_refusal_has_the_documented_body() {
         assert!(told.message.contains(said), "{method} {path}: {told:?}");
         assert!(told.hint.is_some_and(|hint| !hint.is_empty()), "{method} {path} has no hint");
     }
+    for (method, path, hint) in [
+        ("PUT", "/api/v1/vms", "it takes GET and POST"),
+        ("PATCH", "/api/v1/vms/x/plan", "it takes POST"),
+        ("DELETE", "/api/v1/audit", "it takes GET"),
+        ("POST", "/api/v1/vms/x", "it takes GET and DELETE"),
+        ("POST", "/metrics", "it takes GET"),
+        ("POST", "/healthz", "it takes GET"),
+    ] {
+        let (status, text) = ask(&server, method, path, &secret, "", b"");
+        let told: ErrorBody = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, told.hint.as_deref()), (405, Some(hint)), "{method} {path}: {text}");
+    }
     for (token, status) in [("proteus-wrong", 401), ("", 401)] {
         let (found, text) = ask(&server, "GET", "/api/v1/vms/%ff", token, "", b"");
         let told: ErrorBody = serde_json::from_str(&text).unwrap();

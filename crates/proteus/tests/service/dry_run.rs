@@ -53,7 +53,12 @@ fn a_dry_run_is_refused_as_the_act_is() {
     ] {
         refused(&server, words, dry, code, said);
     }
+    // The hint arms what is disarmed, and no more.
+    server.cli(&["disarm", "--vm", "on"]).ok();
+    refused(&server, &["morph", "apply", "on", "--fresh-vmm"], dry, 4, "hint: `proteus arm --vm on` lets");
+    server.cli(&["arm", "--vm", "on"]).ok();
     server.cli(&["disarm"]).ok();
+    refused(&server, &["morph", "apply", "on", "--fresh-vmm"], dry, 4, "hint: `proteus arm` lets");
     for words in [&["morph", "apply", "on", "--fresh-vmm"][..], &["vm", "template", "on"]] {
         refused(&server, words, dry, 4, "is disarmed");
     }

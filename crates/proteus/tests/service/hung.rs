@@ -52,6 +52,18 @@ fn a_vm_that_hangs_holds_up_no_list_and_is_shown_not_to_answer() {
         shown.contains("hangs: its VMM does not answer") && shown.contains("proteus vm stop hangs"),
         "{shown}"
     );
+    for (words, said) in [
+        (&["vm", "start", "hangs"][..], "hint: `proteus vm stop hangs` ends it"),
+        (&["vm", "snapshot", "create", "hangs", "--dry-run"], "hint: `proteus vm stop hangs` ends it"),
+        (&["vm", "exec", "hangs", "--", "/bin/true"], "hint: `proteus vm stop hangs` ends it"),
+    ] {
+        let ended = server.cli(words);
+        assert!(ended.code == 4 && ended.stderr.contains(said), "{words:?}: {} {}", ended.code, ended.stderr);
+        assert!(ended.stderr.contains("hangs hangs: its VMM does not answer"), "{words:?}: {}", ended.stderr);
+    }
+    let stream = UnixStream::connect(server.state().join("proteus.sock")).unwrap();
+    let (status, text) = exchange(stream, "GET", "/api/v1/vms/hangs/differences", None, b"").unwrap();
+    assert!(status == 409 && text.contains("does not answer") && text.contains("vm stop hangs"), "{text}");
     let shown = in_time("one VM", || server.ask(&["vm", "show", "hangs"]));
     assert_eq!(shown["vm"]["power"], "hung");
     let metrics = in_time("metrics", || {

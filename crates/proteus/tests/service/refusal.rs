@@ -36,6 +36,10 @@ fn bodies_and_paths_that_cannot_be() {
         let (status, text) = ask("POST", "/api/v1/disarm", list);
         assert!(status == 422 && text.contains("expected an object, found a list"), "{status} {text}");
     }
+    for path in ["/api/v1/disarm", "/api/v1/arm"] {
+        let (status, text) = ask("POST", path, b"");
+        assert!(status == 422 && text.contains("expected an object, found nothing"), "{status} {text}");
+    }
     assert_eq!(server.ask(&["host", "show"])["disarmed_by"], Value::Null);
     assert_eq!(server.tcp("GET", "/healthz", None, b""), (200, "ok\n".into()));
     // Nothing of this stopped it or was taken.
@@ -319,4 +323,37 @@ fn a_reader_that_goes_away_is_no_panic() {
     bash.stdin.take().unwrap().write_all(whole.stdout.as_bytes()).unwrap();
     assert!(bash.wait().unwrap().success(), "bash does not read it");
     assert!(whole.stdout.contains("rollback"));
+}
+
+#[test]
+fn a_name_that_reads_as_an_id_is_refused() {
+    let server = Server::start();
+    let disk = server.dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let disk = format!("root={}", disk.display());
+    let first = server.ask(&["vm", "create", "web", "--disk", &disk, "--memory", "128MiB"]);
+    let id = first["id"].as_str().unwrap();
+    let other = "0123456789abcdef0123456789abcdef";
+    for name in [id, other] {
+        let told = server.cli(&["vm", "create", name, "--disk", &disk, "--memory", "128MiB"]);
+        assert!(told.code != 0 && told.stderr.contains("reads as the id of a VM"), "{}", told.stderr);
+        assert!(told.stderr.contains("hint: choose a name that is not 32 hex digits"), "{}", told.stderr);
+    }
+    // An id still finds its VM, and a name with fewer digits is a name.
+    assert_eq!(server.ask(&["vm", "show", id])["vm"]["name"], "web");
+    let second = server.dir.path().join("second.raw");
+    std::fs::write(&second, vec![0; 1 << 20]).unwrap();
+    let (disk, short) = (format!("root={}", second.display()), &other[..31]);
+    server.cli(&["vm", "create", short, "--disk", &disk, "--memory", "128MiB"]).ok();
+    assert_eq!(server.ask(&["vm", "show", short])["vm"]["name"], short);
+}
+
+#[test]
+fn an_image_without_what_it_says_of_itself_is_refused_with_a_way_out() {
+    let server = Server::start();
+    let image = server.dir.path().join("bare.erofs");
+    std::fs::write(&image, "x").unwrap();
+    let image = image.display().to_string();
+    let told = server.cli(&["vm", "create", "web", "--image", &image]);
+    assert!(told.code == 1 && told.stderr.contains("`proteus image build` writes both"), "{}", told.stderr);
 }
