@@ -20,6 +20,8 @@ pub mod snapshot;
 
 pub mod telemetry;
 
+pub mod personality;
+
 pub mod plan;
 
 pub mod verification;

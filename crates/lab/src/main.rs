@@ -1,0 +1,60 @@
+//! `proteus-lab`: how well the brain does on public data, beside baselines of the same run. Not shipped, and nothing
+//! that ships needs it. Must never tune anything on the half that it tests on.
+
+#![allow(clippy::print_stdout, reason = "it prints its results")]
+
+mod trace;
+
+mod method;
+
+mod shift;
+
+mod report;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Evaluates the brain on public data.
+#[derive(Debug, Parser)]
+#[command(name = "proteus-lab", version)]
+struct Lab {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// How many VMs that become something else are noticed within six samples, at one false alarm per VM and week
+    Shift(Options),
+}
+
+/// What every bench takes.
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Folder with the data: bitbrains-rnd.parquet, azure-2017-cpu.parquet
+    #[arg(long)]
+    data: PathBuf,
+    /// Where chance begins: the halves, the splices, the learning
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Splices for each VM of the half that is tested on
+    #[arg(long, default_value_t = 20)]
+    splices: usize,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A table
+    Text,
+    /// One object per line
+    Json,
+}
+
+fn main() -> Result<()> {
+    let Bench::Shift(options) = Lab::parse().bench;
+    report::print(&shift::run(&options)?, options.output)
+}
