@@ -694,6 +694,47 @@ mod tests {
         assert!(!skipped.contains("refuses"), "{skipped}");
     }
 
+    /// A morph of a VM at version 3, and what is known of it besides.
+    fn ended(verify: serde_json::Value, more: serde_json::Value) -> String {
+        let mut whole = serde_json::json!({
+            "id": MorphId::from_bits(2), "generation": 1, "actor": "root", "began_at": 0, "ended_at": 1, "before": [],
+            "baseline": null, "steps": [], "verification": null, "left_alone": [], "reason": null, "undo_ms": null,
+            "plan": {
+                "vm": VmId::from_bits(1), "vm_name": "web", "goal": Goal::Version { number: 1, profile: None },
+                "base_version": 3, "base_generation": 0, "steps": [], "already": [], "notes": [], "unsupported": [],
+                "verify": verify,
+            },
+        });
+        whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        morph(&serde_json::from_value(whole).unwrap())
+    }
+
+    #[test]
+    fn a_parked_morph_says_what_can_be_done_next() {
+        let of = |state: State| ended(().into(), serde_json::to_value(state).unwrap());
+        let (parked, id) = (of(State::Parked), MorphId::from_bits(2));
+        assert!(parked.contains(&format!("`proteus morph status {id}`")), "{parked}");
+        assert!(parked.contains("`proteus morph rollback web --to 3`"), "{parked}");
+        assert!(!of(State::Committed).contains("rollback"));
+    }
+
+    #[test]
+    fn what_nothing_was_judged_by_is_not_called_verified() {
+        let of = |verify, passed, unhealthy: &[&str]| {
+            let mut more = serde_json::to_value(State::Committed).unwrap();
+            more["verification"] =
+                serde_json::json!({ "passed": passed, "unhealthy": unhealthy, "comparisons": [] });
+            ended(verify, more)
+        };
+        let bare = of(().into(), true, &[]);
+        assert!(bare.contains("nothing to verify") && !bare.contains("passed"), "{bare}");
+        let check: proteus_model::profile::promise::Verify =
+            serde_json::from_value(serde_json::json!({ "health": [{ "tcp": { "port": 80 } }] })).unwrap();
+        let check = serde_json::to_value(check).unwrap();
+        assert!(of(check.clone(), true, &[]).contains("verification passed"));
+        assert!(of(check, false, &["tcp 80"]).contains("verification failed"));
+    }
+
     #[test]
     fn what_is_compared_has_units() {
         let told = |measure: &str, before, after, limit| {
