@@ -7,7 +7,7 @@ use crate::vm::{VmRecord, not_given_back};
 use proteus_model::id::{VmId, VmName};
 use proteus_model::vm::{PowerState, VmIntent};
 use proteus_protocol::node::v1::NodeErrorCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl Control {
@@ -133,14 +133,18 @@ impl Control {
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = started {
-            self.withdraw(record.id).await?;
-            let mut entry = self.vm_entry(actor, "vm.delete", &record, json!({}));
-            entry.why = format!("it could not be started: {error}");
-            self.forget(&record, rev, entry).await?;
-            return Err(error);
-        }
-        self.note_cloned(&record, actor).await;
+        let times = match started {
+            Ok(times) => times,
+            Err(error) => {
+                self.withdraw(record.id).await?;
+                let mut entry = self.vm_entry(actor, "vm.delete", &record, json!({}));
+                entry.why = format!("it could not be started: {error}");
+                self.forget(&record, rev, entry).await?;
+                return Err(error);
+            }
+        };
+        let evidence = json!({ "ran_after_ms": times.ran, "own_after_ms": times.own });
+        self.note_cloned(&record, actor, evidence).await;
         self.tell_vm(&record, "cloned");
         if record.restoring {
             self.restore_in_background(record.clone());
@@ -149,8 +153,8 @@ impl Control {
     }
 
     /// Writes down that a clone is whole. Where that fails it runs all the same, and the next start of Proteus writes it.
-    async fn note_cloned(&self, record: &VmRecord, actor: &str) {
-        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.cloned", record, json!({}));
+    async fn note_cloned(&self, record: &VmRecord, actor: &str, evidence: Value) {
+        let entry = |record: &VmRecord| self.vm_entry(actor, "vm.cloned", record, evidence.clone());
         if let Err(error) = self.change_record(record.id, entry, |record| record.cloning = false).await {
             tracing::warn!(vm = %record.intent.name, %error, "not written down that it was cloned");
         }
@@ -162,7 +166,7 @@ impl Control {
         for record in self.vms().await?.into_iter().filter(|record| record.cloning) {
             let removed = match self.node.is_whole(record.id).await {
                 Ok(true) => {
-                    self.note_cloned(&record, "proteus").await;
+                    self.note_cloned(&record, "proteus", json!({})).await;
                     continue;
                 }
                 Ok(false) => self.remove_clone(&record).await,

@@ -61,7 +61,7 @@ fn waiting_share(was: &VmCounters, is: &VmCounters) -> Option<Permille> {
 fn stretch_between(from: &Measurement, to: &Measurement, length: Duration) -> Stretch {
     let (was, is) = (&from.counters, &to.counters);
     Stretch {
-        length: Millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
+        length: Millis::from(length),
         psi_cpu: share(from.psi_cpu_us, to.psi_cpu_us, 1000, length),
         psi_memory: share(from.psi_memory_us, to.psi_memory_us, 1000, length),
         psi_io: share(from.psi_io_us, to.psi_io_us, 1000, length),

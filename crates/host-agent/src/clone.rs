@@ -16,11 +16,11 @@ use proteus_model::vm::{DiskIntent, PowerState, VmIntent};
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::GuestKind;
 use proteus_protocol::guest::v1::{Blob, ExecRequest, LinkIdentity, Reply, Request};
-use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
+use proteus_protocol::node::v1::{CloneTimes, NodeError, NodeErrorCode};
 use std::error::Error;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest wait for a clone to become somebody else: a moment, times ten for load, and the agent's own patience.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ impl HostAgent {
         template: VmId,
         vm: VmId,
         intent: &VmIntent,
-    ) -> Result<(), NodeError> {
+    ) -> Result<CloneTimes, NodeError> {
         let source = self.seat(template)?;
         if !is_template(&source) {
             let message = format!("{} is no template", source.intent.name);
@@ -89,7 +89,13 @@ impl HostAgent {
         outcome
     }
 
-    async fn clone_into_seat(&self, source: &Seat, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
+    async fn clone_into_seat(
+        &self,
+        source: &Seat,
+        vm: VmId,
+        intent: &VmIntent,
+    ) -> Result<CloneTimes, NodeError> {
+        let begun = Instant::now();
         let keep = |seat: &Seat| -> Result<(), SeatError> { self.seats().save(seat.clone()) };
         let mut seat = self
             .seats()
@@ -110,14 +116,15 @@ impl HostAgent {
         };
         let started = self.driver.start_clone(&seat, &template_dir(source), Box::pin(disks)).await;
         started.map_err(driver_error)?;
+        let ran = Millis::from(begun.elapsed());
         seat.furnished = true;
         self.take_identity(&seat).await?;
-        tracing::debug!(vm = %seat.intent.name, "a clone is somebody else");
         self.driver.light_link(vm).await.map_err(driver_error)?;
+        let own = Millis::from(begun.elapsed());
         seat.newborn = false;
         keep(&seat).map_err(seat_error)?;
         self.settle_in(&seat).await;
-        Ok(())
+        Ok(CloneTimes { ran, own })
     }
 
     /// Makes the clone somebody else than its template.

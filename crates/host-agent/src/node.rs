@@ -23,8 +23,8 @@ use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node, NodeError,
-    NodeErrorCode, ServiceObserved, StepCost,
+    CloneTimes, ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node,
+    NodeError, NodeErrorCode, ServiceObserved, StepCost,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -433,7 +433,12 @@ impl Node for HostAgent {
         self.make_template(vm).await
     }
 
-    async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent) -> Result<(), NodeError> {
+    async fn start_clone(
+        &self,
+        template: VmId,
+        vm: VmId,
+        intent: &VmIntent,
+    ) -> Result<CloneTimes, NodeError> {
         self.begin_clone(template, vm, intent).await
     }
 
@@ -556,8 +561,7 @@ impl Node for HostAgent {
         }
         let start = Instant::now();
         self.apply_in_guest(vm, setting).await?;
-        let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(StepCost { took_ms: Millis(took), blackout_ms: Millis(0) })
+        Ok(StepCost { took_ms: Millis::from(start.elapsed()), blackout_ms: Millis(0) })
     }
 
     async fn fence(&self, vm: VmId, fence: Generation) -> Result<(), NodeError> {

@@ -352,7 +352,7 @@ pub(crate) async fn vm_call(
 }
 
 pub(crate) fn since(start: Instant) -> Millis {
-    Millis(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    Millis::from(start.elapsed())
 }
 
 #[async_trait]

@@ -183,6 +183,13 @@ impl fmt::Display for BytesPerSec {
 #[serde(transparent)]
 pub struct Millis(pub u64);
 
+/// Whole milliseconds; the longest that there is where it is longer.
+impl From<std::time::Duration> for Millis {
+    fn from(duration: std::time::Duration) -> Self {
+        Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 impl From<Millis> for std::time::Duration {
     fn from(ms: Millis) -> Self {
         Self::from_millis(ms.0)

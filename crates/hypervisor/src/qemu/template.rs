@@ -269,7 +269,6 @@ pub(super) async fn start(
     let vm = driver.vm(seat.id)?;
     let live = vm.live.lock().await;
     vm_call(seat.id, &live.qmp, CLONING, "cont", Value::Null).await?;
-    tracing::debug!(vm = %seat.intent.name, took_ms = %since(begun), "a clone runs, dark");
     Ok(())
 }
 

@@ -185,6 +185,15 @@ pub struct ConsoleObserved {
     pub ended: bool,
 }
 
+/// How long the making of a clone took, each from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneTimes {
+    /// Until its guest ran, off the network and still as its template.
+    pub ran: Millis,
+    /// Until it was somebody else, and on the network.
+    pub own: Millis,
+}
+
 /// A node.
 #[async_trait]
 pub trait Node: Send + Sync {
@@ -230,7 +239,8 @@ pub trait Node: Send + Sync {
     async fn save_template(&self, vm: VmId) -> Result<Vec<DiskIntent>, NodeError>;
 
     /// Gives a VM its place and starts it from a template, as somebody else than it. On error nothing of it is left.
-    async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
+    async fn start_clone(&self, template: VmId, vm: VmId, intent: &VmIntent)
+    -> Result<CloneTimes, NodeError>;
 
     /// Whether the making of a clone came to its end; `false`: it is under way, or was cut short.
     async fn is_whole(&self, vm: VmId) -> Result<bool, NodeError>;
