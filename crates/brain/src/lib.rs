@@ -4,6 +4,8 @@ pub mod random;
 
 pub mod tree;
 
+pub mod telemetry;
+
 pub mod personality;
 
 pub mod plan;

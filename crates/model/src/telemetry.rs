@@ -1,6 +1,10 @@
 //! What was measured inside a VM at one moment. Counters are totals since boot; rates are the reader's business.
 //! A value that could not be read is `None`, never zero. Must never hold a judgement: that is `personality`.
 
+mod metric;
+
+pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};
+
 use crate::unit::{Bytes, Millis, Permille, UnixMillis};
 use serde::{Deserialize, Serialize};
 

@@ -294,10 +294,28 @@ pub struct VmCounters {
     pub net_to_guest: Option<u64>,
     /// Bytes from the guest.
     pub net_from_guest: Option<u64>,
+    /// Packets towards the guest.
+    #[serde(default)]
+    pub packets_to_guest: Option<u64>,
+    /// Packets from the guest.
+    #[serde(default)]
+    pub packets_from_guest: Option<u64>,
     /// Bytes read from disks.
     pub disk_read: Option<u64>,
     /// Bytes written to disks.
     pub disk_written: Option<u64>,
+    /// Reads of disks that were done.
+    #[serde(default)]
+    pub disk_reads: Option<u64>,
+    /// Writes to disks that were done.
+    #[serde(default)]
+    pub disk_writes: Option<u64>,
+    /// Flushes of disks' caches that were done.
+    #[serde(default)]
+    pub disk_flushes: Option<u64>,
+    /// Time that all these took, each for itself, ns.
+    #[serde(default)]
+    pub disk_took_ns: Option<u64>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,14 @@
+//! From counters to a history: the first stage. What a host counts and what a guest says become readings, readings
+//! become buckets. Must never take what is missing for zero, nor a guest's word against the host's.
+
+mod fault;
+
+mod merge;
+
+mod series;
+
+pub use fault::{Fault, Faults};
+
+pub use merge::{Disagreement, Look, Merger};
+
+pub use series::{Closed, Series, pool};
