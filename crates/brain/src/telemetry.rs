@@ -9,6 +9,6 @@ mod series;
 
 pub use fault::{Fault, Faults};
 
-pub use merge::{Disagreement, Look, Merger};
+pub use merge::{Disagreement, Merger};
 
 pub use series::{Closed, Series, pool};

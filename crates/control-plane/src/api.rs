@@ -91,6 +91,15 @@ const BEFORE: Parameter =
 const LIMIT: Parameter =
     Parameter { name: "limit", kind: "integer", summary: "At most so many, the last of them" };
 
+const STEP: Parameter =
+    Parameter { name: "step_s", kind: "integer", summary: "Resolution: 10, 60 (where none is named) or 600" };
+const METRICS: Parameter =
+    Parameter { name: "metrics", kind: "string", summary: "Their names, with commas between; all without" };
+const SINCE: Parameter =
+    Parameter { name: "since", kind: "integer", summary: "What begins then or later, ms since 1970" };
+const UNTIL: Parameter =
+    Parameter { name: "until", kind: "integer", summary: "What begins then or earlier, ms since 1970" };
+
 /// Every route.
 pub(crate) const ROUTES: &[Route] = &[
     route!(get "/host", Viewer, "What the host is and has", handler::host => wire::HostView),
@@ -107,6 +116,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/vms/{vm}/clone", Operator, "Start a VM from a template", handler::clone_vm, wire::CloneRequest => wire::VmView),
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
     route!(get "/vms/{vm}/services" [WAIT], Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
+    route!(get "/vms/{vm}/usage", Viewer, "What it uses now, as it was last looked at", handler::usage => wire::UsageView),
+    route!(get "/vms/{vm}/history" [STEP, METRICS, SINCE, UNTIL], Viewer, "What it used over time", handler::history => wire::HistoryView),
     route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
     route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<serde_json::Value>),
     route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),

@@ -29,6 +29,8 @@ mod health;
 
 mod console;
 
+mod telemetry;
+
 mod bring_up;
 
 pub mod image;

@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{ANSWER_LIMIT, Guest, GuestError};
 use crate::seat::Seats;
+use crate::telemetry::Telemetry;
 use crate::{bring_up, convert, disk, health, reach, template};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
@@ -23,8 +24,8 @@ use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
-    CloneTimes, ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HostReport, Measurement, Node,
-    NodeError, NodeErrorCode, ServiceObserved, StepCost,
+    CloneTimes, ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HistoryObserved, HostReport,
+    Measurement, Node, NodeError, NodeErrorCode, ServiceObserved, StepCost, UsageObserved,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,8 @@ pub struct HostAgent {
     consoles: tokio::sync::Mutex<HashMap<VmId, Arc<Console>>>,
     /// Per VM: the task that brings its services up, and what failed of it.
     bringing_up: Mutex<HashMap<VmId, BringUp>>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) telemetry: Telemetry,
 }
 
 fn meminfo(field: &str) -> Option<Bytes> {
@@ -107,6 +109,7 @@ impl HostAgent {
             consoles: tokio::sync::Mutex::default(),
             bringing_up: Mutex::default(),
             tasks: TaskTracker::new(),
+            telemetry: Telemetry::new(),
         };
         // All at once: one whose VMM does not answer keeps no other waiting.
         let looking = all.into_iter().map(|seat| {
@@ -217,7 +220,7 @@ impl HostAgent {
     }
 
     /// A look inside; `None` where there is no agent or it does not answer at once.
-    async fn glance(&self, vm: VmId) -> Option<Sample> {
+    pub(crate) async fn glance(&self, vm: VmId) -> Option<Sample> {
         let path = self.agent_path(vm).await.ok()?;
         match self.guest(vm).ask_within(&path, Request::Sample, GLANCE_LIMIT).await {
             Ok(Reply::Sample { sample }) => Some(*sample),
@@ -419,6 +422,7 @@ impl Node for HostAgent {
             }
         }
         self.seats().remove(vm).map_err(seat_error)?;
+        self.telemetry.forget(vm);
         // Whoever looked at it since it stopped made it known again.
         self.let_go(vm).await;
         Ok(left)
@@ -672,6 +676,15 @@ impl Node for HostAgent {
             measurement.guest_busy = sample.cpu.as_ref().and_then(busy);
         }
         Ok(measurement)
+    }
+
+    async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError> {
+        self.seat(vm)?;
+        Ok(self.telemetry.seen(vm).unwrap_or_default())
+    }
+
+    async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
+        self.history_of(vm, tier)
     }
 
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError> {

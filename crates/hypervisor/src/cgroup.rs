@@ -198,6 +198,15 @@ impl Group {
         }
     }
 
+    /// The threads in it.
+    pub fn threads(&self) -> io::Result<Vec<u32>> {
+        let list = match self.version {
+            Version::V1 => "tasks",
+            Version::V2 => "cgroup.threads",
+        };
+        Ok(read(&self.threads.join(list))?.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
     /// Time that the cap held the threads back, ns since the group was made.
     pub fn throttled_ns(&self) -> Option<u64> {
         let (field, factor) = match self.version {

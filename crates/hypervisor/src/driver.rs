@@ -10,6 +10,7 @@ use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -300,6 +301,9 @@ pub trait Driver: Send + Sync {
 
     /// Counters seen from the host.
     async fn counters(&self, vm: VmId) -> Result<VmCounters, DriverError>;
+
+    /// Of every VM that runs the counters that cost next to nothing: those in the host's own books. Waits for nobody.
+    async fn survey(&self) -> HashMap<VmId, VmCounters>;
 
     /// A user of the host for the VMM of a new VM, whose folder is there; `None`: its processes have none of their own.
     fn claim_user(&self, _folder: &Path, _slot: u16) -> Result<Option<u32>, DriverError> {

@@ -1,6 +1,8 @@
 //! The network of the guests of one Proteus: a network namespace of its own with a bridge in it. Nothing but
 //! an uplink, where an operator wants one, touches the host's own interfaces. Names derive from the instance, so that two run beside each other.
 
+mod counters;
+
 mod dhcp;
 
 mod filter;
@@ -10,6 +12,7 @@ mod link;
 
 mod uplink;
 
+pub use counters::LinkCounters;
 pub use filter::FilterError;
 pub use uplink::UplinkError;
 

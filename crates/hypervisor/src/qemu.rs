@@ -21,6 +21,8 @@ mod replace;
 
 mod snapshot;
 
+mod survey;
+
 mod template;
 
 use crate::cgroup::{Group, Hierarchy};
@@ -556,6 +558,10 @@ impl Driver for QemuDriver {
         let vm = self.vm(id)?;
         let live = vm.live.lock().await;
         knob::counters(self, &vm, &live).await
+    }
+
+    async fn survey(&self) -> HashMap<VmId, VmCounters> {
+        survey::all(self).await
     }
 
     fn claim_user(&self, folder: &Path, slot: u16) -> Result<Option<u32>, DriverError> {

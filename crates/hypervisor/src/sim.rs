@@ -295,6 +295,17 @@ impl Driver for SimDriver {
         Ok(VmCounters { at: UnixMillis(0), vcpu_run_ns: Some(sim.run_ns), ..VmCounters::default() })
     }
 
+    async fn survey(&self) -> HashMap<VmId, VmCounters> {
+        let names = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let vms = names.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let ids = vms.filter_map(|path| path.file_stem()?.to_str()?.parse::<VmId>().ok());
+        let counted = ids.filter_map(|vm| {
+            let run_ns = self.load(vm).ok()?.run_ns;
+            Some((vm, VmCounters { vcpu_run_ns: Some(run_ns), ..VmCounters::default() }))
+        });
+        counted.collect()
+    }
+
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.load(vm)?;
         Ok(Applied { took_ms: Millis(20), blackout_ms: Millis(20) })

@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// A wired Proteus.
 pub struct Service {
@@ -21,6 +23,28 @@ pub struct Service {
     /// Its store.
     pub store: Arc<Embedded>,
     driver: Arc<QemuDriver>,
+    watching: Watching,
+}
+
+/// The task that looks at every VM.
+struct Watching {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Watching {
+    fn begin(node: Arc<HostAgent>) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(node.watch(stop.clone())), stop }
+    }
+
+    /// What was measured is on disk when this returns.
+    async fn end(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the task that looks at VMs failed");
+        }
+    }
 }
 
 /// Name of the instance whose state is in `dir`: every namespace, control group and tap of it is named by this,
@@ -75,7 +99,7 @@ impl Service {
         let Taken { state, store } = taken;
         let driver = Arc::new(QemuDriver::open(&instance(&state)?, &state).await.context("open the host")?);
         match Self::wire(&state, &store, &driver).await {
-            Ok(control) => Ok(Self { control, store, driver }),
+            Ok((control, node)) => Ok(Self { control, store, driver, watching: Watching::begin(node) }),
             Err(error) => {
                 if let Err(left) = driver.close_if_idle().await {
                     tracing::warn!(error = %left, "the host is not given back as it was");
@@ -85,7 +109,11 @@ impl Service {
         }
     }
 
-    async fn wire(state: &Path, store: &Arc<Embedded>, driver: &Arc<QemuDriver>) -> Result<Arc<Control>> {
+    async fn wire(
+        state: &Path,
+        store: &Arc<Embedded>,
+        driver: &Arc<QemuDriver>,
+    ) -> Result<(Arc<Control>, Arc<HostAgent>)> {
         let probe = driver.probe_report().clone();
         tracing::info!(accelerator = probe.accelerator.word(), why = %probe.why, "guests run on");
         let reach = Reach::Network(driver.network().clone());
@@ -94,8 +122,8 @@ impl Service {
             accelerator_why: probe.why,
             hypervisor: probe.version,
         };
-        let node = HostAgent::open(driver.clone(), reach, facts, state).await?;
-        let control = Control::new(store.clone(), Arc::new(node), clock(), entropy());
+        let node = Arc::new(HostAgent::open(driver.clone(), reach, facts, state).await?);
+        let control = Control::new(store.clone(), node.clone(), clock(), entropy());
         control.share_files(state.join("images"));
         let copied = store.clone();
         let write = move |to: PathBuf| -> BackupFuture {
@@ -112,12 +140,13 @@ impl Service {
         control.resume().await.context("take up what a crash cut short")?;
         control.watch_vms();
         control.keep_history_short();
-        Ok(control)
+        Ok((control, node))
     }
 
     /// Ends: running morphs first. Guests keep running; where none does, the host is given back as it was.
     pub async fn close(self) -> Result<()> {
         self.control.stop().await;
+        self.watching.end().await;
         let mut running = false;
         for record in self.control.vms().await? {
             running |= self.control.runs(record.id).await;

@@ -22,13 +22,11 @@ pub enum Fault {
     Gap,
     /// A value that cannot be.
     Absurd,
-    /// The guest's word is older than what it is merged with.
-    Stale,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Late,
         Self::Repeated,
         Self::Future,
@@ -37,7 +35,6 @@ impl Fault {
         Self::Reset,
         Self::Gap,
         Self::Absurd,
-        Self::Stale,
     ];
 
     /// Its name, as on the wire and in metrics.
@@ -51,7 +48,6 @@ impl Fault {
             Self::Reset => "reset",
             Self::Gap => "gap",
             Self::Absurd => "absurd",
-            Self::Stale => "stale",
         }
     }
 }

@@ -8,24 +8,10 @@ use proteus_model::vm::VmCounters;
 
 /// Longest time between two looks of which a rate is told: beyond it what happened in between is not known.
 const GAP_MS: u64 = 60_000;
-/// Oldest word of a guest that still belongs to a look. Guests are asked once a second where they are asked.
-const STALE_MS: u64 = 5_000;
 /// Least CPU of the host's count, thousandths of a core, at which the two counts are compared.
 const COMPARED_CPU_MIN: f32 = 50.0;
 /// Weight of the newest comparison in the running mean: about the last 30 count.
 const COMPARED_WEIGHT: f32 = 0.065;
-
-/// What was seen at one moment. Times are the host's own steady ones, ms, from any beginning: a clock that is set does
-/// not move them.
-#[derive(Debug, Clone, Copy)]
-pub struct Look<'a> {
-    /// When the host's counters were read.
-    pub at_ms: u64,
-    /// What the host counted; `None`: it could not be read.
-    pub host: Option<&'a VmCounters>,
-    /// The guest's last word and when it came; `None`: it has no agent, or none was heard.
-    pub guest: Option<(u64, &'a GuestSample)>,
-}
 
 /// How far what a guest says is from what its host counts. 0: they agree.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -36,11 +22,49 @@ pub struct Disagreement {
     pub compared: u64,
 }
 
+/// A counter of the host's: what its rise per second is, how it is read, and how much of it is one unit.
+type Counter = (Metric, fn(&VmCounters) -> Option<u64>, f64);
+
+/// Nanoseconds in a second as thousandths of it.
+const SHARE: f64 = 1e6;
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1_048_576.0;
+
+const COUNTERS: [Counter; 13] = [
+    (Metric::Cpu, |c| c.vcpu_run_ns, SHARE),
+    (Metric::RunDelay, |c| c.vcpu_wait_ns, SHARE),
+    (Metric::Throttled, |c| c.throttled_ns, SHARE),
+    (Metric::Overhead, |c| c.vmm_run_ns?.checked_sub(c.vcpu_run_ns?), SHARE),
+    (Metric::DiskRead, |c| c.disk_read, KIB),
+    (Metric::DiskWritten, |c| c.disk_written, KIB),
+    (Metric::Received, |c| c.net_to_guest, KIB),
+    (Metric::Sent, |c| c.net_from_guest, KIB),
+    (Metric::Reads, |c| c.disk_reads, 1.0),
+    (Metric::Writes, |c| c.disk_writes, 1.0),
+    (Metric::Flushes, |c| c.disk_flushes, 1.0),
+    (Metric::PacketsReceived, |c| c.packets_to_guest, 1.0),
+    (Metric::PacketsSent, |c| c.packets_from_guest, 1.0),
+];
+
+/// Column of the CPU time.
+const CPU: usize = 0;
+
+/// A counter as it was read last. Each has its own: some are read more rarely than others.
+#[derive(Debug, Clone, Copy)]
+struct Base {
+    at: u64,
+    value: u64,
+}
+
 /// Turns looks at one VM into readings.
 #[derive(Debug, Default)]
 pub struct Merger {
-    host: Option<(u64, VmCounters)>,
-    guest: Option<(u64, GuestTotals)>,
+    looked_at: Option<u64>,
+    host: [Option<Base>; COUNTERS.len()],
+    /// Operations on disks, and the time that they took, ns.
+    disk: Option<(u64, u64, u64)>,
+    /// The guest's last word, when it came, and the host's count of the CPU then.
+    guest: Option<(u64, GuestTotals, Option<Base>)>,
     faults: Faults,
     disagreement: Disagreement,
 }
@@ -73,11 +97,13 @@ impl From<&GuestSample> for GuestTotals {
     }
 }
 
-const KIB: f64 = 1024.0;
-const MIB: f64 = 1_048_576.0;
-
 fn mib(bytes: Bytes) -> f32 {
     (bytes.0 as f64 / MIB) as f32
+}
+
+/// Seconds of which a rate can be told; `None`: none have gone by, or so many that what happened is not known.
+fn span(then: u64, now: u64) -> Option<f64> {
+    now.checked_sub(then).filter(|ms| (1..=GAP_MS).contains(ms)).map(|ms| ms as f64 / 1000.0)
 }
 
 impl Merger {
@@ -93,34 +119,45 @@ impl Merger {
 
     /// Forgets what was counted last, as when a VM has a new VMM or a new boot: the next look is a beginning.
     pub fn begin_anew(&mut self) {
-        (self.host, self.guest) = (None, None);
+        (self.looked_at, self.host, self.disk, self.guest) = (None, Default::default(), None, None);
     }
 
-    /// The reading of this look: levels of now, and rates since the look before. A first look has only levels.
-    pub fn merge(&mut self, look: Look<'_>) -> Reading {
+    /// What the host counted at a moment of its steady clock, ms, which nobody sets: levels of now, and of each counter
+    /// the rate since it was read before. A first look has only levels.
+    pub fn count(&mut self, at_ms: u64, counters: &VmCounters) -> Reading {
         let mut reading = Reading::default();
-        if let Some(counters) = look.host {
-            reading.set(Metric::Memory, counters.resident.map(mib));
-            self.host_rates(look.at_ms, counters, &mut reading);
+        let before = *self.looked_at.get_or_insert(at_ms);
+        match at_ms.checked_sub(before) {
+            // What is older says nothing of now.
+            None => {
+                self.faults.count(Fault::Late);
+                return reading;
+            }
+            Some(0) if self.host.iter().any(Option::is_some) => {
+                self.faults.count(Fault::Repeated);
+                return reading;
+            }
+            Some(since) if since > GAP_MS => self.faults.count(Fault::Gap),
+            Some(_) => {}
         }
-        match look.guest {
-            Some((at, _)) if look.at_ms.saturating_sub(at) > STALE_MS => self.faults.count(Fault::Stale),
-            Some((at, sample)) => self.guest_rates(at, sample, &mut reading),
-            None => {}
+        self.looked_at = Some(at_ms);
+        reading.set(Metric::Memory, counters.resident.map(mib));
+        for (column, (metric, read, unit)) in COUNTERS.into_iter().enumerate() {
+            let Some(value) = read(counters) else { continue };
+            let Some(before) = self.host[column].replace(Base { at: at_ms, value }) else { continue };
+            let Some(seconds) = span(before.at, at_ms) else { continue };
+            let rate = self.rate(Some(before.value), Some(value), seconds);
+            reading.set(metric, rate.map(|rate| (rate / unit) as f32));
         }
+        reading.set(Metric::DiskLatency, self.latency_us(at_ms, counters));
         reading
     }
 
-    /// Time since `before`; `None`: no rate can be told of it.
-    fn elapsed(&mut self, before: u64, now: u64) -> Option<f64> {
-        let fault = match now.checked_sub(before) {
-            None => Fault::Late,
-            Some(0) => Fault::Repeated,
-            Some(ms) if ms > GAP_MS => Fault::Gap,
-            Some(ms) => return Some(ms as f64 / 1000.0),
-        };
-        self.faults.count(fault);
-        None
+    /// What the guest said at a moment of the host's steady clock, ms.
+    pub fn hear(&mut self, at_ms: u64, sample: &GuestSample) -> Reading {
+        let mut reading = Reading::default();
+        self.guest_rates(at_ms, sample, &mut reading);
+        reading
     }
 
     /// Rise of a counter per second; `None`: it was not read both times, or its owner began anew.
@@ -133,36 +170,14 @@ impl Merger {
         Some(rise as f64 / seconds)
     }
 
-    fn host_rates(&mut self, at: u64, now: &VmCounters, reading: &mut Reading) {
-        let before = self.host.replace((at, now.clone()));
-        let Some((then, before)) = before else { return };
-        let Some(seconds) = self.elapsed(then, at) else {
-            if at < then {
-                // What is older says nothing of now.
-                self.host = Some((then, before));
-            }
-            return;
-        };
-        // Nanoseconds in a second, as thousandths: 10^6.
-        let mut put = |merger: &mut Self, metric, was: Option<u64>, is: Option<u64>, unit: f64| {
-            let value = merger.rate(was, is, seconds).map(|rate| (rate / unit) as f32);
-            reading.set(metric, value);
-        };
-        put(self, Metric::Cpu, before.vcpu_run_ns, now.vcpu_run_ns, 1e6);
-        put(self, Metric::RunDelay, before.vcpu_wait_ns, now.vcpu_wait_ns, 1e6);
-        put(self, Metric::Throttled, before.throttled_ns, now.throttled_ns, 1e6);
-        let beside = |counters: &VmCounters| counters.vmm_run_ns?.checked_sub(counters.vcpu_run_ns?);
-        put(self, Metric::Overhead, beside(&before), beside(now), 1e6);
-        put(self, Metric::DiskRead, before.disk_read, now.disk_read, KIB);
-        put(self, Metric::DiskWritten, before.disk_written, now.disk_written, KIB);
-        put(self, Metric::Received, before.net_to_guest, now.net_to_guest, KIB);
-        put(self, Metric::Sent, before.net_from_guest, now.net_from_guest, KIB);
-        put(self, Metric::Reads, before.disk_reads, now.disk_reads, 1.0);
-        put(self, Metric::Writes, before.disk_writes, now.disk_writes, 1.0);
-        put(self, Metric::Flushes, before.disk_flushes, now.disk_flushes, 1.0);
-        put(self, Metric::PacketsReceived, before.packets_to_guest, now.packets_to_guest, 1.0);
-        put(self, Metric::PacketsSent, before.packets_from_guest, now.packets_from_guest, 1.0);
-        reading.set(Metric::DiskLatency, latency_us(&before, now));
+    /// Mean time of an operation on a disk since they were counted last, µs; `None`: there was none.
+    fn latency_us(&mut self, at: u64, now: &VmCounters) -> Option<f32> {
+        let done = now.disk_reads?.checked_add(now.disk_writes?)?.checked_add(now.disk_flushes?)?;
+        let took = now.disk_took_ns?;
+        let (then, done_before, took_before) = self.disk.replace((at, done, took))?;
+        span(then, at)?;
+        let operations = done.checked_sub(done_before).filter(|count| *count > 0)?;
+        Some((took.checked_sub(took_before)? as f64 / operations as f64 / 1e3) as f32)
     }
 
     fn guest_rates(&mut self, at: u64, sample: &GuestSample, reading: &mut Reading) {
@@ -175,13 +190,16 @@ impl Merger {
         });
         reading.set(Metric::GuestMemory, used.map(|used| mib(Bytes(used))));
         let now = GuestTotals::from(sample);
-        let Some((then, before)) = self.guest.replace((at, now)) else { return };
+        let Some((then, before, counted_then)) = self.guest.replace((at, now, self.host[CPU])) else {
+            return;
+        };
         if before.sequence == now.sequence {
-            // Not a new word: the host looks more often than the agent speaks.
-            self.guest = Some((then, before));
+            // Not a new word.
+            self.faults.count(Fault::Repeated);
+            self.guest = Some((then, before, counted_then));
             return;
         }
-        let Some(seconds) = self.elapsed(then, at) else { return };
+        let Some(seconds) = span(then, at) else { return };
         // A share of time, ‰: µs in a second, thousandths: 10^3. More than all of it cannot be.
         let mut share = |merger: &mut Self, metric, was, is| {
             let value = merger.rate(was, is, seconds).map(|rate| (rate / 1e3) as f32);
@@ -204,7 +222,11 @@ impl Merger {
         times(self, Metric::Switches, before.switches, now.switches);
         times(self, Metric::Forks, before.forks, now.forks);
         let said = self.rate(before.cpu_us, now.cpu_us, seconds).map(|rate| (rate / 1e3) as f32);
-        self.compare(said, reading.get(Metric::Cpu));
+        let counted = counted_then.zip(self.host[CPU]).and_then(|(then, now)| {
+            let rise = now.value.checked_sub(then.value)?;
+            Some((rise as f64 / span(then.at, now.at)? / SHARE) as f32)
+        });
+        self.compare(said, counted);
     }
 
     fn compare(&mut self, said: Option<f32>, counted: Option<f32>) {
@@ -216,14 +238,6 @@ impl Merger {
         let mean = self.disagreement.cpu.map_or(off, |mean| mean + (off - mean) * COMPARED_WEIGHT);
         self.disagreement = Disagreement { cpu: Some(mean), compared: self.disagreement.compared + 1 };
     }
-}
-
-/// Mean time of an operation between two looks, µs; `None`: there was none.
-fn latency_us(before: &VmCounters, now: &VmCounters) -> Option<f32> {
-    let done = |c: &VmCounters| c.disk_reads?.checked_add(c.disk_writes?)?.checked_add(c.disk_flushes?);
-    let operations = done(now)?.checked_sub(done(before)?)?;
-    let took = now.disk_took_ns?.checked_sub(before.disk_took_ns?)?;
-    (operations > 0).then(|| (took as f64 / operations as f64 / 1e3) as f32)
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ impl Series {
 
     /// Closes every bucket that does not have the moment `at`; `None`: all of them.
     fn close_until(&mut self, at: Option<UnixMillis>) -> Vec<Closed> {
-        let is_over = |tier: usize, begin: UnixMillis| at.is_none_or(|at| Tier::ALL[tier].begin_of(at) != begin);
+        let is_over =
+            |tier: usize, begin: UnixMillis| at.is_none_or(|at| Tier::ALL[tier].begin_of(at) != begin);
         let mut closed = Vec::new();
         let mut close = |tier: usize, bucket: Bucket| closed.push(Closed { tier, bucket });
         if let (Some((last, _)), false) = (self.last, self.open.is_empty()) {

@@ -3,9 +3,12 @@
 
 mod snapshot;
 
+mod telemetry;
+
 mod uplink;
 
 pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
+pub(super) use telemetry::{history, usage};
 pub(super) use uplink::{disable_uplink, enable_uplink, uplink};
 
 use super::access::{Caller, TokenRecord};

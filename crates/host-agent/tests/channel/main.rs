@@ -91,6 +91,9 @@ impl Driver for Played {
     async fn counters(&self, vm: VmId) -> Result<VmCounters, DriverError> {
         self.sim.counters(vm).await
     }
+    async fn survey(&self) -> std::collections::HashMap<VmId, VmCounters> {
+        self.sim.survey().await
+    }
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
         self.sim.replace_vmm(vm).await
     }

@@ -1,8 +1,10 @@
 //! The packet filter of a VM on the host: one `netdev` table per VM, bound to its tap, both directions.
 //!
-//! Stateless, because bridges on common kernels have no connection tracking: rules decide about new TCP
-//! connections (SYN), and about each packet of other protocols; TCP segments of connections that stand pass. An
-//! accepted UDP or ICMP exchange passes its answers by a mirrored rule. So a new policy never cuts a connection.
+//! Bridges on common kernels have no connection tracking. So rules decide about new TCP connections (SYN), and about
+//! each packet of other protocols; TCP segments of connections that stand pass, and a new policy never cuts one. The
+//! answers of UDP and ICMP pass in two ways: those of a rule that names its protocol by a mirrored rule; those of what a
+//! default accepts, or a rule for any protocol, by sets in which the kernel remembers who was spoken to, for a while. Without them a guest that may ask
+//! for anything would hear no answer of a name server.
 
 use super::{Network, tap_name};
 use crate::driver::DriverError;
@@ -75,6 +77,61 @@ fn always_pass() -> Vec<Value> {
     [standing, answer, arp, neighbours].into_iter().map(|m| json!([m, {"accept": null}])).collect()
 }
 
+/// How long it is remembered who was spoken to, s, as long as Linux remembers a UDP exchange that was answered
+/// (`nf_conntrack_udp_timeout_stream`).
+const REMEMBERED_S: u32 = 120;
+/// Most peers that are remembered of a VM, in each set; beyond it answers to new ones do not pass.
+const REMEMBERED_MAX: u32 = 16_384;
+
+/// The sets of who was spoken to: by UDP peer, its port and the guest's; by ICMP the peer.
+const SETS: [(&str, &str, &str, Option<&str>); 4] = [
+    ("udp4", "ipv4_addr", "ip", Some("udp")),
+    ("udp6", "ipv6_addr", "ip6", Some("udp")),
+    ("icmp4", "ipv4_addr", "ip", None),
+    ("icmp6", "ipv6_addr", "ip6", None),
+];
+
+/// Whether a direction's accepting must be remembered for the answers: what comes back would be dropped.
+fn remembers(policy: &PacketPolicy, direction: Direction) -> bool {
+    match direction {
+        Direction::Ingress => policy.egress_default == Verdict::Drop,
+        Direction::Egress => policy.ingress_default == Verdict::Drop,
+    }
+}
+
+/// For each set a match on its protocol, its key for packets of this direction, and its name.
+fn exchanges(direction: Direction) -> impl Iterator<Item = (Value, Value, String)> {
+    let inwards = direction == Direction::Ingress;
+    SETS.into_iter().map(move |(name, _, network, transport)| {
+        let peer = payload(network, if inwards { "saddr" } else { "daddr" });
+        let (theirs, own) = if inwards { ("sport", "dport") } else { ("dport", "sport") };
+        let l4 = |word: &str| equals(json!({"meta": {"key": "l4proto"}}), json!(word));
+        match transport {
+            Some(udp) => {
+                (l4(udp), json!({"concat": [peer, payload(udp, theirs), payload(udp, own)]}), name.to_owned())
+            }
+            None => (l4(if network == "ip" { "icmp" } else { "ipv6-icmp" }), peer, name.to_owned()),
+        }
+    })
+}
+
+/// Rules that remember whom packets that match `when` speak to; they decide nothing.
+fn remember(when: &[Value], direction: Direction) -> Vec<Value> {
+    let rule = |(l4, key, set): (Value, Value, String)| {
+        let put = json!({"set": {"op": "update", "elem": key, "set": format!("@{set}")}});
+        Value::Array(when.iter().cloned().chain([l4, put]).collect())
+    };
+    exchanges(direction).map(rule).collect()
+}
+
+/// Rules that let answers of remembered peers pass.
+fn answers(direction: Direction) -> Vec<Value> {
+    let rule = |(l4, key, set): (Value, Value, String)| {
+        json!([l4, equals(key, json!(format!("@{set}"))), verdict(Verdict::Accept)])
+    };
+    exchanges(direction).map(rule).collect()
+}
+
 fn chain_rules(policy: &PacketPolicy, direction: Direction) -> Vec<Value> {
     let mut rules = always_pass();
     for rule in &policy.rules {
@@ -82,6 +139,10 @@ fn chain_rules(policy: &PacketPolicy, direction: Direction) -> Vec<Value> {
         let mirrored = stateless && rule.verdict == Verdict::Accept;
         if rule.direction == direction || mirrored {
             let mut all = expressions(rule, rule.direction != direction);
+            let any = rule.protocol.is_none() && rule.verdict == Verdict::Accept;
+            if any && remembers(policy, direction) {
+                rules.extend(remember(&all, direction));
+            }
             all.push(verdict(rule.verdict));
             rules.push(Value::Array(all));
         }
@@ -90,6 +151,16 @@ fn chain_rules(policy: &PacketPolicy, direction: Direction) -> Vec<Value> {
         Direction::Ingress => policy.ingress_default,
         Direction::Egress => policy.egress_default,
     };
+    let other = match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
+    };
+    if remembers(policy, other) {
+        rules.extend(answers(direction));
+    }
+    if default == Verdict::Accept && remembers(policy, direction) {
+        rules.extend(remember(&[], direction));
+    }
     rules.push(json!([verdict(default)]));
     rules
 }
@@ -101,6 +172,16 @@ fn commands(slot: u16, policy: Option<&PacketPolicy>) -> Value {
     let mut all = vec![json!({ "add": whole }), json!({ "delete": whole })];
     if let Some(policy) = policy {
         all.push(json!({ "add": whole }));
+        let remembered = [Direction::Ingress, Direction::Egress].iter().any(|way| remembers(policy, *way));
+        for (name, address, _, transport) in SETS.into_iter().filter(|_| remembered) {
+            let key = match transport {
+                Some(_) => json!([address, "inet_service", "inet_service"]),
+                None => json!(address),
+            };
+            let set = json!({"family": "netdev", "table": table, "name": name, "type": key,
+                "flags": ["timeout"], "timeout": REMEMBERED_S, "size": REMEMBERED_MAX});
+            all.push(json!({"add": {"set": set}}));
+        }
         // What goes to the guest leaves the host through the tap: the tap's egress is the guest's ingress.
         for (chain, hook, direction) in
             [("to_guest", "egress", Direction::Ingress), ("from_guest", "ingress", Direction::Egress)]
@@ -166,8 +247,15 @@ mod tests {
         };
         let ingress = chain_rules(&policy, Direction::Ingress);
         let egress = chain_rules(&policy, Direction::Egress);
-        assert_eq!(ingress.len(), always_pass().len() + 2);
-        assert_eq!(egress.len(), always_pass().len() + 1);
+        // The answers of what the egress accepts are let in, and only they.
+        assert_eq!(ingress.len(), always_pass().len() + 2 + SETS.len());
+        assert_eq!(egress.len(), always_pass().len() + 1 + SETS.len());
+        let closed = PacketPolicy { egress_default: Verdict::Drop, ..policy.clone() };
+        assert!(
+            !chain_rules(&closed, Direction::Egress).iter().any(|rule| rule.to_string().contains("update"))
+        );
+        let open = PacketPolicy { ingress_default: Verdict::Accept, ..policy };
+        assert_eq!(chain_rules(&open, Direction::Egress).len(), always_pass().len() + 1);
         assert_eq!(ingress.last(), Some(&json!([{"drop": null}])));
         assert_eq!(egress.last(), Some(&json!([{"accept": null}])));
     }

@@ -9,15 +9,14 @@ pub(super) mod image;
 pub(super) mod memory;
 
 use super::process::{self, FilterNext};
-use super::{Live, QemuDriver, QemuVm};
+use super::{Live, QemuDriver, QemuVm, survey};
 use crate::cgroup::CAP_MIN;
 use crate::driver::DriverError;
 use proteus_model::policy::PacketPolicy;
 use proteus_model::setting::{Knob, Setting};
-use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::VmCounters;
 use serde_json::Value;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 fn not_mine(knob: Knob) -> DriverError {
     DriverError::Unsupported { knob, why: "the guest's agent turns it, not the hypervisor".into() }
@@ -121,42 +120,21 @@ pub(super) async fn apply(
     }
 }
 
-fn two_fields(text: &str) -> Option<(u64, u64)> {
-    let mut fields = text.split_whitespace();
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-/// Counters from the host's own books.
+/// Counters from the host's own books, and from the VMM those of the disks.
 pub(super) async fn counters(
     driver: &QemuDriver,
-    vm: &QemuVm,
+    vm: &Arc<QemuVm>,
     live: &Live,
 ) -> Result<VmCounters, DriverError> {
-    let pid = live.run.pid;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut counters =
-        VmCounters { at: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(0)), ..VmCounters::default() };
-    let schedstat = |tid: u64| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
-        two_fields(&text)
-    };
-    let cpus = super::vm_call(vm.seat.id, &live.qmp, "list vCPUs", "query-cpus-fast", Value::Null).await?;
-    let threads = cpus.as_array().map(Vec::as_slice).unwrap_or_default();
-    let per_thread: Option<Vec<(u64, u64)>> =
-        threads.iter().map(|cpu| cpu["thread-id"].as_u64().and_then(schedstat)).collect();
-    if let Some(all) = per_thread.filter(|all| !all.is_empty()) {
-        counters.vcpu_run_ns = Some(all.iter().map(|(run, _)| run).sum());
-        counters.vcpu_wait_ns = Some(all.iter().map(|(_, wait)| wait).sum());
-    }
-    counters.throttled_ns = vm.group.throttled_ns();
-    counters.resident = process::resident(&driver.ram_dir, &vm.seat).map(Bytes);
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let tids = tasks.filter_map(|t| t.file_name().to_string_lossy().parse().ok());
-    counters.vmm_run_ns = tids.map(|tid| schedstat(tid).map(|(run, _)| run)).sum();
+    let mut counters = survey::one(driver, vm.clone()).await;
     let blocks =
         super::vm_call(vm.seat.id, &live.qmp, "read disk counters", "query-blockstats", Value::Null).await?;
     let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
     let sum = |field: &str| blocks.iter().map(|b| b["stats"][field].as_u64()).sum::<Option<u64>>();
     (counters.disk_read, counters.disk_written) = (sum("rd_bytes"), sum("wr_bytes"));
+    (counters.disk_reads, counters.disk_writes) = (sum("rd_operations"), sum("wr_operations"));
+    counters.disk_flushes = sum("flush_operations");
+    let took = ["rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns"].map(sum);
+    counters.disk_took_ns = took.into_iter().sum();
     Ok(counters)
 }

@@ -9,6 +9,7 @@ use proteus_model::policy::{Direction, PacketPolicy, PacketRule, Protocol, Verdi
 use proteus_model::setting::{DiskLimit, Knob, KnobKind, NicRate, Setting, Weight};
 use proteus_model::unit::{Bytes, BytesPerSec, MilliCpu};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -242,6 +243,54 @@ async fn nic_rate(guest: &Guest, channel: &mut Channel) {
     assert_eq!(guest.in_namespace(&["nft", "list", "ruleset"]), ruleset);
 }
 
+/// A name server on the bridge that knows no name, and says so; it ends when the guest does.
+fn serve_names(guest: &Guest) {
+    let namespace =
+        std::fs::File::open(format!("/run/netns/{}", guest.driver.network().namespace())).unwrap();
+    let (bound, ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let socket = std::net::UdpSocket::bind("10.80.0.1:53").unwrap();
+        bound.send(()).unwrap();
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            // An answer, of a server that recurses: there is no such name.
+            (packet[2], packet[3]) = (packet[2] | 0x80, 0x83);
+            let _ = socket.send_to(&packet[..length], from);
+        }
+    });
+    ready.recv().unwrap();
+}
+
+/// A guest that may speak to anybody hears the answers, and nobody else.
+async fn answers_pass(guest: &Guest, channel: &mut Channel) {
+    serve_names(guest);
+    let any =
+        PacketPolicy { rules: Vec::new(), ingress_default: Verdict::Drop, egress_default: Verdict::Accept };
+    let by_rule = PacketRule {
+        direction: Direction::Egress,
+        protocol: None,
+        ports: None,
+        peer: None,
+        verdict: Verdict::Accept,
+    };
+    let ruled = PacketPolicy { rules: vec![by_rule], egress_default: Verdict::Drop, ..any.clone() };
+    for policy in [any, ruled] {
+        turn(guest, &Setting::NetworkPolicy { policy: Some(policy) }).await;
+        let asked = channel.exec(&["/bin/busybox", "nslookup", "example.org", "10.80.0.1"]).await;
+        let said = format!("{}{}", asked.stdout.to_text_lossy(), asked.stderr.to_text_lossy());
+        assert!(said.contains("NXDOMAIN"), "no answer of the name server: {said}");
+        let pinged = channel.exec(&["/bin/busybox", "ping", "-c", "1", "-W", "5", "10.80.0.1"]).await;
+        assert!(
+            pinged.stdout.to_text_lossy().contains("1 packets received"),
+            "{}",
+            pinged.stdout.to_text_lossy()
+        );
+        assert!(guest.connect(9003, Duration::from_secs(3)).await.is_err(), "nobody may come in");
+    }
+}
+
 async fn network_policy(guest: &Guest, channel: &mut Channel) {
     channel.sh("(while :; do nc -l -p 9003 </dev/null; done) >/dev/null 2>&1 &").await;
     listening(guest, 9003).await;
@@ -274,6 +323,7 @@ async fn network_policy(guest: &Guest, channel: &mut Channel) {
     turn(guest, &Setting::NetworkPolicy { policy: Some(nothing) }).await;
     assert!(guest.connect(80, Duration::from_secs(3)).await.is_err());
     assert!(get_page(&mut standing).is_ok(), "a policy cut a connection that stood");
+    answers_pass(guest, channel).await;
     undo(guest, &before).await;
     assert_eq!(guest.in_namespace(&["nft", "list", "ruleset"]), ruleset);
     guest.connect(9003, Duration::from_secs(10)).await.unwrap();

@@ -174,6 +174,13 @@ impl Reading {
         self.0[metric as usize]
     }
 
+    /// Takes from another what is missing here.
+    pub fn fill(&mut self, other: &Self) {
+        for (value, theirs) in self.0.iter_mut().zip(other.0) {
+            *value = value.or(theirs);
+        }
+    }
+
     /// Sets a value; what is no number, or negative, is "not measured".
     pub fn set(&mut self, metric: Metric, value: Option<f32>) {
         self.0[metric as usize] = value.filter(|value| value.is_finite() && *value >= 0.0);
@@ -196,7 +203,7 @@ pub struct Summary {
 }
 
 /// What a VM's metrics were over a stretch of time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Where it begins: a multiple of its tier's step.
     pub begins_at: UnixMillis,

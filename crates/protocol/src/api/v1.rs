@@ -1,6 +1,10 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+mod telemetry;
+
+pub use telemetry::{BucketView, HISTORY_STEPS_S, HistoryView, SummaryView, UsageView, ValueView};
+
 use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
 use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;

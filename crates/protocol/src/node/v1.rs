@@ -7,12 +7,14 @@ use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::unit::{Bytes, Millis, Permille};
+use proteus_model::telemetry::{Bucket, Metric};
+use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
     BootObserved, DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Kinds of refusal that a control plane treats differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +126,28 @@ pub struct Measurement {
     pub guest_available: Option<Bytes>,
     /// CPU that the guest used of what is online, over its last interval.
     pub guest_busy: Option<Permille>,
+}
+
+/// How a VM was when it was last looked at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UsageObserved {
+    /// When; `None`: not since the node began.
+    pub at: Option<UnixMillis>,
+    /// What was measured; what was not is not in it.
+    pub values: BTreeMap<Metric, f32>,
+    /// What was wrong with its samples since the node began, by name, and how often.
+    pub faults: BTreeMap<String, u64>,
+    /// How far the guest's count of its CPU time is from the host's, as a share of that; `None`: never compared.
+    pub disagreement: Option<f32>,
+}
+
+/// A VM's history of one resolution.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HistoryObserved {
+    /// Oldest first.
+    pub buckets: Vec<Bucket>,
+    /// Parts of all resolutions that are damaged, and left out.
+    pub damaged: u64,
 }
 
 /// A program to run inside a guest.
@@ -305,6 +329,12 @@ pub trait Node: Send + Sync {
 
     /// Looks how it fares.
     async fn measure(&self, vm: VmId) -> Result<Measurement, NodeError>;
+
+    /// How it was when it was last looked at. Asks nothing of it.
+    async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError>;
+
+    /// Its history, of the resolution in this place of [`proteus_model::telemetry::Tier::ALL`].
+    async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError>;
 
     /// Runs a program inside.
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError>;

@@ -18,24 +18,31 @@ fn host(run_ms: u64, read: u64) -> VmCounters {
 
 fn guest(sequence: u64, busy_ms: u64) -> GuestSample {
     let cpu = CpuObserved { user_us: busy_ms * 1000, switches: Some(busy_ms * 10), ..CpuObserved::default() };
-    let memory = MemoryObserved { total: Bytes::mib(256), available: Bytes::mib(200), ..MemoryObserved::default() };
+    let memory =
+        MemoryObserved { total: Bytes::mib(256), available: Bytes::mib(200), ..MemoryObserved::default() };
     let mut sample = GuestSample { sequence, cpu: Some(cpu), memory: Some(memory), ..GuestSample::default() };
-    sample.pressure.cpu_some = Some(PressureObserved { total_us: busy_ms * 500, ..PressureObserved::default() });
+    sample.pressure.cpu_some =
+        Some(PressureObserved { total_us: busy_ms * 500, ..PressureObserved::default() });
     sample
 }
 
-fn look<'a>(at_ms: u64, host: &'a VmCounters, guest: Option<(u64, &'a GuestSample)>) -> Look<'a> {
-    Look { at_ms, host: Some(host), guest }
+/// Both sources at once.
+fn merge(merger: &mut Merger, at_ms: u64, host: &VmCounters, guest: Option<&GuestSample>) -> Reading {
+    let mut reading = merger.count(at_ms, host);
+    if let Some(sample) = guest {
+        reading.fill(&merger.hear(at_ms, sample));
+    }
+    reading
 }
 
 #[test]
 fn a_first_look_has_levels_and_the_next_one_rates() {
     let mut merger = Merger::default();
-    let first = merger.merge(look(0, &host(100, 0), Some((0, &guest(1, 100)))));
+    let first = merge(&mut merger, 0, &host(100, 0), Some(&guest(1, 100)));
     assert_eq!(first.get(Metric::Memory), Some(64.0));
     assert_eq!(first.get(Metric::GuestMemory), Some(56.0));
     assert_eq!(first.get(Metric::Cpu), None, "no rate of one look");
-    let next = merger.merge(look(2_000, &host(1100, 4096 * 8), Some((2_000, &guest(2, 1100)))));
+    let next = merge(&mut merger, 2_000, &host(1100, 4096 * 8), Some(&guest(2, 1100)));
     assert_eq!(next.get(Metric::Cpu), Some(500.0));
     assert_eq!(next.get(Metric::Overhead), Some(50.0));
     assert_eq!(next.get(Metric::DiskRead), Some(16.0));
@@ -50,25 +57,25 @@ fn a_first_look_has_levels_and_the_next_one_rates() {
 #[test]
 fn a_counter_that_begins_anew_tells_no_rate_and_the_others_do() {
     let mut merger = Merger::default();
-    merger.merge(look(0, &host(5000, 100_000), None));
-    let reading = merger.merge(look(1_000, &host(5100, 10), None));
+    merge(&mut merger, 0, &host(5000, 100_000), None);
+    let reading = merge(&mut merger, 1_000, &host(5100, 10), None);
     assert_eq!(reading.get(Metric::DiskRead), None);
     assert_eq!(reading.get(Metric::Cpu), Some(100.0));
     assert!(merger.faults().of(Fault::Reset) >= 1);
-    let reading = merger.merge(look(2_000, &host(5200, 10 + 10_240), None));
+    let reading = merge(&mut merger, 2_000, &host(5200, 10 + 10_240), None);
     assert_eq!(reading.get(Metric::DiskRead), Some(10.0), "from then on it does again");
 }
 
 #[test]
 fn no_rate_is_told_over_a_gap_a_repeat_or_backwards() {
     let mut merger = Merger::default();
-    merger.merge(look(10_000, &host(100, 0), None));
+    merge(&mut merger, 10_000, &host(100, 0), None);
     for (at, fault) in [(10_000, Fault::Repeated), (9_000, Fault::Late), (100_000, Fault::Gap)] {
-        let reading = merger.merge(look(at, &host(200, 0), None));
+        let reading = merge(&mut merger, at, &host(200, 0), None);
         assert_eq!(reading.get(Metric::Cpu), None, "{fault:?}");
         assert_eq!(merger.faults().of(fault), 1, "{fault:?}");
     }
-    let reading = merger.merge(look(101_000, &host(300, 0), None));
+    let reading = merge(&mut merger, 101_000, &host(300, 0), None);
     assert_eq!(reading.get(Metric::Cpu), Some(100.0));
 }
 
@@ -78,8 +85,8 @@ fn the_hosts_count_wins_and_a_lying_guest_is_told_apart() {
     for second in 0..60 {
         let at = second * 1000;
         let counters = host(second * 500, 0);
-        honest.merge(look(at, &counters, Some((at, &guest(second, second * 490)))));
-        let reading = liar.merge(look(at, &counters, Some((at, &guest(second, second * 50)))));
+        merge(&mut honest, at, &counters, Some(&guest(second, second * 490)));
+        let reading = merge(&mut liar, at, &counters, Some(&guest(second, second * 50)));
         if second > 0 {
             assert_eq!(reading.get(Metric::Cpu), Some(500.0));
         }
@@ -90,25 +97,38 @@ fn the_hosts_count_wins_and_a_lying_guest_is_told_apart() {
 }
 
 #[test]
-fn absurd_and_stale_words_of_a_guest_are_left_out_and_counted() {
+fn absurd_and_repeated_words_of_a_guest_are_left_out_and_counted() {
     let mut merger = Merger::default();
     let said = guest(1, 1000);
-    merger.merge(look(0, &host(0, 0), Some((0, &said))));
+    merge(&mut merger, 0, &host(0, 0), Some(&said));
     let mut absurd = guest(2, 1000);
     absurd.memory.as_mut().unwrap().available = Bytes::mib(1 << 20);
     absurd.pressure.cpu_some.as_mut().unwrap().total_us = u64::MAX;
     absurd.cpu.as_mut().unwrap().switches = Some(u64::MAX);
     absurd.cpu.as_mut().unwrap().user_us = u64::MAX;
     absurd.cpu.as_mut().unwrap().system_us = 1;
-    let reading = merger.merge(look(1_000, &host(900, 0), Some((1_000, &absurd))));
+    let reading = merge(&mut merger, 1_000, &host(900, 0), Some(&absurd));
     for metric in [Metric::GuestMemory, Metric::PressureCpu, Metric::Switches] {
         assert_eq!(reading.get(metric), None, "{metric}");
     }
     assert_eq!(reading.get(Metric::Cpu), Some(900.0));
     assert_eq!(merger.faults().of(Fault::Absurd), 3);
-    // The same word again is no new one; one that is old is none at all.
-    let reading = merger.merge(look(2_000, &host(1800, 0), Some((1_000, &absurd))));
+    // The same word again is no new one.
+    let reading = merge(&mut merger, 2_000, &host(1800, 0), Some(&absurd));
     assert_eq!(reading.get(Metric::Switches), None);
-    merger.merge(look(9_000, &host(1900, 0), Some((1_000, &absurd))));
-    assert_eq!(merger.faults().of(Fault::Stale), 1);
+    assert_eq!(merger.faults().of(Fault::Repeated), 1);
+}
+
+#[test]
+fn what_is_counted_more_rarely_has_its_rate_when_it_is_counted() {
+    let mut merger = Merger::default();
+    let cheap = |second: u64| VmCounters { vcpu_run_ns: Some(second * 200_000_000), ..VmCounters::default() };
+    merge(&mut merger, 0, &host(0, 0), None);
+    for second in 1..10 {
+        let reading = merge(&mut merger, second * 1000, &cheap(second), None);
+        assert_eq!(reading.get(Metric::Cpu), Some(200.0));
+        assert_eq!(reading.get(Metric::DiskRead), None);
+    }
+    let reading = merge(&mut merger, 10_000, &host(2000, 102_400), None);
+    assert_eq!((reading.get(Metric::Cpu), reading.get(Metric::DiskRead)), (Some(200.0), Some(10.0)));
 }

@@ -73,10 +73,7 @@ fn what_is_late_repeated_or_of_the_future_is_counted_and_left_out() {
     place(66_000);
     assert_eq!(place(30_000), 1, "the first bucket");
     let faults = series.faults();
-    assert_eq!(
-        (faults.of(Fault::Repeated), faults.of(Fault::Late), faults.of(Fault::Future)),
-        (1, 1, 1)
-    );
+    assert_eq!((faults.of(Fault::Repeated), faults.of(Fault::Late), faults.of(Fault::Future)), (1, 1, 1));
     assert_eq!(series.flush().iter().map(|c| u64::from(c.bucket.readings)).collect::<Vec<_>>(), [1, 2, 2]);
 }
 

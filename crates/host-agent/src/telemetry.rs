@@ -1,0 +1,259 @@
+//! The steady look at every VM of the host: once a second what the host counts in its own books, every ten seconds
+//! what takes a word from VMM and guest, merged to readings and kept as history. Must never wait for a VM, and never
+//! fill a gap with what was not measured.
+
+pub(crate) mod history;
+
+use crate::clock::now;
+use crate::node::HostAgent;
+use history::{History, HistoryError};
+use proteus_brain::telemetry::{Closed, Merger, Series};
+use proteus_hypervisor::driver::Seat;
+use proteus_model::id::VmId;
+use proteus_model::telemetry::{GuestSample, Metric, Reading};
+use proteus_model::unit::UnixMillis;
+use proteus_model::vm::VmCounters;
+use proteus_protocol::cause::chain;
+use proteus_protocol::node::v1::{HistoryObserved, NodeError, NodeErrorCode, UsageObserved};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Time between two looks into the host's books.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Every so many of them VMM and guest of a VM are asked; VMs take turns.
+const ASK_EVERY: u64 = 10;
+/// Longest wait for a VMM that is asked for its disks' counters.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+/// One VM, as it is watched.
+struct Watched {
+    merger: Merger,
+    series: Series,
+    /// `None`: it cannot be kept, which was told.
+    history: Option<History>,
+    /// What was asked since the last look, for the next reading.
+    asked: Reading,
+    last: Option<(UnixMillis, Reading)>,
+}
+
+/// All VMs, as they are watched.
+pub(crate) struct Telemetry {
+    began: Instant,
+    vms: Mutex<HashMap<VmId, Arc<Mutex<Watched>>>>,
+    /// Those whose VMM or guest has been asked and has not answered.
+    asking: Mutex<BTreeMap<VmId, Instant>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a VM's history is.
+pub(crate) fn history_path(seat: &Seat) -> PathBuf {
+    seat.dir.join("history")
+}
+
+impl Watched {
+    fn open(seat: &Seat) -> Self {
+        let history = match History::open(&history_path(seat), seat.id) {
+            Ok((history, aside)) => {
+                if let Some(aside) = aside {
+                    tracing::warn!(vm = %seat.intent.name, aside = %aside.display(), "its history could not be read and is put aside");
+                }
+                Some(history)
+            }
+            Err(error) => {
+                tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept");
+                None
+            }
+        };
+        let found = history.as_ref().and_then(|history| history.read().ok()).unwrap_or_default();
+        if found.damaged > 0 {
+            tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
+        }
+        let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
+        Self { merger: Merger::default(), series, history, asked: Reading::default(), last: None }
+    }
+
+    fn keep(&mut self, seat: &Seat, closed: &[Closed]) {
+        let Some(history) = &self.history else { return };
+        let kept = closed.iter().try_for_each(|closed| history.put(closed.tier, &closed.bucket));
+        if let Err(error) = kept {
+            // Told once: where a disk is full it would be said every ten seconds.
+            tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept from now on");
+            self.history = None;
+        }
+    }
+
+    fn look(&mut self, seat: &Seat, at_ms: u64, host: &VmCounters) {
+        let mut reading = self.merger.count(at_ms, host);
+        reading.fill(&std::mem::take(&mut self.asked));
+        let at = now();
+        self.last = Some((at, reading));
+        let closed = self.series.push(at, at_ms, &reading);
+        self.keep(seat, &closed);
+    }
+
+    /// It does not run any more.
+    fn end(&mut self, seat: &Seat) {
+        let closed = self.series.flush();
+        self.keep(seat, &closed);
+        self.merger.begin_anew();
+        if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
+            tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
+        }
+    }
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        Self { began: Instant::now(), vms: Mutex::default(), asking: Mutex::default() }
+    }
+
+    fn steady_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn watched(&self, seat: &Seat) -> Arc<Mutex<Watched>> {
+        let mut vms = locked(&self.vms);
+        vms.entry(seat.id).or_insert_with(|| Arc::new(Mutex::new(Watched::open(seat)))).clone()
+    }
+
+    /// The VM is no more.
+    pub(crate) fn forget(&self, vm: VmId) {
+        locked(&self.vms).remove(&vm);
+    }
+
+    /// How a VM was when it was last looked at; `None`: it was not since the node began.
+    pub(crate) fn seen(&self, vm: VmId) -> Option<UsageObserved> {
+        let watched = locked(&self.vms).get(&vm).cloned()?;
+        let watched = locked(&watched);
+        let mut faults = *watched.merger.faults();
+        faults.add(watched.series.faults());
+        let reading = watched.last.map(|(_, reading)| reading).unwrap_or_default();
+        Some(UsageObserved {
+            at: watched.last.map(|(at, _)| at),
+            values: Metric::ALL
+                .into_iter()
+                .filter_map(|metric| Some((metric, reading.get(metric)?)))
+                .collect(),
+            faults: faults.counted().map(|(fault, times)| (fault.name().to_owned(), times)).collect(),
+            disagreement: watched.merger.disagreement().cpu,
+        })
+    }
+}
+
+fn history_error(error: HistoryError) -> NodeError {
+    let code = match error {
+        HistoryError::File { .. } => NodeErrorCode::Failed,
+        HistoryError::Foreign(_) => NodeErrorCode::Conflict,
+    };
+    NodeError::new(code, chain(&error))
+}
+
+impl HostAgent {
+    /// Watches every VM until told to stop; then all that was measured is on disk.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut tick = 0u64;
+        let mut running: BTreeMap<VmId, Seat> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                // Cancel-safe: a token that is waited for again.
+                () = stop.cancelled() => break,
+                // Cancel-safe: a tick that is not taken comes again.
+                _ = ticks.tick() => {}
+            }
+            tick += 1;
+            let seats = self.look_at_all().await;
+            for (_, seat) in running.iter().filter(|(vm, _)| !seats.contains_key(vm)) {
+                locked(&self.telemetry.watched(seat)).end(seat);
+            }
+            for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
+                self.ask_in_background(seat.clone());
+            }
+            running = seats;
+        }
+        for seat in running.values() {
+            locked(&self.telemetry.watched(seat)).end(seat);
+        }
+    }
+
+    /// One look into the host's books. The VMs that run.
+    async fn look_at_all(&self) -> BTreeMap<VmId, Seat> {
+        let books = self.driver.survey().await;
+        let seats: BTreeMap<VmId, Seat> = {
+            let seats = self.seats();
+            let own = seats.all().filter(|seat| books.contains_key(&seat.id) && !seat.newborn);
+            own.map(|seat| (seat.id, seat.clone())).collect()
+        };
+        for (vm, seat) in &seats {
+            locked(&self.telemetry.watched(seat)).look(seat, self.telemetry.steady_ms(), &books[vm]);
+        }
+        seats
+    }
+
+    /// Asks VMM and guest, unless they still owe an answer.
+    fn ask_in_background(self: &Arc<Self>, seat: Seat) {
+        if locked(&self.telemetry.asking).contains_key(&seat.id) {
+            return;
+        }
+        locked(&self.telemetry.asking).insert(seat.id, Instant::now());
+        let node = self.clone();
+        self.tasks.spawn(async move {
+            node.ask_vmm_and_guest(&seat).await;
+            locked(&node.telemetry.asking).remove(&seat.id);
+        });
+    }
+
+    async fn ask_vmm_and_guest(&self, seat: &Seat) {
+        let counted = tokio::time::timeout(ASK_LIMIT, self.driver.counters(seat.id)).await;
+        // A VMM that does not answer, or has ended meanwhile, has told nothing.
+        let disks = counted.ok().and_then(Result::ok).map(|all| VmCounters {
+            disk_read: all.disk_read,
+            disk_written: all.disk_written,
+            disk_reads: all.disk_reads,
+            disk_writes: all.disk_writes,
+            disk_flushes: all.disk_flushes,
+            disk_took_ns: all.disk_took_ns,
+            ..VmCounters::default()
+        });
+        let watched = self.telemetry.watched(seat);
+        if let Some(disks) = disks {
+            let mut watched = locked(&watched);
+            watched.asked = watched.merger.count(self.telemetry.steady_ms(), &disks);
+        }
+        if let Some(word) = self.word_of(seat.id).await {
+            let mut watched = locked(&watched);
+            let said = watched.merger.hear(self.telemetry.steady_ms(), &word);
+            watched.asked.fill(&said);
+        }
+    }
+
+    /// What the guest's agent says of itself; `None`: it has none, or it was not heard.
+    async fn word_of(&self, vm: VmId) -> Option<GuestSample> {
+        let path = self.agent_path(vm).await.ok()?;
+        if !self.guest(vm).is_known(&path).await {
+            return None;
+        }
+        GuestSample::try_from(self.glance(vm).await?).ok()
+    }
+
+    /// A VM's history of one resolution.
+    pub(crate) fn history_of(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
+        let seat = self.seat(vm)?;
+        let path = history_path(&seat);
+        if !path.exists() {
+            return Ok(HistoryObserved::default());
+        }
+        let read = History::open(&path, vm).and_then(|(history, _)| history.read());
+        let mut found = read.map_err(history_error)?;
+        let buckets = found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default();
+        Ok(HistoryObserved { buckets, damaged: found.damaged })
+    }
+}

@@ -1,0 +1,324 @@
+//! A VM's history as one file of a fixed size: for each tier a ring of slots, each with a checksum of its own. A slot
+//! that was torn by a crash, or damaged, is a bucket that is missing, and counted; it is never shown. It is to travel
+//! with its VM as it is. Must never grow, and never believe a byte that it did not check.
+//!
+//! ```text
+//! | heading, 4096 B                                     | ring of tier 0 | ring of tier 1 | ring of tier 2 |
+//! | magic | CRC-32 | length | JSON: VM, metrics, tiers  |
+//! slot: | begins at, ms, u64 | readings, u16 | 5 × u16 for each metric | CRC-32 of these, u32 |   little endian
+//! ```
+//! A value v is kept as its logarithm: round(2370 · ln(1 + v)), which is exact to 0.03 % up to 10^12; 65535 is
+//! "missing". 12 240 slots of 224 bytes are 2.7 MB a VM, and a file takes only what was written.
+
+use proteus_model::id::VmId;
+use proteus_model::telemetry::{Bucket, METRICS, Metric, Summary, Tier};
+use proteus_model::unit::UnixMillis;
+use proteus_protocol::guest::frame::crc32;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 16] = b"proteus history\n";
+const VERSION: u32 = 1;
+const HEADING_BYTES: usize = 4096;
+/// Magic, checksum, length.
+const HEADING_FIXED: usize = 16 + 4 + 4;
+/// Least, median, 95th percentile, most, mean.
+const VALUES: usize = 5;
+/// Steps to a factor of e: 65534 of them reach to 10^12.
+const STEPS: f32 = 2370.0;
+const MISSING: u16 = u16::MAX;
+/// Most metrics that a file of another version may have.
+const METRICS_MAX: usize = 128;
+
+/// Why a history could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    #[error("{doing} {path}")]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("it is no history of Proteus: {0}")]
+    Foreign(String),
+}
+
+/// What a file says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Heading {
+    version: u32,
+    vm: VmId,
+    /// Columns, by name: a later Proteus may have more.
+    metrics: Vec<String>,
+    tiers: Vec<(u64, u64)>,
+}
+
+impl Heading {
+    fn own(vm: VmId) -> Self {
+        Self {
+            version: VERSION,
+            vm,
+            metrics: Metric::ALL.iter().map(|metric| metric.name().to_owned()).collect(),
+            tiers: Tier::ALL.iter().map(|tier| (tier.step_s, tier.slots)).collect(),
+        }
+    }
+
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let text = serde_json::to_vec(self)?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(crc32(&text).to_le_bytes());
+        bytes.extend(u32::try_from(text.len()).map_err(io::Error::other)?.to_le_bytes());
+        bytes.extend(text);
+        if bytes.len() > HEADING_BYTES {
+            return Err(io::Error::other("the heading does not fit"));
+        }
+        bytes.resize(HEADING_BYTES, 0);
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, HistoryError> {
+        let foreign = |why: &str| HistoryError::Foreign(why.to_owned());
+        let short = || foreign("it is cut off in its heading");
+        let fixed = bytes.get(..HEADING_FIXED).ok_or_else(short)?;
+        if fixed[..16] != *MAGIC {
+            return Err(foreign("it does not begin as one"));
+        }
+        let number = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let length = number(20) as usize;
+        let end = HEADING_FIXED.checked_add(length).filter(|end| *end <= HEADING_BYTES);
+        let text = bytes.get(HEADING_FIXED..end.ok_or_else(short)?).ok_or_else(short)?;
+        if crc32(text) != number(16) {
+            return Err(foreign("its heading is damaged"));
+        }
+        let heading: Self =
+            serde_json::from_slice(text).map_err(|error| HistoryError::Foreign(error.to_string()))?;
+        if heading.version != VERSION {
+            let why = format!("it is of version {}, and this Proteus reads {VERSION}", heading.version);
+            return Err(HistoryError::Foreign(why));
+        }
+        let tiers: Vec<(u64, u64)> = Tier::ALL.iter().map(|tier| (tier.step_s, tier.slots)).collect();
+        if heading.tiers != tiers || heading.metrics.len() > METRICS_MAX {
+            return Err(foreign("it has other resolutions or too many columns"));
+        }
+        Ok(heading)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout { columns: self.metrics.iter().map(|name| Metric::named(name)).collect() }
+    }
+}
+
+/// Where things are in a file with these columns; a column of `None` is a metric that we do not know.
+#[derive(Debug, Clone, PartialEq)]
+struct Layout {
+    columns: Vec<Option<Metric>>,
+}
+
+impl Layout {
+    fn slot_bytes(&self) -> usize {
+        8 + 2 + self.columns.len() * VALUES * 2 + 4
+    }
+
+    fn ring_at(&self, tier: usize) -> u64 {
+        let before: u64 = Tier::ALL[..tier].iter().map(|tier| tier.slots).sum();
+        HEADING_BYTES as u64 + before * self.slot_bytes() as u64
+    }
+
+    fn slot_at(&self, tier: usize, begins_at: UnixMillis) -> u64 {
+        let Tier { step_s, slots } = Tier::ALL[tier];
+        self.ring_at(tier) + begins_at.0 / (step_s * 1000) % slots * self.slot_bytes() as u64
+    }
+
+    fn encode(&self, bucket: &Bucket) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.slot_bytes());
+        bytes.extend(bucket.begins_at.0.to_le_bytes());
+        bytes.extend(bucket.readings.to_le_bytes());
+        for column in &self.columns {
+            let summary = column.and_then(|metric| bucket.summaries[metric as usize]);
+            let values = summary.map(|s| [s.min, s.p50, s.p95, s.max, s.mean].map(code));
+            for value in values.unwrap_or([MISSING; VALUES]) {
+                bytes.extend(value.to_le_bytes());
+            }
+        }
+        bytes.extend(crc32(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// `Ok(None)`: never written. `Err`: torn or damaged.
+    fn decode(&self, tier: usize, slot: u64, bytes: &[u8]) -> Result<Option<Bucket>, ()> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let (body, sum) = bytes.split_last_chunk::<4>().ok_or(())?;
+        if crc32(body) != u32::from_le_bytes(*sum) {
+            return Err(());
+        }
+        let (begins_at, rest) = body.split_first_chunk::<8>().ok_or(())?;
+        let (readings, values) = rest.split_first_chunk::<2>().ok_or(())?;
+        let begins_at = UnixMillis(u64::from_le_bytes(*begins_at));
+        let Tier { step_s, slots } = Tier::ALL[tier];
+        // Whole, but of another place: as when a file was put together by hand.
+        if begins_at.0 % (step_s * 1000) != 0 || begins_at.0 / (step_s * 1000) % slots != slot {
+            return Err(());
+        }
+        let mut summaries = [None; METRICS];
+        let codes: Vec<u16> =
+            values.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect();
+        for (column, codes) in self.columns.iter().zip(codes.chunks_exact(VALUES)) {
+            if let (Some(metric), [min, p50, p95, max, mean]) = (column, codes) {
+                let all = || {
+                    let [min, p50, p95, max, mean] =
+                        [value(*min)?, value(*p50)?, value(*p95)?, value(*max)?, value(*mean)?];
+                    Some(Summary { min, p50, p95, max, mean })
+                };
+                summaries[*metric as usize] = all();
+            }
+        }
+        Ok(Some(Bucket { begins_at, readings: u16::from_le_bytes(*readings), summaries }))
+    }
+}
+
+fn code(value: f32) -> u16 {
+    let scaled = (value.max(0.0).ln_1p() * STEPS).round();
+    // Saturates: what is beyond 10^12 is kept as that.
+    (scaled as u16).min(MISSING - 1)
+}
+
+fn value(code: u16) -> Option<f32> {
+    (code != MISSING).then(|| (f32::from(code) / STEPS).exp_m1())
+}
+
+/// Buckets that were read, and how many slots were damaged.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// By tier, oldest first.
+    pub(crate) buckets: [Vec<Bucket>; Tier::ALL.len()],
+    /// Slots that were torn or damaged.
+    pub(crate) damaged: u64,
+}
+
+/// Reads a history from bytes. The VM that it was of.
+fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
+    let heading = Heading::decode(bytes)?;
+    let layout = heading.layout();
+    let mut found = Found::default();
+    for (tier, kind) in Tier::ALL.into_iter().enumerate() {
+        for slot in 0..kind.slots {
+            let begin = usize::try_from(layout.ring_at(tier)).unwrap_or(usize::MAX)
+                + usize::try_from(slot).unwrap_or(usize::MAX) * layout.slot_bytes();
+            // What a file ends before was never written; what it ends in is torn.
+            let Some(rest) = bytes.get(begin..).filter(|rest| !rest.is_empty()) else { break };
+            let bytes = rest.get(..layout.slot_bytes()).unwrap_or(rest);
+            match layout.decode(tier, slot, bytes) {
+                Ok(Some(bucket)) => found.buckets[tier].push(bucket),
+                Ok(None) => {}
+                Err(()) => found.damaged += 1,
+            }
+        }
+        found.buckets[tier].sort_by_key(|bucket| bucket.begins_at);
+    }
+    Ok((heading.vm, found))
+}
+
+/// An open history.
+#[derive(Debug)]
+pub(crate) struct History {
+    path: PathBuf,
+    file: File,
+    layout: Layout,
+}
+
+impl History {
+    fn error(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> HistoryError {
+        let path = path.to_owned();
+        move |source| HistoryError::File { doing, path, source }
+    }
+
+    /// Opens the history of a VM, making it where there is none. One that cannot be read, as of another Proteus, is put
+    /// aside under another name, which is told, and a new one begun.
+    pub(crate) fn open(path: &Path, vm: VmId) -> Result<(Self, Option<PathBuf>), HistoryError> {
+        let heading = Heading::own(vm);
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other.map_err(Self::error(path, "read"))?),
+        };
+        let kept = bytes.as_deref().map(Heading::decode);
+        if let Some(Ok(kept)) = &kept
+            && *kept == heading
+        {
+            let file = File::options().read(true).write(true).open(path);
+            return Ok((
+                Self {
+                    path: path.to_owned(),
+                    file: file.map_err(Self::error(path, "open"))?,
+                    layout: heading.layout(),
+                },
+                None,
+            ));
+        }
+        let aside = matches!(kept, Some(Err(_))).then(|| path.with_extension("unreadable"));
+        if let Some(aside) = &aside {
+            std::fs::rename(path, aside).map_err(Self::error(path, "put aside"))?;
+        }
+        // Of fewer columns, or of the VM that it was cloned from: what it has is taken over.
+        let found = bytes.as_deref().and_then(|bytes| decode(bytes).ok()).map(|(_, found)| found);
+        let next = path.with_extension("next");
+        let made = Self::make(&next, &heading)?;
+        for (tier, buckets) in found.unwrap_or_default().buckets.iter().enumerate() {
+            buckets.iter().try_for_each(|bucket| made.put(tier, bucket))?;
+        }
+        std::fs::rename(&next, path).map_err(Self::error(path, "put in place"))?;
+        Ok((Self { path: path.to_owned(), ..made }, aside))
+    }
+
+    fn make(path: &Path, heading: &Heading) -> Result<Self, HistoryError> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(path).map_err(Self::error(path, "make"))?;
+        let bytes = heading.encode().map_err(Self::error(path, "make"))?;
+        file.write_all_at(&bytes, 0).map_err(Self::error(path, "write"))?;
+        Ok(Self { path: path.to_owned(), file, layout: heading.layout() })
+    }
+
+    /// Keeps a bucket in the place of the oldest. Where there is one of the same time already, the fuller stays.
+    pub(crate) fn put(&self, tier: usize, bucket: &Bucket) -> Result<(), HistoryError> {
+        let at = self.layout.slot_at(tier, bucket.begins_at);
+        if let Ok(Some(there)) = self.slot(tier, at)
+            && there.begins_at == bucket.begins_at
+            && there.readings > bucket.readings
+        {
+            return Ok(());
+        }
+        let bytes = self.layout.encode(bucket);
+        self.file.write_all_at(&bytes, at).map_err(Self::error(&self.path, "write"))
+    }
+
+    fn slot(&self, tier: usize, at: u64) -> Result<Option<Bucket>, ()> {
+        let mut bytes = vec![0; self.layout.slot_bytes()];
+        let slot = (at - self.layout.ring_at(tier)) / self.layout.slot_bytes() as u64;
+        self.file.read_exact_at(&mut bytes, at).map_err(|_| ())?;
+        self.layout.decode(tier, slot, &bytes)
+    }
+
+    /// All that is kept.
+    pub(crate) fn read(&self) -> Result<Found, HistoryError> {
+        self.export().and_then(|bytes| decode(&bytes)).map(|(_, found)| found)
+    }
+
+    /// The whole file, in the form that [`decode`] reads.
+    fn export(&self) -> Result<Vec<u8>, HistoryError> {
+        std::fs::read(&self.path).map_err(Self::error(&self.path, "read"))
+    }
+
+    /// Makes all that was put in durable.
+    pub(crate) fn sync(&self) -> Result<(), HistoryError> {
+        self.file.sync_data().map_err(Self::error(&self.path, "write"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
