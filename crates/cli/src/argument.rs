@@ -208,6 +208,12 @@ pub enum Vm {
         /// Which.
         vm: String,
     },
+    /// Where a VM is not as Proteus left it: settings that somebody else changed, and such as a guest moves by itself,
+    /// as its memory.
+    Differences {
+        /// Which.
+        vm: String,
+    },
     /// Its serial console. Who opens it, when, and how much they type is in the audit log; what they type is not.
     Console {
         /// Which.

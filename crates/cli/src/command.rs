@@ -22,7 +22,7 @@ use proteus_model::profile::document;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, EXEC_TIMEOUT_MAX, ExecRequest, ExecView,
+    ConsoleRequest, ConsoleView, DeleteView, DifferenceView, DocumentRequest, EXEC_TIMEOUT_MAX, ExecRequest, ExecView,
     HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView,
     TokenRequest, TokenView, VersionView, VmView,
 };
@@ -100,6 +100,12 @@ impl Session {
                 Ok(0)
             }
             Vm::Show { vm } => self.show(vm).await,
+            Vm::Differences { vm } => {
+                let all: Vec<DifferenceView> =
+                    self.client.get(&format!("/vms/{}/differences", segment(vm))).await?;
+                self.print(&all, || output::differences(vm, &all));
+                Ok(0)
+            }
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
             Vm::Snapshot(command) => self.snapshot(command).await,
             Vm::Exec { vm, service, timeout, argv } => self.exec(vm, service.clone(), *timeout, argv).await,
@@ -128,8 +134,17 @@ impl Session {
             Some(_) => self.client.get(&format!("{path}/services")).await.unwrap_or_default(),
             None => Vec::new(),
         };
-        let whole = json!({ "vm": view, "capabilities": report, "services": services });
-        self.print(&whole, || output::vm(&view, report.as_ref(), &services));
+        let differences: Option<Vec<DifferenceView>> = match running && view.morph.is_none() {
+            // A knob that cannot be read just now keeps nobody from seeing the rest.
+            true => self.client.get(&format!("{path}/differences")).await.ok(),
+            false => None,
+        };
+        let whole = json!({
+            "vm": view, "capabilities": report, "services": services, "differences": differences,
+        });
+        self.print(&whole, || {
+            output::vm(&view, report.as_ref(), &services, &differences.unwrap_or_default())
+        });
         Ok(0)
     }
 

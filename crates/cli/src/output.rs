@@ -10,7 +10,7 @@ use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AUDIT_ENTRIES_MAX, AllocationView, AuditView, ExecView, HostView, ProfileView, RestoreView, ServiceView,
+    AUDIT_ENTRIES_MAX, AllocationView, AuditView, DifferenceView, ExecView, HostView, ProfileView, RestoreView, ServiceView,
     SnapshotView, TokenView, UplinkView, VmView,
 };
 use proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
@@ -127,8 +127,35 @@ pub fn deleted(name: &VmName, dry_run: bool, not_given_back: &[String]) -> Strin
     text
 }
 
+/// Where a VM is not as Proteus left it.
+pub fn differences(vm: &str, all: &[DifferenceView]) -> String {
+    if all.is_empty() {
+        return format!("{vm} is as Proteus left it\n");
+    }
+    let row = |d: &DifferenceView| vec![d.knob.to_string(), d.recorded.to_string(), d.found.to_string()];
+    table(&["SETTING", "AS PROTEUS LEFT IT", "AS IT IS"], &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The same in a line.
+fn drift(vm: &VmView, differences: &[DifferenceView]) -> Option<String> {
+    let knobs: Vec<String> = differences.iter().map(|difference| difference.knob.to_string()).collect();
+    let (are, it) = if knobs.len() == 1 { ("setting is", "it") } else { ("settings are", "them") };
+    (!knobs.is_empty()).then(|| {
+        let (count, knobs) = (knobs.len(), knobs.join(", "));
+        format!(
+            "{count} {are} not as Proteus left {it}: {knobs}; `proteus vm differences {}` shows how",
+            vm.name
+        )
+    })
+}
+
 /// One VM.
-pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
+pub fn vm(
+    vm: &VmView,
+    report: Option<&CapabilityReport>,
+    services: &[ServiceView],
+    differences: &[DifferenceView],
+) -> String {
     let mut text = vms(std::slice::from_ref(vm));
     if let Some(why) = &vm.halted {
         let _ = writeln!(
@@ -159,6 +186,9 @@ pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceVie
         for setting in &vm.managed {
             let _ = writeln!(text, "  {}: {setting}", setting.knob());
         }
+    }
+    if let Some(drift) = drift(vm, differences) {
+        let _ = writeln!(text, "\n{drift}");
     }
     if let Some(report) = report {
         let _ = writeln!(text, "\ncan be done live ({}, {})", report.driver, report.accelerator);
@@ -565,7 +595,7 @@ mod tests {
     use proteus_model::capability::Ability;
     use proteus_model::id::{Generation, MorphId, VmId};
     use proteus_model::plan::Goal;
-    use proteus_model::setting::KnobKind;
+    use proteus_model::setting::{KnobKind, Weight};
     use proteus_model::unit::{Bytes, MilliCpu, Millis, Permille};
     use proteus_model::vm::{Boot, VmIntent};
 
@@ -596,8 +626,25 @@ mod tests {
         let said = "\nweb is disarmed: no morph of it goes forward; `proteus arm --vm web` arms it again\n";
         let disarmed = view(serde_json::json!({ "disarmed": true }));
         assert!(vms(std::slice::from_ref(&disarmed)).contains(said));
-        assert!(vm(&disarmed, None, &[]).contains(said));
+        assert!(vm(&disarmed, None, &[], &[]).contains(said));
         assert!(!vms(&[view(serde_json::json!({}))]).contains("disarmed"));
+    }
+
+    #[test]
+    fn what_somebody_else_changed_is_shown_of_a_vm() {
+        let weight = |weight| Setting::CpuWeight { weight: Weight(weight) };
+        let view = view(serde_json::json!({ "managed": [weight(200)] }));
+        let (recorded, found) = (weight(200), weight(777));
+        let one = DifferenceView { knob: recorded.knob(), recorded, found };
+        let told = vm(&view, None, &[], std::slice::from_ref(&one));
+        let line = "\n1 setting is not as Proteus left it: cpu weight; `proteus vm differences web` shows how\n";
+        assert!(told.ends_with(line), "{told}");
+        assert!(!vm(&view, None, &[], &[]).contains("Proteus left it"));
+        assert_eq!(
+            differences("web", &[one]),
+            "SETTING     AS PROTEUS LEFT IT  AS IT IS\ncpu weight  200                 777\n"
+        );
+        assert_eq!(differences("web", &[]), "web is as Proteus left it\n");
     }
 
     #[test]
@@ -626,7 +673,7 @@ mod tests {
         let view = |agent: serde_json::Value, silent: serde_json::Value| {
             view(serde_json::json!({ "agent": agent, "agent_silent_since": silent }))
         };
-        let told = |agent, silent| vm(&view(agent, silent), None, &[]);
+        let told = |agent, silent| vm(&view(agent, silent), None, &[], &[]);
         assert!(told("0.1.0".into(), ().into()).ends_with("  0.1.0\n"));
         let silent = told(().into(), 1_795_269_785_000_u64.into());
         let said = "  silent\n\nits agent does not answer; it was heard last at 2026-11-21 14:03:05 UTC\n";
@@ -644,7 +691,7 @@ mod tests {
         report.lacks(Ability::Knob(KnobKind::Thp), "the guest's agent does not answer");
         report.supports(Ability::Knob(KnobKind::Memory), "virtio-balloon", Millis(0));
         report.supports(Ability::ReplaceVmm, "shared memory file", Millis(500));
-        let told = vm(&view(serde_json::json!({})), Some(&report), &[]);
+        let told = vm(&view(serde_json::json!({})), Some(&report), &[], &[]);
         let end = "\ncan be done live (qemu, kvm)\n  memory: virtio-balloon\n  replace_vmm: shared memory file, \
                    pause up to 500 ms\n\ncannot be done, here and now\n  thp: the guest's agent does not answer\n";
         assert!(told.ends_with(end), "{told}");

@@ -10,19 +10,8 @@ use proteus_model::execution::{State, Version};
 use proteus_model::plan::Plan;
 use proteus_model::profile::Profile;
 use proteus_model::setting::{Knob, KnobKind, Setting};
-use serde::Serialize;
+use proteus_protocol::api::v1::DifferenceView;
 use std::sync::Arc;
-
-/// A knob that is not as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Which.
-    pub knob: Knob,
-    /// As Proteus left it.
-    pub recorded: Setting,
-    /// As it is.
-    pub found: Setting,
-}
 
 impl Control {
     /// What can be done to a VM live.
@@ -169,7 +158,7 @@ impl Control {
 
     /// Where a VM differs from its record: managed knobs that read otherwise, and, where its last morph was undone,
     /// knobs of that morph that do not read as before it.
-    pub async fn differences(&self, vm: &str) -> Result<Vec<Difference>, ControlError> {
+    pub async fn differences(&self, vm: &str) -> Result<Vec<DifferenceView>, ControlError> {
         let record = self.vm(vm).await?;
         self.check_answers(&record).await?;
         let mut expected = record.managed.clone();
@@ -187,7 +176,7 @@ impl Control {
             let found = self.node.read(record.id, &recorded.knob()).await;
             let found = self.on_node(&record, found).await?;
             if !recorded.holds_in(&found) {
-                differences.push(Difference { knob: recorded.knob(), recorded, found });
+                differences.push(DifferenceView { knob: recorded.knob(), recorded, found });
             }
         }
         Ok(differences)

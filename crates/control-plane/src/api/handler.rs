@@ -14,7 +14,6 @@ use crate::abort::AbortHow;
 use crate::arm::ArmScope;
 use crate::control::{Control, ControlError};
 use crate::look::Glance;
-use crate::plan::Difference;
 use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;
 use axum::body::Bytes as Body;
@@ -30,7 +29,7 @@ use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
-    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DocumentRequest,
+    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DifferenceView, DocumentRequest,
     ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView,
     StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
@@ -287,7 +286,7 @@ pub(super) async fn versions(State(control): Shared, Path(vm): Path<String>) -> 
     Ok(Json(versions.into_iter().map(|version| VersionView { version }).collect()))
 }
 
-pub(super) async fn differences(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<Difference>> {
+pub(super) async fn differences(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<DifferenceView>> {
     Ok(Json(control.differences(&vm).await?))
 }
 

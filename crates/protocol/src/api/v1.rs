@@ -8,7 +8,7 @@ use proteus_model::execution::{Morph, Version};
 use proteus_model::id::{HostName, MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::policy::Cidr;
-use proteus_model::setting::Setting;
+use proteus_model::setting::{Knob, Setting};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::uplink::{InterfaceName, UplinkObserved};
 use proteus_model::vm::{PowerState, VmIntent};
@@ -246,6 +246,20 @@ pub struct VersionView {
     /// Its record.
     #[schemars(with = "serde_json::Value")]
     pub version: Version,
+}
+
+/// A knob that is not as Proteus left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DifferenceView {
+    /// Which.
+    #[schemars(with = "serde_json::Value")]
+    pub knob: Knob,
+    /// As Proteus left it.
+    #[schemars(with = "serde_json::Value")]
+    pub recorded: Setting,
+    /// As it is.
+    #[schemars(with = "serde_json::Value")]
+    pub found: Setting,
 }
 
 /// What can be done to a VM live.
