@@ -1,6 +1,7 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+use crate::guest::v1::Blob;
 use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
 use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
@@ -238,6 +239,16 @@ pub struct MorphView {
     /// Its record.
     #[schemars(with = "serde_json::Value")]
     pub morph: Morph,
+    /// In a list: how many there are that began before this one. `?before=` the id of the last of the list shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u64>,
+}
+
+impl MorphView {
+    /// One by itself.
+    pub fn of(morph: Morph) -> Self {
+        Self { morph, earlier: None }
+    }
 }
 
 /// A version of a VM.
@@ -303,6 +314,10 @@ pub struct ProfileView {
 /// Longest run of a program inside: the guest's agent keeps it in hand so long.
 pub const EXEC_TIMEOUT_MAX: Millis = Millis(EXEC_TIMEOUT_MS_MAX);
 
+/// Largest standard input of a program inside: as much as is kept of each output; four thirds of it in base64 are a
+/// part of a frame to the guest.
+pub const EXEC_STDIN_BYTES_MAX: usize = 64 << 10;
+
 /// Runs a program inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -312,6 +327,10 @@ pub struct ExecRequest {
     /// The service in whose file system it runs.
     #[serde(default)]
     pub service: Option<String>,
+    /// What it is given on its standard input, base64 (RFC 4648, section 4); at most 64 KiB before that.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub stdin: Blob,
     /// When to end it, ms; at most 600 000.
     #[schemars(with = "u64")]
     pub timeout_ms: Millis,
@@ -504,6 +523,11 @@ pub struct BackupView {
     #[schemars(with = "String")]
     pub path: PathBuf,
 }
+
+/// Morphs, and versions of a VM, that are shown where nobody says how many.
+pub const HISTORY_SHOWN: usize = 200;
+/// Most of them that one answer has.
+pub const HISTORY_MAX: usize = 1000;
 
 /// Entries of the audit log that are shown where nobody says how many.
 pub const AUDIT_ENTRIES_SHOWN: usize = 200;
