@@ -7,6 +7,7 @@
 mod resource;
 
 use proteus_model::capability::{Ability, CapabilityReport};
+use proteus_model::execution::Version;
 use proteus_model::id::{Generation, SnapshotName, VmId, VmName};
 use proteus_model::plan::{Change, Goal, Plan, Step, Undo, Unsupported};
 use proteus_model::profile::Profile;
@@ -162,19 +163,20 @@ pub fn compose(profile: &Profile, digest: &str, subject: &Subject, wishes: Wishe
     plan
 }
 
-/// The plan back to the settings of an earlier version.
-pub fn compose_rollback(
-    subject: &Subject,
-    number: u64,
-    profile: Option<String>,
-    settings: &[Setting],
-    now: &[Setting],
-) -> Plan {
+/// The plan back to an earlier version. `settings`: where every knob was then that was ever managed; those that were
+/// not yet are given back.
+pub fn compose_rollback(subject: &Subject, version: &Version, settings: &[Setting], now: &[Setting]) -> Plan {
     let mut wishes = Wishes::default();
     for setting in settings {
-        wishes.want(subject, &format!("version {number}"), setting.clone(), "as it was", Risk::Low);
+        let field = format!("version {}", version.number);
+        wishes.want(subject, &field, setting.clone(), "as it was", Risk::Low);
     }
-    assemble(subject, Goal::Version { number, profile }, wishes, now)
+    let goal = Goal::Version { number: version.number, profile: version.profile.clone() };
+    let mut plan = assemble(subject, goal, wishes, now);
+    let reached = plan.knobs().chain(plan.already.iter().map(Setting::knob));
+    plan.gives_back =
+        reached.filter(|knob| version.settings.iter().all(|setting| setting.knob() != *knob)).collect();
+    plan
 }
 
 /// The plan that puts a new VMM process under the guest.
@@ -238,6 +240,7 @@ fn assemble(subject: &Subject, goal: Goal, wishes: Wishes, now: &[Setting]) -> P
         base_generation: subject.generation,
         steps: Vec::new(),
         already: Vec::new(),
+        gives_back: Vec::new(),
         unsupported: wishes.unsupported,
         notes: wishes.notes,
         verify: None,

@@ -6,11 +6,13 @@ use proteus_model::id::VmName;
 use proteus_model::policy::Cidr;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::uplink::InterfaceName;
-use proteus_protocol::api::v1::{AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN};
+use proteus_protocol::api::v1::{AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, HISTORY_MAX, HISTORY_SHOWN};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed · 2 wrong words · 3 not found · 4 refused as things are · \
-5 morph rolled back · 6 morph parked · 7 Proteus not reachable · 8 not allowed";
+5 morph rolled back · 6 morph parked · 7 Proteus not reachable · 8 not allowed\n\n\
+With --output json an error is one JSON object on standard error: code, message, detail (a list of causes), hint. Codes \
+are those of the API, and usage, file, failed, timed_out, unreachable.";
 
 /// Heading of the options that every command takes.
 const EVERYWHERE: &str = "Options of every command";
@@ -208,6 +210,12 @@ pub enum Vm {
         /// Which.
         vm: String,
     },
+    /// Where a VM is not as Proteus left it: settings that somebody else changed, and such as a guest moves by itself,
+    /// as its memory.
+    Differences {
+        /// Which.
+        vm: String,
+    },
     /// Its serial console. Who opens it, when, and how much they type is in the audit log; what they type is not.
     Console {
         /// Which.
@@ -220,12 +228,15 @@ pub enum Vm {
     #[command(subcommand)]
     Snapshot(Snapshot),
     /// Run a program inside; its exit code becomes this one's. The words of the command, up to 4 KiB, and how it ended
-    /// are in the audit log. No secret belongs among them; the program has no standard input either, so let it read a
-    /// secret from a file inside. Of standard output and of standard error the first 64 KiB each come out; where that
+    /// are in the audit log. No secret belongs among them: give it on standard input with `-i`, which only
+    /// its length is told of. Of standard output and of standard error the first 64 KiB each come out; where that
     /// was not all, it is said on standard error.
     Exec {
         /// Which.
         vm: String,
+        /// Give the program what comes on standard input, to its end; at most 64 KiB. Without: nothing.
+        #[arg(short = 'i', long = "stdin")]
+        stdin: bool,
         /// In the file system of this service.
         #[arg(long, value_name = "SERVICE")]
         service: Option<String>,
@@ -464,6 +475,17 @@ pub enum Morph {
     History {
         /// Of this VM.
         vm: Option<String>,
+        /// How many at most, the last of them.
+        #[arg(
+            long,
+            default_value_t = HISTORY_SHOWN,
+            value_name = "NUMBER",
+            value_parser = RangedU64ValueParser::<usize>::new().range(1..=HISTORY_MAX as u64)
+        )]
+        limit: usize,
+        /// Of those before this morph, or of a VM this version.
+        #[arg(long, value_name = "MORPH|VERSION")]
+        before: Option<String>,
     },
 }
 

@@ -19,17 +19,17 @@ use crate::wait::wait_serving;
 use proteus_model::id::VmName;
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
-use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
-    ConsoleRequest, ConsoleView, DeleteView, DocumentRequest, EXEC_TIMEOUT_MAX, ExecRequest, ExecView,
-    HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView,
-    TokenRequest, TokenView, VersionView, VmView,
+    ConsoleRequest, ConsoleView, DeleteView, DifferenceView, DocumentRequest, EXEC_STDIN_BYTES_MAX,
+    EXEC_TIMEOUT_MAX, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
+    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
+use proteus_protocol::guest::v1::Blob;
 use serde::Serialize;
 use serde_json::json;
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A client and how answers are written.
@@ -100,9 +100,28 @@ impl Session {
                 Ok(0)
             }
             Vm::Show { vm } => self.show(vm).await,
+            Vm::Differences { vm } => {
+                let all: Vec<DifferenceView> =
+                    self.client.get(&format!("/vms/{}/differences", segment(vm))).await?;
+                self.print(&all, || output::differences(vm, &all));
+                Ok(0)
+            }
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
             Vm::Snapshot(command) => self.snapshot(command).await,
-            Vm::Exec { vm, service, timeout, argv } => self.exec(vm, service.clone(), *timeout, argv).await,
+            Vm::Exec { vm, stdin, service, timeout, argv } => {
+                let given = if *stdin {
+                    Blob(file::read_bounded(Path::new("-"), EXEC_STDIN_BYTES_MAX as u64)?)
+                } else {
+                    Blob::default()
+                };
+                let request = ExecRequest {
+                    argv: found_by_name(argv),
+                    service: service.clone(),
+                    stdin: given,
+                    timeout_ms: *timeout,
+                };
+                self.exec(vm, &request).await
+            }
         }
     }
 
@@ -128,8 +147,17 @@ impl Session {
             Some(_) => self.client.get(&format!("{path}/services")).await.unwrap_or_default(),
             None => Vec::new(),
         };
-        let whole = json!({ "vm": view, "capabilities": report, "services": services });
-        self.print(&whole, || output::vm(&view, report.as_ref(), &services));
+        let differences: Option<Vec<DifferenceView>> = match running && view.morph.is_none() {
+            // A knob that cannot be read just now keeps nobody from seeing the rest.
+            true => self.client.get(&format!("{path}/differences")).await.ok(),
+            false => None,
+        };
+        let whole = json!({
+            "vm": view, "capabilities": report, "services": services, "differences": differences,
+        });
+        self.print(&whole, || {
+            output::vm(&view, report.as_ref(), &services, &differences.unwrap_or_default())
+        });
         Ok(0)
     }
 
@@ -234,9 +262,9 @@ impl Session {
         });
     }
 
-    async fn exec(&self, vm: &str, service: Option<String>, timeout: Millis, argv: &[String]) -> Outcome {
-        let request = ExecRequest { argv: found_by_name(argv), service, timeout_ms: timeout };
-        let view: ExecView = self.client.post(&format!("/vms/{}/exec", segment(vm)), &request).await?;
+    async fn exec(&self, vm: &str, request: &ExecRequest) -> Outcome {
+        let timeout = request.timeout_ms;
+        let view: ExecView = self.client.post(&format!("/vms/{}/exec", segment(vm)), request).await?;
         if self.form == OutputForm::Json {
             self.print(&view, String::new);
         } else {
@@ -244,7 +272,7 @@ impl Session {
             terminal::write_aside(&view.stderr);
         }
         if let Some(note) = output::cut(&view) {
-            terminal::say_aside(format_args!("{note}"));
+            self.aside(&(note + "\n"));
         }
         if view.timed_out {
             let hint = format!(
@@ -342,23 +370,37 @@ impl Session {
             Morph::Abort { morph, hold } => {
                 let path = format!("/morphs/{}/abort", segment(morph));
                 let view: MorphView = self.client.post(&path, &AbortRequest { hold: *hold }).await?;
-                let ended = follow(&self.client, view.morph.id).await?;
+                let ended = follow(&self.client, view.morph.id, self.form == OutputForm::Json).await?;
                 self.print(&ended, || output::morph(&ended));
                 Ok(0)
             }
-            Morph::History { vm: None } => {
-                let all: Vec<MorphView> = self.client.get("/morphs").await?;
-                let all: Vec<_> = all.into_iter().map(|view| view.morph).collect();
-                self.print(&all, || output::morphs(&all));
-                Ok(0)
+            Morph::History { vm, limit, before } => {
+                let before = before.as_ref().map(|before| format!("&before={}", segment(before)));
+                let query = format!("limit={limit}{}", before.unwrap_or_default());
+                self.history(vm.as_deref(), &query).await
             }
-            Morph::History { vm: Some(vm) } => {
-                let all: Vec<VersionView> =
-                    self.client.get(&format!("/vms/{}/versions", segment(vm))).await?;
-                let all: Vec<_> = all.into_iter().map(|view| view.version).collect();
-                self.print(&all, || output::versions(&all));
-                Ok(0)
-            }
+        }
+    }
+
+    async fn history(&self, vm: Option<&str>, query: &str) -> Outcome {
+        if let Some(vm) = vm {
+            let path = format!("/vms/{}/versions?{query}", segment(vm));
+            let all: Vec<VersionView> = self.client.get(&path).await?;
+            let all: Vec<_> = all.into_iter().map(|view| view.version).collect();
+            self.print(&all, || output::versions(vm, &all));
+            return Ok(0);
+        }
+        let all: Vec<MorphView> = self.client.get(&format!("/morphs?{query}")).await?;
+        let earlier = all.last().and_then(|view| view.earlier).unwrap_or(0);
+        let all: Vec<_> = all.into_iter().map(|view| view.morph).collect();
+        self.print(&all, || output::morphs(&all, earlier));
+        Ok(0)
+    }
+
+    /// Something beside the answer, for people: programs get one value on standard output, and one where it failed.
+    fn aside(&self, text: &str) {
+        if self.form == OutputForm::Text {
+            terminal::write_aside(text);
         }
     }
 
@@ -370,16 +412,14 @@ impl Session {
                 self.client.post("/morphs", &MorphRequest { plan, skip_unsupported, dry_run }).await?;
             return Ok(0);
         }
-        if self.form == OutputForm::Text {
-            terminal::write_aside(&output::plan(&plan, skip_unsupported));
-        }
+        self.aside(&output::plan(&plan, skip_unsupported));
         let request = MorphRequest { plan, skip_unsupported, dry_run };
         let view: MorphView = self.client.post("/morphs", &request).await?;
         if detach {
             self.print(&view.morph, || format!("{}\n", view.morph.id));
             return Ok(0);
         }
-        let ended = follow(&self.client, view.morph.id).await?;
+        let ended = follow(&self.client, view.morph.id, self.form == OutputForm::Json).await?;
         self.print(&ended, || output::morph(&ended));
         Ok(output::morph_exit(ended.state))
     }

@@ -1,6 +1,8 @@
 //! Why a command failed, and with which exit code.
 
+use crate::argument::OutputForm;
 use crate::client::ClientError;
+use proteus_protocol::api::v1::ErrorBody;
 use std::path::PathBuf;
 
 /// Why a command failed.
@@ -73,39 +75,39 @@ impl CommandError {
         }
     }
 
-    /// Message, causes and hint, for people.
-    pub fn report(&self) -> String {
-        let mut text = format!("error: {self}\n");
-        let mut hint = None;
-        match self {
-            Self::Usage { hint: h, .. } | Self::Missing { hint: h, .. } | Self::TimedOut { hint: h, .. } => {
-                hint = Some(h.clone());
-            }
-            Self::File { source, .. } => text.push_str(&format!("  because: {source}\n")),
-            Self::Failed { because, hint: h, .. } => {
-                for cause in because {
-                    text.push_str(&format!("  because: {cause}\n"));
-                }
-                hint = Some(h.clone());
-            }
-            Self::Client(ClientError::Refused { body, .. }) => {
-                for cause in &body.detail {
-                    text.push_str(&format!("  because: {cause}\n"));
-                }
-                hint = body.hint.clone();
-            }
+    /// Code, message, causes and hint: those of the API where it said no.
+    pub fn body(&self) -> ErrorBody {
+        let (code, detail, hint) = match self {
+            Self::Client(ClientError::Refused { body, .. }) => return (**body).clone(),
+            Self::Usage { hint, .. } => ("usage", Vec::new(), Some(hint.clone())),
+            Self::Missing { hint, .. } => ("not_found", Vec::new(), Some(hint.clone())),
+            Self::TimedOut { hint, .. } => ("timed_out", Vec::new(), Some(hint.clone())),
+            Self::File { source, .. } => ("file", vec![source.to_string()], None),
+            Self::Failed { because, hint, .. } => ("failed", because.clone(), Some(hint.clone())),
             Self::Client(ClientError::Unreachable { .. }) => {
-                hint = Some(
-                    "is it running? `proteus serve` starts it; only root may use the unix socket".to_owned(),
-                );
+                let hint = "is it running? `proteus serve` starts it; only root may use the unix socket";
+                ("unreachable", Vec::new(), Some(hint.to_owned()))
             }
-            Self::Client(_) => {}
-        }
-        if let Some(hint) = hint {
-            text.push_str(&format!("  hint: {hint}\n"));
-        }
-        text
+            Self::Client(ClientError::Address { .. }) => ("usage", Vec::new(), None),
+            Self::Client(ClientError::Strange(_)) => ("failed", Vec::new(), None),
+        };
+        ErrorBody { code: code.to_owned(), message: self.to_string(), detail, hint }
     }
+}
+
+/// An error as it is written on standard error: for people, or one JSON object of the fields that the API documents.
+pub fn report(body: &ErrorBody, form: OutputForm) -> String {
+    if form == OutputForm::Json {
+        return serde_json::to_string_pretty(body).unwrap_or_default() + "\n";
+    }
+    let mut text = format!("error: {}\n", body.message);
+    for cause in &body.detail {
+        text.push_str(&format!("  because: {cause}\n"));
+    }
+    if let Some(hint) = &body.hint {
+        text.push_str(&format!("  hint: {hint}\n"));
+    }
+    text
 }
 
 /// What was typed cannot be.

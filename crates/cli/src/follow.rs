@@ -10,16 +10,17 @@ use std::time::Duration;
 /// How often the morph is looked at.
 const INTERVAL: Duration = Duration::from_millis(150);
 
-/// Waits for the end of a morph.
-pub(crate) async fn follow(client: &Client, id: MorphId) -> Result<Morph, ClientError> {
+/// Waits for the end of a morph. `quiet`: without a word, for programs.
+pub(crate) async fn follow(client: &Client, id: MorphId, quiet: bool) -> Result<Morph, ClientError> {
     let path = format!("/morphs/{}", segment(&id.to_string()));
     let mut last: Option<State> = None;
     loop {
-        let MorphView { morph } = client.get(&path).await?;
+        let MorphView { morph, .. } = client.get(&path).await?;
         if last != Some(morph.state) {
             last = Some(morph.state);
             let steps = morph.plan.steps.len();
             match morph.state {
+                _ if quiet => {}
                 State::Applying { step } => {
                     terminal::say_aside(format_args!("  applying step {} of {steps}", step + 1))
                 }

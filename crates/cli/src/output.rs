@@ -10,8 +10,8 @@ use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
-    AUDIT_ENTRIES_MAX, AllocationView, AuditView, ExecView, HostView, ProfileView, RestoreView, ServiceView,
-    SnapshotView, TokenView, UplinkView, VmView,
+    AUDIT_ENTRIES_MAX, AllocationView, AuditView, DifferenceView, ExecView, HISTORY_MAX, HostView,
+    ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
 };
 use proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
 use std::fmt::Write;
@@ -127,8 +127,35 @@ pub fn deleted(name: &VmName, dry_run: bool, not_given_back: &[String]) -> Strin
     text
 }
 
+/// Where a VM is not as Proteus left it.
+pub fn differences(vm: &str, all: &[DifferenceView]) -> String {
+    if all.is_empty() {
+        return format!("{vm} is as Proteus left it\n");
+    }
+    let row = |d: &DifferenceView| vec![d.knob.to_string(), d.recorded.to_string(), d.found.to_string()];
+    table(&["SETTING", "AS PROTEUS LEFT IT", "AS IT IS"], &all.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The same in a line.
+fn drift(vm: &VmView, differences: &[DifferenceView]) -> Option<String> {
+    let knobs: Vec<String> = differences.iter().map(|difference| difference.knob.to_string()).collect();
+    let (are, it) = if knobs.len() == 1 { ("setting is", "it") } else { ("settings are", "them") };
+    (!knobs.is_empty()).then(|| {
+        let (count, knobs) = (knobs.len(), knobs.join(", "));
+        format!(
+            "{count} {are} not as Proteus left {it}: {knobs}; `proteus vm differences {}` shows how",
+            vm.name
+        )
+    })
+}
+
 /// One VM.
-pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceView]) -> String {
+pub fn vm(
+    vm: &VmView,
+    report: Option<&CapabilityReport>,
+    services: &[ServiceView],
+    differences: &[DifferenceView],
+) -> String {
     let mut text = vms(std::slice::from_ref(vm));
     if let Some(why) = &vm.halted {
         let _ = writeln!(
@@ -159,6 +186,9 @@ pub fn vm(vm: &VmView, report: Option<&CapabilityReport>, services: &[ServiceVie
         for setting in &vm.managed {
             let _ = writeln!(text, "  {}: {setting}", setting.knob());
         }
+    }
+    if let Some(drift) = drift(vm, differences) {
+        let _ = writeln!(text, "\n{drift}");
     }
     if let Some(report) = report {
         let _ = writeln!(text, "\ncan be done live ({}, {})", report.driver, report.accelerator);
@@ -388,11 +418,19 @@ pub fn morph_exit(state: State) -> u8 {
     }
 }
 
-/// Morphs, newest first.
-pub fn morphs(all: &[Morph]) -> String {
-    if all.is_empty() {
+/// That not all is shown.
+fn not_shown(earlier: u64, what: &str, more: &str) -> String {
+    let are = if earlier == 1 { format!("{what} is") } else { format!("{what}s are") };
+    format!(
+        "\n{earlier} earlier {are} not shown; `{more}` goes on with them, --limit takes up to {HISTORY_MAX} at once\n"
+    )
+}
+
+/// Morphs, newest first; `earlier`: how many began before these.
+pub fn morphs(all: &[Morph], earlier: u64) -> String {
+    let Some(last) = all.last() else {
         return "no morphs yet\n".to_owned();
-    }
+    };
     let row = |m: &Morph| {
         vec![
             m.id.to_string(),
@@ -403,19 +441,27 @@ pub fn morphs(all: &[Morph]) -> String {
             m.reason.clone().unwrap_or_default(),
         ]
     };
-    table(
-        &["MORPH", "BEGAN (UTC)", "VM", "GOAL", "OUTCOME", "REASON"],
-        &all.iter().map(row).collect::<Vec<_>>(),
-    )
+    let heading = ["MORPH", "BEGAN (UTC)", "VM", "GOAL", "OUTCOME", "REASON"];
+    let mut text = table(&heading, &all.iter().map(row).collect::<Vec<_>>());
+    if earlier > 0 {
+        text += &not_shown(earlier, "morph", &format!("proteus morph history --before {}", last.id));
+    }
+    text
 }
 
-/// Versions of a VM.
-pub fn versions(all: &[Version]) -> String {
+/// Versions of a VM, oldest first.
+pub fn versions(vm: &str, all: &[Version]) -> String {
     let row = |v: &Version| {
         let goal = v.goal.as_ref().map_or("as created".to_owned(), ToString::to_string);
         vec![v.number.to_string(), moment(v.at), goal, v.settings.len().to_string(), or_dash(v.morph)]
     };
-    table(&["VERSION", "SINCE (UTC)", "BY", "MANAGED", "MORPH"], &all.iter().map(row).collect::<Vec<_>>())
+    let heading = ["VERSION", "SINCE (UTC)", "BY", "MANAGED", "MORPH"];
+    let mut text = table(&heading, &all.iter().map(row).collect::<Vec<_>>());
+    // They are numbered from 0, without gaps.
+    if let Some(first @ 1..) = all.first().map(|first| first.number) {
+        text += &not_shown(first, "version", &format!("proteus morph history {vm} --before {first}"));
+    }
+    text
 }
 
 /// Profiles.
@@ -524,6 +570,22 @@ pub fn uplink_end(view: &UplinkView) -> String {
     )
 }
 
+/// Longest evidence of an entry in the text form, in letters: a line beside what else there is; JSON has all of it.
+const EVIDENCE_SHOWN: usize = 120;
+
+/// What an entry of the audit log is known from, in a line; `None`: from nothing.
+fn evidence(entry: &serde_json::Value) -> Option<String> {
+    let fields = entry["evidence"].as_object().filter(|fields| !fields.is_empty())?;
+    // As JSON, so that no word of it can be a control character.
+    let words =
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name}={value}"));
+    let line = words.collect::<Vec<_>>().join(" ");
+    Some(match line.char_indices().nth(EVIDENCE_SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    })
+}
+
 /// The audit log.
 pub fn audit(view: &AuditView) -> String {
     let row = |entry: &serde_json::Value| {
@@ -541,7 +603,15 @@ pub fn audit(view: &AuditView) -> String {
         ]
     };
     let heading = ["SEQ", "WHEN (UTC)", "WHO", "WHAT", "OF", "WHY", "HASH"];
-    let mut text = table(&heading, &view.entries.iter().map(row).collect::<Vec<_>>());
+    let rows = table(&heading, &view.entries.iter().map(row).collect::<Vec<_>>());
+    let mut lines = rows.lines();
+    let mut text = lines.next().unwrap_or_default().to_owned() + "\n";
+    for (line, entry) in lines.zip(&view.entries) {
+        let _ = writeln!(text, "{line}");
+        if let Some(evidence) = evidence(entry).filter(|evidence| !evidence.is_empty()) {
+            let _ = writeln!(text, "     {evidence}");
+        }
+    }
     if let (1.., Some(first)) = (view.earlier, view.entries.first()) {
         let (earlier, first) = (view.earlier, &first["seq"]);
         let are = if earlier == 1 { "entry is" } else { "entries are" };
@@ -565,7 +635,7 @@ mod tests {
     use proteus_model::capability::Ability;
     use proteus_model::id::{Generation, MorphId, VmId};
     use proteus_model::plan::Goal;
-    use proteus_model::setting::KnobKind;
+    use proteus_model::setting::{KnobKind, Weight};
     use proteus_model::unit::{Bytes, MilliCpu, Millis, Permille};
     use proteus_model::vm::{Boot, VmIntent};
 
@@ -596,8 +666,26 @@ mod tests {
         let said = "\nweb is disarmed: no morph of it goes forward; `proteus arm --vm web` arms it again\n";
         let disarmed = view(serde_json::json!({ "disarmed": true }));
         assert!(vms(std::slice::from_ref(&disarmed)).contains(said));
-        assert!(vm(&disarmed, None, &[]).contains(said));
+        assert!(vm(&disarmed, None, &[], &[]).contains(said));
         assert!(!vms(&[view(serde_json::json!({}))]).contains("disarmed"));
+    }
+
+    #[test]
+    fn what_somebody_else_changed_is_shown_of_a_vm() {
+        let weight = |weight| Setting::CpuWeight { weight: Weight(weight) };
+        let view = view(serde_json::json!({ "managed": [weight(200)] }));
+        let (recorded, found) = (weight(200), weight(777));
+        let one = DifferenceView { knob: recorded.knob(), recorded, found };
+        let told = vm(&view, None, &[], std::slice::from_ref(&one));
+        let line =
+            "\n1 setting is not as Proteus left it: cpu weight; `proteus vm differences web` shows how\n";
+        assert!(told.ends_with(line), "{told}");
+        assert!(!vm(&view, None, &[], &[]).contains("Proteus left it"));
+        assert_eq!(
+            differences("web", &[one]),
+            "SETTING     AS PROTEUS LEFT IT  AS IT IS\ncpu weight  200                 777\n"
+        );
+        assert_eq!(differences("web", &[]), "web is as Proteus left it\n");
     }
 
     #[test]
@@ -626,7 +714,7 @@ mod tests {
         let view = |agent: serde_json::Value, silent: serde_json::Value| {
             view(serde_json::json!({ "agent": agent, "agent_silent_since": silent }))
         };
-        let told = |agent, silent| vm(&view(agent, silent), None, &[]);
+        let told = |agent, silent| vm(&view(agent, silent), None, &[], &[]);
         assert!(told("0.1.0".into(), ().into()).ends_with("  0.1.0\n"));
         let silent = told(().into(), 1_795_269_785_000_u64.into());
         let said = "  silent\n\nits agent does not answer; it was heard last at 2026-11-21 14:03:05 UTC\n";
@@ -644,7 +732,7 @@ mod tests {
         report.lacks(Ability::Knob(KnobKind::Thp), "the guest's agent does not answer");
         report.supports(Ability::Knob(KnobKind::Memory), "virtio-balloon", Millis(0));
         report.supports(Ability::ReplaceVmm, "shared memory file", Millis(500));
-        let told = vm(&view(serde_json::json!({})), Some(&report), &[]);
+        let told = vm(&view(serde_json::json!({})), Some(&report), &[], &[]);
         let end = "\ncan be done live (qemu, kvm)\n  memory: virtio-balloon\n  replace_vmm: shared memory file, \
                    pause up to 500 ms\n\ncannot be done, here and now\n  thp: the guest's agent does not answer\n";
         assert!(told.ends_with(end), "{told}");
@@ -750,6 +838,47 @@ mod tests {
             told("probe_latency", Some(1_500.0), Some(20_049.0), 500_000.0),
             "probe_latency: 1.5 ms before, 20.0 ms after, limit 500.0 ms: within the limit"
         );
+    }
+
+    #[test]
+    fn a_history_says_how_much_of_it_is_not_shown() {
+        let version = |number| Version {
+            number,
+            goal: None,
+            morph: None,
+            at: UnixMillis(0),
+            profile: None,
+            settings: Vec::new(),
+        };
+        let all = versions("web", &[version(0), version(1)]);
+        assert!(!all.contains("not shown"), "{all}");
+        let end = versions("web", &[version(7), version(8)]);
+        let said = "\n7 earlier versions are not shown; `proteus morph history web --before 7` goes on with them, \
+                    --limit takes up to 1000 at once\n";
+        assert!(end.ends_with(said), "{end}");
+    }
+
+    #[test]
+    fn an_audit_entry_has_its_evidence_in_a_line() {
+        let entry = |seq: u64, evidence: serde_json::Value| {
+            serde_json::json!({ "seq": seq, "at": 0, "actor": "root", "action": "vm.exec", "subject": "vm/web",
+                "why": "asked for", "hash": "ab", "evidence": evidence })
+        };
+        let of = |evidence| {
+            let entries = vec![entry(1, ().into()), entry(2, evidence)];
+            audit(&AuditView { entries, earlier: 0, intact: true, broken: None })
+        };
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let plain = lines(&of(serde_json::json!({})));
+        assert_eq!(plain.len(), 5, "{plain:?}");
+        let some = of(
+            serde_json::json!({ "argv": ["/bin/sh", "a\nb\u{1b}"], "service": null, "timeout_ms": 60000 }),
+        );
+        let some = lines(&some);
+        assert_eq!(some[..3], plain[..3]);
+        assert_eq!(some[3], r#"     argv=["/bin/sh","a\nb\u001b"] timeout_ms=60000"#);
+        let long = lines(&of(serde_json::json!({ "argv": ["ü".repeat(500)] })));
+        assert!(long[3].ends_with('…') && long[3].chars().count() == 5 + EVIDENCE_SHOWN + 1, "{}", long[3]);
     }
 
     #[test]

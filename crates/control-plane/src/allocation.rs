@@ -1,6 +1,7 @@
 //! The allocation table as a record: who has what where. A VM is in the table while it is meant to run; what morphs
 //! reserve in it is theirs to say.
 
+use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError};
 use crate::record::{Batch, RecordError, TRIES, Versioned};
 use crate::vm::VmRecord;
@@ -8,6 +9,7 @@ use proteus_model::allocation::{AllocationError, AllocationTable, Amount, Bounds
 use proteus_model::id::{HostName, VmId};
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Bytes, MilliCpu, Permille};
+use proteus_model::vm::VmIntent;
 use proteus_protocol::api::v1::AllocationView;
 
 /// Key of the table.
@@ -68,6 +70,34 @@ impl Control {
         Ok((name.ok_or_else(invalid)?, capacity))
     }
 
+    /// Refuses a VM that is larger, or could become larger, than all that the host has to share, were it alone there.
+    pub(crate) async fn check_fits(&self, intent: &VmIntent) -> Result<(), ControlError> {
+        let host = self.node.host().await?;
+        let whole = self.host().await?.1.shareable();
+        let refused = |what: String| {
+            let hint = "make it smaller; `proteus host show` shows what the host has, `proteus allocation show` what \
+                        is shared of it";
+            Err(ControlError::Invalid { what, hint: hint.into() })
+        };
+        let vcpus = intent.vcpus.max(intent.vcpus_max);
+        if MilliCpu::cpus(vcpus) > whole.cpu {
+            let each = CPU_OVERCOMMIT.0 / 1000;
+            return refused(format!(
+                "vcpus: {vcpus} are more than this host runs: at most {}, {each} to each of its {} CPUs",
+                whole.cpu.0 / 1000,
+                host.cpus
+            ));
+        }
+        let memory = intent.memory.max(intent.memory_max);
+        if memory > whole.memory {
+            return refused(format!(
+                "memory: {memory} are more than this host has for VMs: at most {}, its {} less {HOST_RESERVE} for itself",
+                whole.memory, host.memory
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) async fn table(&self) -> Result<(AllocationTable, Option<crate::store::Rev>), ControlError> {
         Ok(match self.records.get::<AllocationTable>(TABLE).await? {
             Some(Versioned { value, rev }) => (value, Some(rev)),
@@ -118,6 +148,23 @@ impl Control {
             Ok(())
         })
         .await
+    }
+
+    /// The same with the entry that tells of it, in one commit: it is told once. `false`: a morph still holds it, whose
+    /// end tells it, or it is not in the table.
+    pub(crate) async fn withdraw_told(&self, vm: VmId, entry: AuditRecord) -> Result<bool, ControlError> {
+        for _ in 0..TRIES {
+            let (mut table, rev) = self.table().await?;
+            if table.remove(vm).is_err() {
+                return Ok(false);
+            }
+            let batch = self.records.batch().relief().put(TABLE, &table, rev)?;
+            match self.commit_audited(batch, entry.clone()).await {
+                Err(ControlError::Record(RecordError::Conflict { .. })) => {}
+                other => return other.map(|_| true),
+            }
+        }
+        Err(RecordError::Conflict { key: TABLE.into() }.into())
     }
 
     /// The VMs in the table.

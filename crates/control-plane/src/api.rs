@@ -88,6 +88,10 @@ const FROM: Parameter = Parameter {
 };
 const BEFORE: Parameter =
     Parameter { name: "before", kind: "integer", summary: "Entries before this number" };
+const MORPHS_BEFORE: Parameter =
+    Parameter { name: "before", kind: "string", summary: "Morphs that began before this one" };
+const VERSIONS_BEFORE: Parameter =
+    Parameter { name: "before", kind: "integer", summary: "Versions before this number" };
 const LIMIT: Parameter =
     Parameter { name: "limit", kind: "integer", summary: "At most so many, the last of them" };
 
@@ -118,8 +122,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/vms/{vm}/services" [WAIT], Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/usage", Viewer, "What it uses now, as it was last looked at", handler::usage => wire::UsageView),
     route!(get "/vms/{vm}/history" [STEP, METRICS, SINCE, UNTIL], Viewer, "What it used over time", handler::history => wire::HistoryView),
-    route!(get "/vms/{vm}/versions", Viewer, "Its versions", handler::versions => Vec<wire::VersionView>),
-    route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<serde_json::Value>),
+    route!(get "/vms/{vm}/versions" [VERSIONS_BEFORE, LIMIT], Viewer, "Its versions, oldest first", handler::versions => Vec<wire::VersionView>),
+    route!(get "/vms/{vm}/differences", Viewer, "Where it differs from its record", handler::differences => Vec<wire::DifferenceView>),
     route!(post "/vms/{vm}/exec", Operator, "Run a program inside", handler::exec, wire::ExecRequest => wire::ExecView),
     route!(get "/vms/{vm}/console" [FROM], Operator, "What its console showed", handler::console => wire::ConsoleView),
     route!(post "/vms/{vm}/console", Operator, "Type into its console", handler::type_console, wire::ConsoleRequest => ()),
@@ -128,7 +132,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/vms/{vm}/snapshots/{name}/restore" [DRY_RUN], Operator, "Go back to a snapshot; what came after it is lost", handler::restore_snapshot => wire::RestoreView),
     route!(delete "/vms/{vm}/snapshots/{name}" [DRY_RUN], Operator, "Forget a snapshot", handler::delete_snapshot),
     route!(post "/vms/{vm}/plan", Viewer, "Plan a morph; changes nothing", handler::plan, wire::PlanRequest => serde_json::Value),
-    route!(get "/morphs", Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
+    route!(get "/morphs" [MORPHS_BEFORE, LIMIT], Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
     route!(post "/morphs", Operator, "Begin a morph", handler::begin_morph, wire::MorphRequest => wire::MorphView),
     route!(get "/morphs/{morph}", Viewer, "One morph", handler::morph => wire::MorphView),
     route!(post "/morphs/{morph}/abort", Operator, "Stop a running morph", handler::abort, wire::AbortRequest => wire::MorphView),

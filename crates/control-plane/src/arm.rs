@@ -49,14 +49,19 @@ pub enum DisarmedScope {
     Fleet,
     /// That VM alone.
     Vm(VmName),
+    /// All VMs, and that one for itself too.
+    Both(VmName),
 }
 
 impl DisarmedScope {
-    /// The command that arms it again.
+    /// What lets forward steps begin again.
     pub(crate) fn way_back(&self) -> String {
         match self {
-            Self::Fleet => "proteus arm".to_owned(),
-            Self::Vm(name) => format!("proteus arm --vm {name}"),
+            Self::Fleet => "`proteus arm` lets forward steps begin again".to_owned(),
+            Self::Vm(name) => format!("`proteus arm --vm {name}` lets forward steps begin again"),
+            Self::Both(name) => {
+                format!("`proteus arm` and `proteus arm --vm {name}` together let forward steps begin again")
+            }
         }
     }
 }
@@ -64,8 +69,9 @@ impl DisarmedScope {
 impl fmt::Display for DisarmedScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fleet => f.write_str("the fleet"),
-            Self::Vm(name) => write!(f, "the VM {name}"),
+            Self::Fleet => f.write_str("the fleet is disarmed"),
+            Self::Vm(name) => write!(f, "the VM {name} is disarmed"),
+            Self::Both(name) => write!(f, "the fleet is disarmed, and the VM {name} for itself too"),
         }
     }
 }
@@ -80,7 +86,8 @@ impl Control {
         let hold = fleet.as_ref().is_some_and(|fleet| fleet.hold)
             || record.as_ref().is_some_and(|record| record.disarmed_hold);
         let scope = match (fleet, record) {
-            (Some(_), _) => DisarmedScope::Fleet,
+            (Some(_), Some(record)) => DisarmedScope::Both(record.intent.name),
+            (Some(_), None) => DisarmedScope::Fleet,
             (None, Some(record)) => DisarmedScope::Vm(record.intent.name),
             (None, None) => return Ok(None),
         };

@@ -337,11 +337,21 @@ impl Audit {
     /// Writes an entry and the changes of `with` in one commit: both are there afterwards, or neither. The
     /// operation id of `with` is not used: each try is an operation of its own.
     pub async fn append_with(&self, record: AuditRecord, with: Commit) -> Result<Appended, AuditError> {
+        self.append_numbered(record, |_| Ok(with.clone())).await
+    }
+
+    /// The same with changes that know the entry's number.
+    pub(crate) async fn append_numbered(
+        &self,
+        record: AuditRecord,
+        with: impl Fn(u64) -> Result<Commit, StoreError>,
+    ) -> Result<Appended, AuditError> {
         let _turn = self.turn.lock().await;
         for _ in 0..TRIES_MAX {
             let (head, rev) = self.read_head().await?;
             let body = Body { seq: head.seq + 1, prev: head.hash, record: record.clone() };
-            if let Some(outcome) = self.try_append(body, rev, with.clone()).await? {
+            let with = with(body.seq).map_err(failed("append an entry"))?;
+            if let Some(outcome) = self.try_append(body, rev, with).await? {
                 return Ok(outcome);
             }
         }

@@ -4,6 +4,7 @@
 //! No connection is kept that would end, and whoever is killed says no word: a console is open from the first that is
 //! typed, be it nothing, until whoever opened it has neither typed nor read for a while.
 
+use crate::act::Announced;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_model::id::VmId;
@@ -24,8 +25,7 @@ type Key = (VmId, String);
 
 /// A console that somebody may type into.
 struct Open {
-    /// Number of the audit entry that tells of it.
-    began: u64,
+    act: Announced,
     at: UnixMillis,
     subject: String,
     /// What was given to be typed: counted before it is, so that never more is typed than is told.
@@ -90,8 +90,8 @@ impl Control {
         }
         let entry = self.vm_entry(&key.1, "vm.console", record, json!({}));
         let (at, subject) = (entry.at, entry.subject.clone());
-        let began = self.announce(entry).await?;
-        let open = Arc::new(Open { began, at, subject, bytes: AtomicU64::new(0), touched: Notify::new() });
+        let act = self.announce(entry, "vm.console_ended").await?;
+        let open = Arc::new(Open { act, at, subject, bytes: AtomicU64::new(0), touched: Notify::new() });
         all.insert(key.clone(), open.clone());
         let (control, kept) = (self.clone(), open.clone());
         self.spawn(async move { control.keep_console(key, kept).await });
@@ -118,10 +118,11 @@ impl Control {
             }
         }
         let bytes = open.bytes.load(Ordering::SeqCst);
-        let evidence = json!({ "began": open.began, "opened_at": open.at, "bytes": bytes });
+        let evidence = json!({ "began": open.act.began, "opened_at": open.at, "bytes": bytes });
         let why = format!("{bytes} bytes were typed");
         let entry = self.entry(&key.1, "vm.console_ended", &open.subject, &why, evidence);
-        if let Err(error) = self.audit.append(entry).await {
+        let told = async { self.commit_audited(open.act.over(self.records.batch())?, entry).await };
+        if let Err(error) = told.await {
             tracing::warn!(of = %open.subject, bytes, %error, "not written down that a console was left");
         }
     }

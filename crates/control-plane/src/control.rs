@@ -87,7 +87,7 @@ pub enum ControlError {
         hint: String,
     },
     /// Proteus is disarmed.
-    #[error("{scope} is disarmed")]
+    #[error("{scope}")]
     Disarmed {
         /// What is.
         scope: crate::arm::DisarmedScope,

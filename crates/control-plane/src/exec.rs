@@ -3,8 +3,8 @@
 
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError};
-use proteus_model::unit::Millis;
-use proteus_protocol::api::v1::EXEC_TIMEOUT_MAX;
+use proteus_model::unit::{Bytes, Millis};
+use proteus_protocol::api::v1::{EXEC_STDIN_BYTES_MAX, EXEC_TIMEOUT_MAX};
 use proteus_protocol::node::v1::{ExecIntent, ExecObserved};
 use serde_json::{Value, json};
 
@@ -36,6 +36,9 @@ fn evidence_of(intent: &ExecIntent) -> Value {
     let words_cut = intent.argv.len() - kept.len();
     let service: Option<String> = intent.service.as_ref().map(|name| name.chars().take(WORDS_KEPT).collect());
     let mut evidence = json!({ "argv": kept, "service": service, "timeout_ms": intent.timeout });
+    if !intent.stdin.is_empty() {
+        evidence["stdin_bytes"] = intent.stdin.len().into();
+    }
     if bytes_cut > 0 || words_cut > 0 {
         evidence["argv_cut"] = json!({ "bytes": bytes_cut, "words": words_cut });
     }
@@ -68,6 +71,16 @@ fn check(intent: &ExecIntent) -> Result<(), ControlError> {
             hint: LONGER_HINT.into(),
         });
     }
+    if intent.stdin.len() > EXEC_STDIN_BYTES_MAX {
+        return Err(ControlError::Invalid {
+            what: format!(
+                "stdin: expected at most {}, found {} bytes",
+                Bytes(EXEC_STDIN_BYTES_MAX as u64),
+                intent.stdin.len()
+            ),
+            hint: "give it in parts, each appended to a file inside".into(),
+        });
+    }
     Ok(())
 }
 
@@ -90,8 +103,13 @@ impl Control {
         check(intent)?;
         let record = self.vm(vm).await?;
         // Its agent would be waited for as long as the program may take.
-        self.check_answers(&record).await?;
-        let began = self.announce(self.vm_entry(actor, "vm.exec", &record, evidence_of(intent))).await?;
+        if let Err(error) = self.check_answers(&record).await {
+            let entry = self.vm_entry(actor, "vm.exec_refused", &record, evidence_of(intent));
+            self.audit.append(AuditRecord { why: error.to_string(), ..entry }).await?;
+            return Err(error);
+        }
+        let begun = self.vm_entry(actor, "vm.exec", &record, evidence_of(intent));
+        let act = self.announce(begun, "vm.exec_failed").await?;
         let stopped = self.stopped();
         // Cancel-safe: nobody hears of the end of a program that is not waited for any more, and that is told.
         let outcome = tokio::select! {
@@ -108,13 +126,14 @@ impl Control {
                 ("vm.exec_failed", error.to_string().chars().take(WORDS_KEPT).collect(), Value::Null)
             }
         };
-        let entry = self.vm_entry(actor, action, &record, json!({ "began": began }));
-        let told = self.audit.append(AuditRecord { why, actual, ..entry }).await;
-        match (outcome, told) {
+        let entry = self.vm_entry(actor, action, &record, json!({ "began": act.began }));
+        let entry = AuditRecord { why, actual, ..entry };
+        let told = async { self.commit_audited(act.over(self.records.batch())?, entry).await };
+        match (outcome, told.await) {
             (outcome, Ok(_)) => outcome,
             (Ok(_), Err(error)) => {
                 let name = &record.intent.name;
-                Err(ControlError::from(error).after(format!("the program was run in {name}")))
+                Err(error.after(format!("the program was run in {name}")))
             }
             (Err(failed), Err(error)) => {
                 tracing::warn!(vm = %record.intent.name, %error, "not written down that a program failed");
@@ -151,6 +170,19 @@ mod tests {
         let empty = evidence_of(&intent(&[""; 700_000]));
         assert!(empty["argv"].as_array().unwrap().len() <= ARGV_BYTES_KEPT + 1);
         assert!(empty["argv_cut"]["words"].as_u64().unwrap() > 690_000);
+    }
+
+    #[test]
+    fn a_standard_input_is_counted_and_bounded_and_not_told() {
+        let of = |stdin: Vec<u8>| ExecIntent { stdin, ..intent(&["/bin/cat"]) };
+        let told = evidence_of(&of(b"secret".to_vec()));
+        assert_eq!(told["stdin_bytes"], 6);
+        assert!(!told.to_string().contains("secret"), "{told}");
+        assert!(check(&of(vec![0; EXEC_STDIN_BYTES_MAX])).is_ok());
+        let Err(ControlError::Invalid { what, .. }) = check(&of(vec![0; EXEC_STDIN_BYTES_MAX + 1])) else {
+            panic!("too much is taken")
+        };
+        assert_eq!(what, "stdin: expected at most 64 KiB, found 65537 bytes");
     }
 
     #[test]

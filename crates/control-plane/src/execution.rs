@@ -21,6 +21,7 @@ use journal::Journal;
 use proteus_model::execution::{Event, LeftAlone, Morph, State};
 use proteus_model::id::MorphId;
 use proteus_model::plan::{Goal, Plan};
+use proteus_model::setting::{Knob, Setting};
 use proteus_model::unit::Millis;
 use proteus_model::verification::{Baseline, VerificationReport};
 use proteus_model::vm::{BootObserved, PowerState};
@@ -189,7 +190,7 @@ impl Control {
         let (how, why) = match abort.asked() {
             Some(how) => (how, "aborted".to_owned()),
             None => match self.disarmed(journal.morph().plan.vm).await? {
-                Some((scope, how)) => (how, format!("{scope} was disarmed")),
+                Some((scope, how)) => (how, scope.to_string()),
                 None => return Ok(()),
             },
         };
@@ -237,6 +238,10 @@ impl Control {
         let morph = journal.morph();
         let verify = morph.plan.verify.clone();
         let baseline = morph.baseline.clone().unwrap_or_default();
+        if morph.plan.steps.is_empty() {
+            // What was not changed is not judged.
+            return Ok(journal.move_on(Event::Verified, |_| ()).await?);
+        }
         let window = windows(verify.as_ref()).1;
         let enough = |looks: &[_]| proteus_brain::verification::is_plain_harm(&baseline, looks);
         let watched = self.watch(morph.plan.vm, verify.as_ref(), window, abort, enough).await;
@@ -424,6 +429,8 @@ fn turned(morph: &Morph) -> usize {
 fn record_parked(record: &VmRecord, morph: &Morph, steps: usize) -> VmRecord {
     let mut partly = morph.clone();
     partly.plan.steps.truncate(steps);
+    // What was to be given back is Proteus's until all of it is.
+    partly.plan.gives_back.clear();
     VmRecord { profile: None, ..record_after(record, &partly) }
 }
 
@@ -448,11 +455,23 @@ fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
         }
     }
     for setting in &morph.plan.already {
-        if next.managed.iter().all(|known| known.knob() != setting.knob()) {
+        // Also where somebody else turned it there.
+        next.managed.retain(|known| known.knob() != setting.knob() || known == setting);
+        if !next.managed.contains(setting) {
             next.managed.push(setting.clone());
         }
     }
+    let given_back = |knob: &Knob| morph.plan.gives_back.contains(knob) && !left.contains(knob);
+    next.managed.retain(|setting| !given_back(&setting.knob()));
     next
+}
+
+/// Whether a VM is after a morph what its record says before it: then there is no new version of it.
+fn changes_nothing(record: &VmRecord, morph: &Morph) -> bool {
+    let after = record_after(record, morph);
+    let same =
+        |a: &[Setting], b: &[Setting]| a.len() == b.len() && a.iter().all(|setting| b.contains(setting));
+    morph.plan.steps.is_empty() && after.profile == record.profile && same(&after.managed, &record.managed)
 }
 
 /// Milliseconds since `start`.

@@ -10,19 +10,8 @@ use proteus_model::execution::{State, Version};
 use proteus_model::plan::Plan;
 use proteus_model::profile::Profile;
 use proteus_model::setting::{Knob, KnobKind, Setting};
-use serde::Serialize;
+use proteus_protocol::api::v1::DifferenceView;
 use std::sync::Arc;
-
-/// A knob that is not as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Which.
-    pub knob: Knob,
-    /// As Proteus left it.
-    pub recorded: Setting,
-    /// As it is.
-    pub found: Setting,
-}
 
 impl Control {
     /// What can be done to a VM live.
@@ -134,13 +123,18 @@ impl Control {
         let mut settings = self.settings_at(&record, &version).await?;
         let (now, unread) = self.read_all(&record, settings.iter().map(Setting::knob)).await;
         let mut notes = unread;
+        // What was as asked when it became managed has no other value to go back to.
+        let known = |knob: &Knob| settings.iter().any(|setting| setting.knob() == *knob);
+        let managed = record.managed.iter().map(Setting::knob);
+        let never_turned: Vec<Knob> = managed.filter(|knob| !known(knob)).collect();
         settings.retain(|wish| {
             let note = Self::meddled(&record, wish, &now);
             let keep = note.is_none();
             notes.extend(note);
             keep
         });
-        let mut plan = compose_rollback(&subject, number, version.profile, &settings, &now);
+        let mut plan = compose_rollback(&subject, &version, &settings, &now);
+        plan.gives_back.extend(never_turned);
         plan.notes.extend(notes);
         Ok(plan)
     }
@@ -169,7 +163,7 @@ impl Control {
 
     /// Where a VM differs from its record: managed knobs that read otherwise, and, where its last morph was undone,
     /// knobs of that morph that do not read as before it.
-    pub async fn differences(&self, vm: &str) -> Result<Vec<Difference>, ControlError> {
+    pub async fn differences(&self, vm: &str) -> Result<Vec<DifferenceView>, ControlError> {
         let record = self.vm(vm).await?;
         self.check_answers(&record).await?;
         let mut expected = record.managed.clone();
@@ -187,7 +181,7 @@ impl Control {
             let found = self.node.read(record.id, &recorded.knob()).await;
             let found = self.on_node(&record, found).await?;
             if !recorded.holds_in(&found) {
-                differences.push(Difference { knob: recorded.knob(), recorded, found });
+                differences.push(DifferenceView { knob: recorded.knob(), recorded, found });
             }
         }
         Ok(differences)

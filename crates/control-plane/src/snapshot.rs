@@ -136,12 +136,14 @@ impl Control {
         let name = self.free_name(&record, name).await?;
         let entry =
             |action: &str, evidence: serde_json::Value| self.vm_entry(actor, action, &record, evidence);
-        self.announce(entry("vm.snapshot.create", json!({ "snapshot": name }))).await?;
+        let begun = entry("vm.snapshot.create", json!({ "snapshot": name }));
+        let act = self.announce(begun, "vm.snapshot.create_cut_short").await?;
         let taking = self.node.create_snapshot(record.id, &name, record.generation);
-        let cost = self.act(taking, actor, "vm.snapshot.create_failed", &record).await?;
-        let evidence = json!({ "snapshot": name, "blackout_ms": cost.blackout_ms });
+        let cost = self.act(&act, taking, actor, "vm.snapshot.create_failed", &record).await?;
+        let evidence = json!({ "began": act.began, "snapshot": name, "blackout_ms": cost.blackout_ms });
         let told = async {
-            let batch = self.origin_batch(&record, &name, actor, None).await?.relief();
+            let batch = self.origin_batch(&record, &name, actor, None).await?;
+            let batch = act.over(batch)?;
             self.commit_audited(batch, entry("vm.snapshot.created", evidence)).await
         };
         let done = |error: ControlError| error.after(format!("the snapshot {name} of {vm} was taken"));
@@ -205,7 +207,7 @@ impl Control {
         let failed = match self.restore_settings(&record, AGENT_LIMIT).await {
             Ok(failed) => failed,
             Err(ControlError::Disarmed { scope }) => {
-                vec![format!("{scope} is disarmed: settings inside the guest are those of the snapshot")]
+                vec![format!("{scope}: settings inside the guest are those of the snapshot")]
             }
             Err(error) => return Err(error.after(format!("{vm} went back to {name}"))),
         };
@@ -252,12 +254,12 @@ impl Control {
         let record = self.check_delete_snapshot(vm, name).await?;
         let name = parse(name)?;
         let entry = |action: &str| self.vm_entry(actor, action, &record, json!({ "snapshot": name }));
-        self.announce(entry("vm.snapshot.delete")).await?;
+        let act = self.announce(entry("vm.snapshot.delete"), "vm.snapshot.delete_cut_short").await?;
         let deleting = self.node.delete_snapshot(record.id, &name);
-        self.act(deleting, actor, "vm.snapshot.delete_failed", &record).await?;
+        self.act(&act, deleting, actor, "vm.snapshot.delete_failed", &record).await?;
         let told = async {
             let key = origin_key(&record, &name);
-            let mut batch = self.records.batch().relief();
+            let mut batch = act.over(self.records.batch())?;
             if let Some(found) = self.records.get::<SnapshotOrigin>(&key).await? {
                 batch = batch.delete(&key, found.rev)?;
             }

@@ -44,19 +44,20 @@ impl Control {
         }
         let vm = &record.intent.name;
         self.check_savable(&record).await?;
-        self.announce(self.vm_entry(actor, "vm.template", &record, json!({}))).await?;
+        let begun = self.vm_entry(actor, "vm.template", &record, json!({}));
+        let act = self.announce(begun, "vm.template_cut_short").await?;
         let saving = async {
             let saved = self.node.save_template(record.id).await;
             self.on_node(&record, saved).await
         };
-        let disks = self.act(saving, actor, "vm.template_failed", &record).await?;
+        let disks = self.act(&act, saving, actor, "vm.template_failed", &record).await?;
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.template_made", record, json!({}));
         let made = |record: &mut VmRecord| {
             record.template = Some(disks.clone());
             (record.wanted, record.intent.autostart) = (false, false);
         };
         let told = async {
-            let value = self.change_record(record.id, entry, made).await?;
+            let value = self.change_record_over(record.id, entry, made, Some(&act)).await?;
             self.withdraw(value.id).await?;
             Ok(value)
         };

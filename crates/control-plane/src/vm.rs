@@ -18,6 +18,7 @@ mod watch;
 
 pub(crate) use power::not_running;
 
+use crate::act::Announced;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, TRIES, Versioned};
@@ -164,6 +165,7 @@ impl Control {
             return Err(ControlError::Invalid { what: problem.to_string(), hint: SEED_HINT.into() });
         }
         self.check_name_free(&intent.name).await?;
+        self.check_fits(&intent).await?;
         self.node.check_files(&intent).await?;
         Ok(VmRecord::new(VmId::from_bits(self.records.fresh()), intent, self.now()))
     }
@@ -235,6 +237,17 @@ impl Control {
         entry: impl Fn(&VmRecord) -> AuditRecord,
         change: impl Fn(&mut VmRecord),
     ) -> Result<VmRecord, ControlError> {
+        self.change_record_over(vm, entry, change, None).await
+    }
+
+    /// The same, where that is what came of an act.
+    pub(crate) async fn change_record_over(
+        &self,
+        vm: VmId,
+        entry: impl Fn(&VmRecord) -> AuditRecord,
+        change: impl Fn(&mut VmRecord),
+        act: Option<&Announced>,
+    ) -> Result<VmRecord, ControlError> {
         for _ in 0..TRIES {
             let Versioned { value: was, rev } = self.find_vm_of(vm).await?;
             let mut is = was.clone();
@@ -246,6 +259,9 @@ impl Control {
             }
             if is != was {
                 batch = batch.put(&key::vm(vm), &is, Some(rev))?;
+            }
+            if let Some(act) = act {
+                batch = act.over(batch)?;
             }
             match self.commit_audited(batch, entry(&is)).await {
                 Err(ControlError::Record(RecordError::Conflict { .. })) => {}
@@ -314,7 +330,14 @@ impl Control {
         self.check_removable(&value).await?;
         // Taken on a full disk too: it makes room.
         self.audit.append(self.vm_entry(actor, "vm.delete", &value, json!({}))).await?;
-        let left = self.act(self.node.delete(value.id), actor, "vm.delete_failed", &value).await?;
+        let left = match self.node.delete(value.id).await {
+            Ok(left) => left,
+            Err(error) => {
+                let entry = self.vm_entry(actor, "vm.delete_failed", &value, json!({}));
+                self.tell_failed(self.records.batch().relief(), entry, &error.to_string()).await;
+                return Err(error.into());
+            }
+        };
         let evidence = not_given_back(&left);
         let told = async {
             self.forget(&value, rev, self.vm_entry(actor, "vm.deleted", &value, evidence)).await?;

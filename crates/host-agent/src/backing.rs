@@ -33,6 +33,9 @@ pub(crate) enum Broken {
     Loop(PathBuf),
     /// More than [`CHAIN_MAX`] files.
     TooLong,
+    /// It lies over something that is no plain path of a file, as `nbd://…` and `json:…`: QEMU would open that, and
+    /// nobody could say what it is.
+    NoFile(PathBuf, String),
 }
 
 /// What a qcow2 file says of the file below it.
@@ -106,8 +109,11 @@ pub(crate) fn chain(path: &Path, format: DiskFormat) -> (Vec<(FileId, PathBuf)>,
             continue;
         }
         match backing(&path) {
+            Ok(Some(below)) if is_elsewhere(&below.name) => {
+                return (files, Err(Broken::NoFile(path, below.name)));
+            }
             Ok(below) => {
-                next = below.filter(|below| !is_elsewhere(&below.name)).map(|below| {
+                next = below.map(|below| {
                     // A relative name begins at the file's own, and not where a link leads.
                     (path.parent().unwrap_or(Path::new("/")).join(below.name), below.raw)
                 });

@@ -7,6 +7,9 @@ use proteus_protocol::node::v1::{NodeError, NodeErrorCode};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// What is shown of a name that is no file's, in letters.
+const NAME_SHOWN: usize = 80;
+
 /// The files of a VM must be there, and its user must reach them, and read what is not handed to it: better said now
 /// than by QEMU later.
 pub(crate) fn check(intent: &VmIntent) -> Result<(), NodeError> {
@@ -43,6 +46,16 @@ fn check_below(field: &str, disk: &DiskIntent) -> Result<(), NodeError> {
         Err(Broken::Gone(path)) => format!("there is no file {}{under}", path.display()),
         Err(Broken::Unreadable(path, error)) => format!("{} cannot be read: {error}", path.display()),
         Err(Broken::Loop(path)) => format!("{top} lies over {}, which lies over itself", path.display()),
+        Err(Broken::NoFile(path, name)) => {
+            let name: String = name.chars().take(NAME_SHOWN).collect();
+            let what =
+                format!("{field}: {} lies over {name:?}, which is no plain path of a file", path.display());
+            let hint = format!(
+                "make it one: `qemu-img rebase -u -b FILE -F FORMAT {}`, where FILE holds the same",
+                path.display()
+            );
+            return Err(refused(what, hint));
+        }
         Err(Broken::TooLong) => format!("{top} lies over {CHAIN_MAX} files or more"),
     };
     Err(refused(format!("{field}: {what}"), anew))
@@ -228,7 +241,20 @@ mod tests {
         assert_eq!(of(dir.path().join((CHAIN_MAX - 1).to_string())), None);
         let (what, _) = of(dir.path().join(CHAIN_MAX.to_string())).unwrap();
         assert!(what.ends_with("lies over 64 files or more"), "{what}");
-        // A server of disks is no file of this host.
-        assert_eq!(of(image(dir.path(), "far", Some("nbd://host/disk"))), None);
+        // What QEMU takes for something else than a path is not opened unchecked.
+        let odd = [
+            "nbd://host/disk",
+            "nbd:host:10809",
+            "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}}",
+        ];
+        for name in odd {
+            let far = image(dir.path(), "far", Some(name));
+            let (what, hint) = of(far).unwrap();
+            assert!(
+                what.ends_with("which is no plain path of a file") && what.contains("/far lies over"),
+                "{what}"
+            );
+            assert!(hint.contains("qemu-img rebase -u"), "{hint}");
+        }
     }
 }

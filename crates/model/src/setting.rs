@@ -509,7 +509,8 @@ impl fmt::Display for Setting {
                 write!(f, "{}, {}", or_unlimited(&iops), or_unlimited(&limit.bandwidth))
             }
             Self::NicRate { rate } => {
-                write!(f, "in {}, out {}", or_unlimited(&rate.to_guest), or_unlimited(&rate.from_guest))
+                let told = |rate: Option<BytesPerSec>| or_unlimited(&rate.map(BytesPerSec::in_bits));
+                write!(f, "in {}, out {}", told(rate.to_guest), told(rate.from_guest))
             }
             Self::NetworkPolicy { policy } | Self::AppPolicy { policy, .. } => match policy {
                 Some(policy) => write!(f, "{policy}"),
@@ -540,6 +541,15 @@ mod tests {
             assert!(bad.parse::<SysctlKey>().is_err(), "{bad:?} was taken");
         }
         assert!("net.core.somaxconn".parse::<SysctlKey>().is_ok());
+    }
+
+    #[test]
+    fn a_link_rate_is_shown_in_bits_and_a_disks_in_bytes() {
+        let rate = NicRate { to_guest: "100Mbit/s".parse().ok(), from_guest: None };
+        assert_eq!(Setting::NicRate { rate }.to_string(), "in 100 Mbit/s, out unlimited");
+        let limit = DiskLimit { iops: None, bandwidth: "100MiB/s".parse().ok() };
+        let disk = "data".parse().unwrap();
+        assert_eq!(Setting::DiskLimit { disk, limit }.to_string(), "unlimited, 100 MiB/s");
     }
 
     #[test]

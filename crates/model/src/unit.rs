@@ -172,6 +172,32 @@ impl FromStr for BytesPerSec {
     }
 }
 
+impl BytesPerSec {
+    /// The same as people know links: in bits per second.
+    pub const fn in_bits(self) -> BitsPerSec {
+        BitsPerSec(self.0.saturating_mul(8))
+    }
+}
+
+/// How a link's rate is shown: `100 Mbit/s`. What is counted with is [`BytesPerSec`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitsPerSec(u64);
+
+impl fmt::Display for BitsPerSec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (factor, unit) in [(1_000_000_000, "Gbit/s"), (1_000_000, "Mbit/s"), (1_000, "kbit/s")] {
+            if self.0 >= factor {
+                return if self.0.is_multiple_of(factor) {
+                    write!(f, "{} {unit}", self.0 / factor)
+                } else {
+                    write!(f, "{:.1} {unit}", self.0 as f64 / factor as f64)
+                };
+            }
+        }
+        write!(f, "{} bit/s", self.0)
+    }
+}
+
 impl fmt::Display for BytesPerSec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/s", Bytes(self.0))
@@ -246,6 +272,11 @@ mod tests {
         assert_eq!("250m".parse::<MilliCpu>().unwrap().to_string(), "0.25 CPU");
         assert_eq!("8Mbit/s".parse::<BytesPerSec>().unwrap(), BytesPerSec(1_000_000));
         assert_eq!("10MiB/s".parse::<BytesPerSec>().unwrap().to_string(), "10 MiB/s");
+        let link = |text: &str| text.parse::<BytesPerSec>().unwrap().in_bits().to_string();
+        assert_eq!(link("100Mbit/s"), "100 Mbit/s");
+        assert_eq!(link("2.5Gbit/s"), "2.5 Gbit/s");
+        assert_eq!(link("20MiB/s"), "167.8 Mbit/s");
+        assert_eq!((link("8kbit/s"), link("99B/s")), ("8 kbit/s".to_owned(), "792 bit/s".to_owned()));
         assert_eq!("5m".parse::<Millis>().unwrap().to_string(), "5 min");
     }
 

@@ -18,17 +18,21 @@ mod state;
 mod tls;
 
 use clap::{CommandFactory, Parser};
-use proteus_cli::argument::{Cli, Command};
+use proteus_cli::argument::{Cli, Command, OutputForm};
 use proteus_cli::client::{Client, ClientError};
 use proteus_cli::command::Session;
-use proteus_cli::error::CommandError;
+use proteus_cli::error::{CommandError, report};
 use proteus_cli::terminal;
 use proteus_control_plane::store::StoreError;
+use proteus_protocol::api::v1::ErrorBody;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(wrong_words(&error)),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,15 +72,34 @@ async fn run(cli: Cli) -> u8 {
         | Command::Token(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {
-        terminal::say_aside(format_args!("error: {error}"));
-        for cause in error.chain().skip(1) {
-            terminal::say_aside(format_args!("  because: {cause}"));
-        }
-        if let Some(hint) = hint_for(&error) {
-            terminal::say_aside(format_args!("  hint: {hint}"));
-        }
+        let body = ErrorBody {
+            code: "failed".to_owned(),
+            message: error.to_string(),
+            detail: error.chain().skip(1).map(ToString::to_string).collect(),
+            hint: hint_for(&error).map(str::to_owned),
+        };
+        terminal::write_aside(&report(&body, cli.output));
         1
     })
+}
+
+/// What was typed is no command, or asks for help; the exit code.
+fn wrong_words(error: &clap::Error) -> u8 {
+    let words: Vec<String> = std::env::args().take_while(|word| word != "--").collect();
+    let json = words.iter().any(|word| word == "--output=json")
+        || words.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+    if json && error.use_stderr() {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let detail =
+            text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        let body = ErrorBody { code: "usage".to_owned(), message, detail, hint: None };
+        terminal::write_aside(&report(&body, OutputForm::Json));
+    } else {
+        // A reader that went away is no failure.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(2)
 }
 
 /// What to do about what whoever starts Proteus can have got wrong.
@@ -108,7 +131,7 @@ async fn ask(cli: &Cli) -> u8 {
     match outcome {
         Some(Ok(code)) => code,
         Some(Err(error)) => {
-            terminal::write_aside(&error.report());
+            terminal::write_aside(&report(&error.body(), cli.output));
             error.exit_code()
         }
         None => 2,

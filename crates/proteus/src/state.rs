@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use proteus_cli::argument::{Cli, OutputForm, Store};
 use proteus_cli::client::ClientError;
-use proteus_cli::error::CommandError;
+use proteus_cli::error::{CommandError, report};
 use proteus_cli::terminal;
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_control_plane::store::{Store as _, StoreError};
@@ -28,7 +28,7 @@ pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
                 hint: "leave --server and PROTEUS_SERVER away, or check on the server's host".to_owned(),
             }),
         };
-        return Ok(done.map_or_else(refused, |()| 0));
+        return Ok(done.map_or_else(|error| refused(cli, error), |()| 0));
     }
     // Opening would make it, and an empty state is always whole.
     if !cli.state.join("proteus.db").is_file() {
@@ -122,8 +122,8 @@ impl Drop for Target {
 }
 
 /// Says why it was refused; the exit code.
-fn refused(error: CommandError) -> u8 {
-    terminal::write_aside(&error.report());
+fn refused(cli: &Cli, error: CommandError) -> u8 {
+    terminal::write_aside(&report(&error.body(), cli.output));
     error.exit_code()
 }
 
@@ -153,7 +153,7 @@ async fn ask(cli: &Cli, to: Option<&Path>) -> Result<u8> {
     let target = to.map(Target::make).transpose()?;
     let made = match make(cli).await {
         Ok(view) => view.path,
-        Err(error) => return Ok(refused(error.into())),
+        Err(error) => return Ok(refused(cli, error.into())),
     };
     let Some(target) = target else {
         told(cli, &made);

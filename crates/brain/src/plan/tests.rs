@@ -4,7 +4,7 @@ use super::*;
 use proteus_model::capability::CapabilityReport;
 use proteus_model::profile::document;
 use proteus_model::setting::{KnobKind, NicRate, ThpMode, Weight};
-use proteus_model::unit::{MilliCpu, Millis};
+use proteus_model::unit::{MilliCpu, Millis, UnixMillis};
 use proteus_model::vm::Boot;
 
 fn subject(available: Option<u64>) -> Subject {
@@ -116,9 +116,22 @@ fn giving_comes_before_taking_and_a_plan_survives_its_json() {
 fn a_rollback_leads_to_the_settings_of_the_version() {
     let settings = [Setting::CpuWeight { weight: Weight(300) }];
     let now = [Setting::CpuWeight { weight: Weight::NEUTRAL }];
-    let plan = compose_rollback(&subject(None), 2, Some("p@1.0.0".into()), &settings, &now);
+    let of = |settings: &[Setting]| Version {
+        number: 2,
+        goal: None,
+        morph: None,
+        at: UnixMillis(0),
+        profile: Some("p@1.0.0".into()),
+        settings: settings.to_vec(),
+    };
+    let plan = compose_rollback(&subject(None), &of(&settings), &settings, &now);
     assert_eq!(plan.goal, Goal::Version { number: 2, profile: Some("p@1.0.0".into()) });
-    assert_eq!(plan.steps.len(), 1);
+    assert_eq!((plan.steps.len(), plan.gives_back), (1, Vec::new()));
+    // A version that did not manage it: it is given back, also where it is as it was.
+    for now in [now, settings.clone()] {
+        let plan = compose_rollback(&subject(None), &of(&[]), &settings, &now);
+        assert_eq!(plan.gives_back, [Knob::CpuWeight]);
+    }
 }
 
 /// What was decided from, written down and read again.

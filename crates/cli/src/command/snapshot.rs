@@ -5,7 +5,6 @@ use crate::argument::Snapshot;
 use crate::client::segment;
 use crate::error::usage;
 use crate::output;
-use crate::terminal;
 use proteus_protocol::api::v1::{RestoreView, SnapshotRequest, SnapshotTaken, SnapshotView, VmView};
 use serde_json::json;
 
@@ -49,7 +48,7 @@ impl Session {
             });
             return Ok(0);
         }
-        terminal::say_aside(format_args!("  saving disks and RAM; {vm} stands still for up to {pause}"));
+        self.aside(&format!("  saving disks and RAM; {vm} stands still for up to {pause}\n"));
         let taken: SnapshotTaken = self.client.post(&path, &request).await?;
         self.print(&taken, || {
             format!(
@@ -78,13 +77,13 @@ impl Session {
             return Ok(0);
         }
         if !yes {
-            terminal::write_aside(&lost);
+            self.aside(&lost);
             return Err(usage(
                 format!("{vm} was not restored: that has to be confirmed"),
                 "the same command with --yes restores it",
             ));
         }
-        terminal::write_aside(&lost);
+        self.aside(&lost);
         let view: RestoreView = self.client.post(&path, &json!({})).await?;
         self.print(&view, || output::restored(vm, name, &view));
         Ok(if view.failed.is_empty() { 0 } else { 1 })

@@ -17,7 +17,6 @@ use crate::abort::AbortHow;
 use crate::arm::ArmScope;
 use crate::control::{Control, ControlError};
 use crate::look::Glance;
-use crate::plan::Difference;
 use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;
 use axum::body::Bytes as Body;
@@ -33,9 +32,10 @@ use proteus_model::unit::Millis;
 use proteus_model::vm::{PowerState, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
-    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DocumentRequest,
-    ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView, Role, ServiceView,
-    StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DifferenceView,
+    DocumentRequest, ExecRequest, ExecView, HISTORY_MAX, HISTORY_SHOWN, HostView, MorphRequest, MorphView,
+    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
+    VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -284,13 +284,39 @@ pub(super) async fn services(
     Ok(Json(services.into_iter().map(view).collect()))
 }
 
-pub(super) async fn versions(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<VersionView>> {
+/// How many are shown of what there may be any number of.
+fn bounded(limit: Option<usize>, shown: usize, most: usize, hint: &str) -> Result<usize, Refusal> {
+    let limit = limit.unwrap_or(shown);
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Refusal::invalid(format!("limit: expected 1 to {most}, found {limit}"), hint))
+}
+
+#[derive(Deserialize)]
+pub(super) struct VersionsQuery {
+    before: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn versions(
+    State(control): Shared,
+    Path(vm): Path<String>,
+    Query(query): Query<VersionsQuery>,
+) -> Answer<Vec<VersionView>> {
+    let hint = "`before` the first of an answer's versions shows more";
+    let limit = bounded(query.limit, HISTORY_SHOWN, HISTORY_MAX, hint)?;
     let record = control.vm(&vm).await?;
-    let versions = control.versions(&record).await?;
+    let mut versions = control.versions(&record).await?;
+    versions.retain(|version| query.before.is_none_or(|before| version.number < before));
+    versions.drain(..versions.len().saturating_sub(limit));
     Ok(Json(versions.into_iter().map(|version| VersionView { version }).collect()))
 }
 
-pub(super) async fn differences(State(control): Shared, Path(vm): Path<String>) -> Answer<Vec<Difference>> {
+pub(super) async fn differences(
+    State(control): Shared,
+    Path(vm): Path<String>,
+) -> Answer<Vec<DifferenceView>> {
     Ok(Json(control.differences(&vm).await?))
 }
 
@@ -304,7 +330,7 @@ pub(super) async fn exec(
     let intent = ExecIntent {
         argv: request.argv,
         service: request.service,
-        stdin: Vec::new(),
+        stdin: request.stdin.0,
         timeout: request.timeout_ms,
     };
     let runner = control.clone();
@@ -367,8 +393,28 @@ pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: B
     Ok(Json(plan))
 }
 
-pub(super) async fn morphs(State(control): Shared) -> Answer<Vec<MorphView>> {
-    Ok(Json(control.morphs().await?.into_iter().map(|morph| MorphView { morph }).collect()))
+#[derive(Deserialize)]
+pub(super) struct MorphsQuery {
+    before: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn morphs(
+    State(control): Shared,
+    Query(query): Query<MorphsQuery>,
+) -> Answer<Vec<MorphView>> {
+    let hint = "`before` the last of an answer's morphs shows more";
+    let limit = bounded(query.limit, HISTORY_SHOWN, HISTORY_MAX, hint)?;
+    let before = match &query.before {
+        Some(id) => Some(find_morph(&control, id).await?.id),
+        None => None,
+    };
+    let all = control.morphs().await?;
+    let first = before.map_or(0, |id| all.iter().take_while(|morph| morph.id != id).count() + 1);
+    let count = all.len() as u64;
+    let numbered = all.into_iter().zip(1..).skip(first).take(limit);
+    let view = |(morph, number): (Morph, u64)| MorphView { morph, earlier: Some(count - number) };
+    Ok(Json(numbered.map(view).collect()))
 }
 
 async fn find_morph(control: &Control, id: &str) -> Result<Morph, ControlError> {
@@ -393,7 +439,7 @@ pub(super) async fn begin_morph(
         return Err(Refusal::unsupported(message, "`--skip-unsupported` goes on without it"));
     }
     if request.dry_run {
-        return Ok(Json(MorphView { morph: control.check_morph(request.plan, &caller.name).await? }));
+        return Ok(Json(MorphView::of(control.check_morph(request.plan, &caller.name).await?)));
     }
     let runner = control.clone();
     // Begun and run in one go: a morph that nobody runs would hold its VM.
@@ -405,11 +451,11 @@ pub(super) async fn begin_morph(
         });
         Ok::<_, ControlError>(morph)
     };
-    Ok(Json(MorphView { morph: runner.run_to_end(work).await? }))
+    Ok(Json(MorphView::of(runner.run_to_end(work).await?)))
 }
 
 pub(super) async fn morph(State(control): Shared, Path(id): Path<String>) -> Answer<MorphView> {
-    Ok(Json(MorphView { morph: find_morph(&control, &id).await? }))
+    Ok(Json(MorphView::of(find_morph(&control, &id).await?)))
 }
 
 pub(super) async fn abort(
@@ -421,7 +467,7 @@ pub(super) async fn abort(
     let request: AbortRequest = parse(&body)?;
     let id = find_morph(&control, &id).await?.id;
     let how = AbortHow::of(request.hold);
-    Ok(Json(MorphView { morph: control.abort_morph(id, how, &caller.name).await? }))
+    Ok(Json(MorphView::of(control.abort_morph(id, how, &caller.name).await?)))
 }
 
 fn profile_view(record: ProfileRecord) -> ProfileView {
@@ -468,11 +514,8 @@ pub(super) struct AuditQuery {
 }
 
 pub(super) async fn audit(State(control): Shared, Query(query): Query<AuditQuery>) -> Answer<AuditView> {
-    let limit = query.limit.unwrap_or(AUDIT_ENTRIES_SHOWN);
-    if !(1..=AUDIT_ENTRIES_MAX).contains(&limit) {
-        let message = format!("limit: expected 1 to {AUDIT_ENTRIES_MAX}, found {limit}");
-        return Err(Refusal::invalid(message, "`before` the first of an answer's entries shows more"));
-    }
+    let hint = "`before` the first of an answer's entries shows more";
+    let limit = bounded(query.limit, AUDIT_ENTRIES_SHOWN, AUDIT_ENTRIES_MAX, hint)?;
     Ok(Json(control.audit_page(query.before, limit).await?))
 }
 

@@ -149,11 +149,7 @@ impl From<ControlError> for Refusal {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", Some(hint.clone()))
             }
             ControlError::Forbidden { hint, .. } => (StatusCode::FORBIDDEN, "forbidden", Some(hint.clone())),
-            ControlError::Disarmed { scope } => (
-                StatusCode::LOCKED,
-                "disarmed",
-                Some(format!("`{}` lets forward steps begin again", scope.way_back())),
-            ),
+            ControlError::Disarmed { scope } => (StatusCode::LOCKED, "disarmed", Some(scope.way_back())),
             ControlError::Untold { hint, .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "storage", Some(hint.clone()))
             }

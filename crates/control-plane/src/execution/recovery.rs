@@ -110,6 +110,10 @@ impl Control {
     pub async fn resume(self: &Arc<Self>) -> Result<(), ControlError> {
         // Before anybody can begin another: they look alike.
         self.remove_cut_short().await?;
+        // What cannot be written now is at the next start.
+        if let Err(error) = self.close_cut_short().await {
+            tracing::warn!(%error, "not written down what the last end of Proteus cut short");
+        }
         for morph in self.cut_short().await? {
             let control = self.clone();
             self.spawn(async move {

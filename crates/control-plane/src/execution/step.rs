@@ -2,7 +2,7 @@
 //! crash cut in half is simply taken again.
 
 use super::journal::Journal;
-use super::{Stop, record_after, since};
+use super::{Stop, changes_nothing, record_after, since};
 use crate::control::{Control, ControlError};
 use crate::plan::moves_by_itself;
 use proteus_model::execution::{Event, LeftAlone, Morph, StepObserved};
@@ -178,6 +178,12 @@ impl Control {
 
     /// All is verified: the VM's record becomes what the VM is.
     pub(super) async fn settle(&self, journal: &mut Journal<'_>) -> Result<(), ControlError> {
+        // Nobody else changes what is compared while the morph holds the VM.
+        let record = self.vm_of(journal.morph().plan.vm).await?;
+        if changes_nothing(&record, journal.morph()) {
+            let reason = format!("nothing changes: all is so already, and version {} stays", record.version);
+            return journal.finish(Event::Recorded, |morph| morph.reason = Some(reason), None).await;
+        }
         journal.finish(Event::Recorded, |_| (), Some(&record_after)).await
     }
 }

@@ -18,14 +18,18 @@ impl Control {
         if !self.admitted().await?.contains(&vm) {
             return Ok(());
         }
-        self.withdraw(vm).await?;
-        if let Ok(record) = self.vm_of(vm).await {
-            let mut entry = self.vm_entry("proteus", "vm.ended", &record, json!({}));
-            entry.why = "it does not run any more".into();
-            self.audit.append(entry).await?;
-            self.tell_vm(&record, "ended");
+        match self.vm_of(vm).await {
+            // One whose start or making was cut short did not come to run; what becomes of that is told by itself.
+            Ok(record) if record.wanted_before.is_none() && !record.cloning => {
+                let mut entry = self.vm_entry("proteus", "vm.ended", &record, json!({}));
+                entry.why = "it does not run any more".into();
+                if self.withdraw_told(vm, entry).await? {
+                    self.tell_vm(&record, "ended");
+                }
+                Ok(())
+            }
+            Ok(_) | Err(_) => self.withdraw(vm).await,
         }
-        Ok(())
     }
 
     /// Gives back what VMs hold that do not run: those that ended by themselves, and what a crash left.

@@ -11,6 +11,7 @@ use proteus_cli::wait::wait_serving;
 use proteus_hypervisor::network::Network;
 use proteus_model::unit::Millis;
 use proteus_protocol::api::v1::{ExecRequest, ExecView, StopRequest, StopView, VmView};
+use proteus_protocol::guest::v1::Blob;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -88,7 +89,7 @@ fn costs(readings: &[Vec<Reading>; 3], time: Duration) -> Vec<Cost> {
 
 async fn read(host: &Host, vm: &str) -> Result<Vec<Reading>> {
     let argv = ["/bin/sh", "-c", READ].map(str::to_owned).to_vec();
-    let request = ExecRequest { argv, service: None, timeout_ms: Millis(60_000) };
+    let request = ExecRequest { argv, service: None, stdin: Blob::default(), timeout_ms: Millis(60_000) };
     let view: ExecView = host.client.post(&format!("/vms/{vm}/exec"), &request).await?;
     let readings = parse(&view.stdout);
     ensure!(!readings.is_empty(), "the guest told nothing of its processes: {}", view.stderr);

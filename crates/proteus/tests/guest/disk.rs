@@ -2,8 +2,10 @@
 
 use crate::server::Server;
 use crate::{image_dir, inside};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 const USER_DATA: &str = "#cloud-config\nhostname: seeded\nchpasswd: { list: 'root:not-to-be-shown' }\n";
 
@@ -64,6 +66,23 @@ fn an_overlay_and_a_seed_are_the_vms_own() {
     check_seed(&server, &id);
 
     assert_eq!(inside(&server, "web", &["uname", "-s"]), "Linux", "a program by its name alone");
+    let given = Command::new(env!("CARGO_BIN_EXE_proteus"))
+        .args([
+            "--state",
+            server.state().to_str().unwrap(),
+            "vm",
+            "exec",
+            "-i",
+            "web",
+            "--",
+            "/bin/busybox",
+            "wc",
+            "-c",
+        ])
+        .stdin(File::open(&seed).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&given.stdout).trim(), USER_DATA.len().to_string(), "{given:?}");
     let unknown = server.cli(&["vm", "exec", "web", "--", "no-such-program"]);
     assert!(unknown.code == 127 && unknown.stderr.contains("not found"), "{}", unknown.stderr);
 
@@ -86,39 +105,18 @@ fn an_overlay_and_a_seed_are_the_vms_own() {
     assert!(base.exists() && seed.exists(), "the owner's files are gone");
 }
 
-/// A boot sector: says its name to the first serial port, and halts. 16-bit code, loaded at 0x7c00.
-fn loader() -> Vec<u8> {
-    let code: [u8; 17] = [
-        0xba, 0xf8, 0x03, // mov dx, 0x3f8
-        0xbe, 0x11, 0x7c, // mov si, 0x7c11: the text behind the code
-        0xac, // again: lodsb
-        0x84, 0xc0, // test al, al
-        0x74, 0x03, // jz halt
-        0xee, // out dx, al
-        0xeb, 0xf8, // jmp again
-        0xf4, // halt: hlt
-        0xeb, 0xfd, // jmp halt
-    ];
-    let mut disk = vec![0u8; 1 << 20];
-    disk[..code.len()].copy_from_slice(&code);
-    let text = b"its own loader runs\r\n\0";
-    disk[code.len()..code.len() + text.len()].copy_from_slice(text);
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    disk
-}
-
 #[test]
 #[ignore = "boots a guest: ./test runs it"]
 fn a_disk_with_a_loader_of_its_own_is_booted() {
     let mut server = Server::start();
     let disk = server.dir.path().join("own.raw");
-    std::fs::write(&disk, loader()).unwrap();
+    std::fs::write(&disk, crate::loader::disk()).unwrap();
     let disk = format!("root={}", disk.display());
     server.cli(&["vm", "create", "own", "--memory", "128MiB", "--disk", &disk]).ok();
     server.cli(&["vm", "start", "own"]).ok();
     crate::server::wait_for("the loader's word", std::time::Duration::from_secs(60), || {
         let seen = server.cli(&["vm", "console", "own", "--dump"]).ok().stdout;
-        seen.contains("its own loader runs").then_some(())
+        seen.contains("ready").then_some(())
     });
     // It knows no power button.
     server.cli(&["vm", "stop", "own", "--grace", "10ms"]).ok();

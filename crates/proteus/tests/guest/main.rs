@@ -17,6 +17,9 @@ mod full;
 #[path = "../../../../tests/support/images.rs"]
 mod images;
 
+#[path = "../../../../tests/support/loader.rs"]
+mod loader;
+
 #[path = "../service/server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod server;

@@ -61,7 +61,7 @@ async fn play_agent(listener: UnixListener) {
     }
 }
 
-async fn entries(bench: &Bench, action: &str) -> Vec<Value> {
+pub(crate) async fn entries(bench: &Bench, action: &str) -> Vec<Value> {
     let all = bench.control.audit_view().await.unwrap().entries;
     all.into_iter().filter(|entry| entry["action"].as_str().unwrap().starts_with(action)).collect()
 }
@@ -69,6 +69,16 @@ async fn entries(bench: &Bench, action: &str) -> Vec<Value> {
 fn program(argv: &[&str]) -> ExecIntent {
     let argv = argv.iter().map(|word| (*word).to_owned()).collect();
     ExecIntent { argv, service: None, stdin: Vec::new(), timeout: Millis(2000) }
+}
+
+/// What a process does that is killed meanwhile: a snapshot, a program without an end, and a console that stays open.
+pub(crate) async fn die_inside(bench: &Bench, dir: &Path) {
+    let vm = bench.control.vm("web").await.unwrap().id;
+    bench.control.create_snapshot("web", Some("one"), "test").await.unwrap();
+    tokio::spawn(play_agent(UnixListener::bind(socket(dir, vm, "agent")).unwrap()));
+    bench.control.exec("web", &program(&["/bin/true"]), "test").await.unwrap();
+    let _console = UnixListener::bind(socket(dir, vm, "console")).unwrap();
+    bench.control.type_console("web", b"x", "test").await.unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use proteus_hypervisor::driver::Driver;
 use proteus_model::execution::State;
 use proteus_model::id::VmId;
 use proteus_model::setting::Setting;
-use proteus_model::unit::Millis;
+use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{MEMORY_MAX, PowerState};
 use proteus_protocol::node::v1::NodeErrorCode;
 use std::path::{Path, PathBuf};
@@ -138,14 +138,43 @@ async fn a_failed_start_leaves_what_was_wanted_before() {
 async fn a_vm_that_the_host_has_no_room_for_is_not_wanted_after_its_start() {
     let dir = tempfile::tempdir().unwrap();
     let bench = bench(dir.path(), None).await;
-    let mut huge = intent("web");
-    huge.disks[0].path = dir.path().join("disk.raw");
-    std::fs::write(&huge.disks[0].path, b"x").unwrap();
-    (huge.memory, huge.memory_max) = (MEMORY_MAX, MEMORY_MAX);
-    bench.control.create_vm(huge, "test").await.unwrap();
+    // Each has room alone, both together have not.
+    let host = bench.control.node().host().await.unwrap();
+    let most = Bytes((host.memory.0 - (1 << 30)) / 5 * 3).round_down(Bytes::mib(2));
+    for name in ["first", "web"] {
+        let mut large = intent(name);
+        large.disks[0].path = dir.path().join(format!("{name}.raw"));
+        std::fs::write(&large.disks[0].path, b"x").unwrap();
+        (large.memory, large.memory_max) = (most, most);
+        bench.control.create_vm(large, "test").await.unwrap();
+    }
+    bench.control.start_vm("first", "test").await.unwrap();
     let refused = bench.control.start_vm("web", "test").await.unwrap_err();
     assert!(matches!(refused, ControlError::Conflict { .. }), "{refused}");
     assert!(!bench.control.vm("web").await.unwrap().wanted);
+}
+
+#[tokio::test]
+async fn a_vm_that_is_larger_than_its_host_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let host = bench.control.node().host().await.unwrap();
+    let mut wide = intent("web");
+    wide.vcpus_max = host.cpus * 4 + 1;
+    let mut huge = intent("web");
+    (huge.memory, huge.memory_max) = (MEMORY_MAX, MEMORY_MAX);
+    for (intent, said) in [
+        (
+            wide,
+            format!("than this host runs: at most {}, 4 to each of its {} CPUs", host.cpus * 4, host.cpus),
+        ),
+        (huge, format!("its {} less 1 GiB for itself", host.memory)),
+    ] {
+        let refused = bench.control.create_vm(intent, "test").await.map(drop).unwrap_err();
+        let ControlError::Invalid { what, hint } = refused else { panic!("{refused:?}") };
+        assert!(what.contains(&said) && hint.contains("proteus host show"), "{what}");
+    }
+    assert!(bench.control.vms().await.unwrap().is_empty());
 }
 
 /// Killed at every store call of a start that fails: what is left after the next start of Proteus.

@@ -73,6 +73,38 @@ async fn a_morph_commits_and_is_rolled_back_to_what_was() {
     assert_eq!(back.state, State::Committed, "{:?}", back.reason);
     let left = proteus_hypervisor::sim::changed_settings(&dir.path().join("sim"), back.plan.vm).unwrap();
     assert!(left.is_empty(), "{left:?}");
+    let record = bench.control.vm("web").await.unwrap();
+    assert_eq!((record.version, record.managed), (2, Vec::new()), "what was given back is still managed");
+
+    // What others do to it from here on is their own.
+    bench.sim.meddle(record.id, &Setting::CpuWeight { weight: Weight(777) }).unwrap();
+    assert_eq!(bench.control.differences("web").await.unwrap(), Vec::new());
+    let taken = plan(&bench, "web").await;
+    assert!(taken.notes.iter().all(|note| !note.contains("somebody")), "{:?}", taken.notes);
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_in_force_already_makes_no_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = bench(dir.path(), None).await;
+    let vm = start_vm(&bench, dir.path(), "web").await;
+    assert_eq!(morph(&bench, "web").await.state, State::Committed);
+    let record = bench.control.vm("web").await.unwrap();
+    let again = morph(&bench, "web").await;
+    assert_eq!(again.state, State::Committed);
+    assert!(again.reason.as_deref().is_some_and(|why| why.contains("nothing changes")), "{:?}", again.reason);
+    let after = bench.control.vm("web").await.unwrap();
+    assert_eq!((after.version, after.morph), (1, None));
+    assert_eq!(bench.control.versions(&after).await.unwrap().len(), 2);
+    assert_eq!(after.managed, record.managed);
+    assert_eq!(untold(&bench).await, Vec::<String>::new());
+
+    // A guest's memory moves by itself: it is taken again, and that is a change.
+    bench.sim.meddle(vm, &Setting::Memory { target: proteus_model::unit::Bytes::mib(200) }).unwrap();
+    let retaken = morph(&bench, "web").await;
+    assert_eq!((retaken.state, retaken.plan.steps.len()), (State::Committed, 1), "{:?}", retaken.plan.steps);
     assert_eq!(bench.control.vm("web").await.unwrap().version, 2);
 }
 
@@ -248,6 +280,8 @@ enum Act {
     Restart,
     FailedStart,
     Clone,
+    /// Takes a snapshot, then types into a console and leaves it open.
+    Inside,
     HoldVm,
     HoldFleet,
 }
@@ -273,6 +307,9 @@ async fn crash_child() {
     if act == "FailedStart" {
         bench.control.start_vm("web", "test").await.unwrap_err();
         return;
+    }
+    if act == "Inside" {
+        return inside::die_inside(&bench, Path::new(&dir)).await;
     }
     if act == "Clone" {
         // A simulated host clones nothing: that is what it undoes at last.
@@ -315,6 +352,9 @@ async fn recover(bench: &Bench, act: Act) {
     }
 }
 
+/// Actions that are told before they begin, and once more with what came of them.
+const ANNOUNCED: [&str; 3] = ["vm.snapshot.create", "vm.console", "vm.exec"];
+
 /// What the audit log does not tell, or tells twice.
 async fn untold(bench: &Bench) -> Vec<String> {
     let view = bench.control.audit_view().await.unwrap();
@@ -323,6 +363,11 @@ async fn untold(bench: &Bench) -> Vec<String> {
         let fits = |entry: &&serde_json::Value| entry["action"] == action && entry["evidence"]["morph"] == id;
         view.entries.iter().filter(fits).count()
     };
+    let begun = view.entries.iter().filter(|entry| ANNOUNCED.iter().any(|action| entry["action"] == *action));
+    let unclosed = begun.filter_map(|begun| {
+        let ends = view.entries.iter().filter(|entry| entry["evidence"]["began"] == begun["seq"]).count();
+        (ends != 1).then(|| format!("{} of {}: closed {ends} times", begun["action"], begun["seq"]))
+    });
     let morphs = bench.control.morphs().await.unwrap();
     let counts = morphs.iter().flat_map(|morph| {
         let id = morph.id.to_string();
@@ -331,6 +376,7 @@ async fn untold(bench: &Bench) -> Vec<String> {
     counts
         .filter(|(_, count)| *count != 1)
         .map(|(what, count)| format!("{what}: told {count} times"))
+        .chain(unclosed)
         .collect()
 }
 
@@ -352,7 +398,12 @@ async fn kill_at_every_point(act: Act) -> (usize, usize) {
         }
         points += 1;
         let bench = bench(dir.path(), None).await;
+        // Also where a second crash follows at once.
+        bench.control.close_cut_short().await.unwrap();
+        assert_eq!(bench.control.close_cut_short().await.unwrap(), 0);
         recover(&bench, act).await;
+        let ended = inside::entries(&bench, "vm.ended").await;
+        assert!(ended.is_empty(), "killed at store call {at} ({act:?}): it did not run: {ended:?}");
         let mut wrong = differences(&bench, dir.path(), "web").await;
         wrong.extend(untold(&bench).await);
         if !wrong.is_empty() {
@@ -362,6 +413,13 @@ async fn kill_at_every_point(act: Act) -> (usize, usize) {
         bench.store.close().await;
     }
     (points, differing)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_announced_is_closed_once_wherever_it_is_killed() {
+    let (points, differing) = kill_at_every_point(Act::Inside).await;
+    assert!(points >= 6, "only {points} points");
+    assert_eq!(differing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

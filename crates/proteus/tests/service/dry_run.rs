@@ -62,6 +62,10 @@ fn a_dry_run_is_refused_as_the_act_is() {
     for words in [&["morph", "apply", "on", "--fresh-vmm"][..], &["vm", "template", "on"]] {
         refused(&server, words, dry, 4, "is disarmed");
     }
+    server.cli(&["disarm", "--vm", "on"]).ok();
+    let both = "hint: `proteus arm` and `proteus arm --vm on` together let";
+    refused(&server, &["morph", "apply", "on", "--fresh-vmm"], dry, 4, both);
+    server.cli(&["arm", "--vm", "on"]).ok();
     server.cli(&["arm"]).ok();
     let viewer = server.cli(&["token", "create", "eye"]).ok().stdout;
     let url = format!("http://127.0.0.1:{}", server.port);

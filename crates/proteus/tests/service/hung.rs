@@ -61,6 +61,11 @@ fn a_vm_that_hangs_holds_up_no_list_and_is_shown_not_to_answer() {
         assert!(ended.code == 4 && ended.stderr.contains(said), "{words:?}: {} {}", ended.code, ended.stderr);
         assert!(ended.stderr.contains("hangs hangs: its VMM does not answer"), "{words:?}: {}", ended.stderr);
     }
+    let audit = server.ask(&["audit"]);
+    let refused =
+        audit["entries"].as_array().unwrap().iter().find(|e| e["action"] == "vm.exec_refused").unwrap();
+    assert!(refused["evidence"]["argv"].to_string().contains("/bin/true"), "{refused}");
+    assert_eq!(refused["why"], "hangs hangs: its VMM does not answer");
     let stream = UnixStream::connect(server.state().join("proteus.sock")).unwrap();
     let (status, text) = exchange(stream, "GET", "/api/v1/vms/hangs/differences", None, b"").unwrap();
     assert!(status == 409 && text.contains("does not answer") && text.contains("vm stop hangs"), "{text}");

@@ -112,6 +112,15 @@ fn a_program_that_cannot_run_is_told_with_its_words_and_the_limit_of_its_time() 
     );
     assert_eq!(entries(&server, "vm.exec"), Vec::<Value>::new());
     let stopped = server.cli(&["vm", "exec", "web", "--", "rm", "-r", "/srv/data"]);
+    // For programs the same, with the same exit code.
+    let json = server.cli(&["--output", "json", "vm", "show", "nobody"]);
+    let body: Value = serde_json::from_str(&json.stderr).unwrap();
+    assert_eq!((json.code, json.stdout.as_str(), &body["code"]), (3, "", &json!("not_found")));
+    assert_eq!(body["message"], "there is no VM nobody");
+    assert!(body["hint"].is_string() && body["detail"].is_array(), "{body}");
+    let words = server.cli(&["vm", "shwo", "--output", "json"]);
+    let body: Value = serde_json::from_str(&words.stderr).unwrap();
+    assert_eq!((words.code, &body["code"]), (2, &json!("usage")));
     assert_eq!(stopped.code, 4, "{}", stopped.stderr);
     let (begun, failed) = (entries(&server, "vm.exec"), entries(&server, "vm.exec_failed"));
     let argv = json!(["/bin/sh", "-c", "exec \"$@\"", "sh", "rm", "-r", "/srv/data"]);

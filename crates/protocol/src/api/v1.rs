@@ -5,6 +5,7 @@ mod telemetry;
 
 pub use telemetry::{BucketView, HISTORY_STEPS_S, HistoryView, SummaryView, UsageView, ValueView};
 
+use crate::guest::v1::Blob;
 use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
 use proteus_model::allocation::{AllocationTable, Amount};
 use proteus_model::capability::CapabilityReport;
@@ -12,7 +13,7 @@ use proteus_model::execution::{Morph, Version};
 use proteus_model::id::{HostName, MorphId, SnapshotName, VmId, VmName};
 use proteus_model::plan::Plan;
 use proteus_model::policy::Cidr;
-use proteus_model::setting::Setting;
+use proteus_model::setting::{Knob, Setting};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::uplink::{InterfaceName, UplinkObserved};
 use proteus_model::vm::{PowerState, VmIntent};
@@ -242,6 +243,16 @@ pub struct MorphView {
     /// Its record.
     #[schemars(with = "serde_json::Value")]
     pub morph: Morph,
+    /// In a list: how many there are that began before this one. `?before=` the id of the last of the list shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u64>,
+}
+
+impl MorphView {
+    /// One by itself.
+    pub fn of(morph: Morph) -> Self {
+        Self { morph, earlier: None }
+    }
 }
 
 /// A version of a VM.
@@ -250,6 +261,20 @@ pub struct VersionView {
     /// Its record.
     #[schemars(with = "serde_json::Value")]
     pub version: Version,
+}
+
+/// A knob that is not as Proteus left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DifferenceView {
+    /// Which.
+    #[schemars(with = "serde_json::Value")]
+    pub knob: Knob,
+    /// As Proteus left it.
+    #[schemars(with = "serde_json::Value")]
+    pub recorded: Setting,
+    /// As it is.
+    #[schemars(with = "serde_json::Value")]
+    pub found: Setting,
 }
 
 /// What can be done to a VM live.
@@ -293,6 +318,10 @@ pub struct ProfileView {
 /// Longest run of a program inside: the guest's agent keeps it in hand so long.
 pub const EXEC_TIMEOUT_MAX: Millis = Millis(EXEC_TIMEOUT_MS_MAX);
 
+/// Largest standard input of a program inside: as much as is kept of each output; four thirds of it in base64 are a
+/// part of a frame to the guest.
+pub const EXEC_STDIN_BYTES_MAX: usize = 64 << 10;
+
 /// Runs a program inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -302,6 +331,10 @@ pub struct ExecRequest {
     /// The service in whose file system it runs.
     #[serde(default)]
     pub service: Option<String>,
+    /// What it is given on its standard input, base64 (RFC 4648, section 4); at most 64 KiB before that.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub stdin: Blob,
     /// When to end it, ms; at most 600 000.
     #[schemars(with = "u64")]
     pub timeout_ms: Millis,
@@ -494,6 +527,11 @@ pub struct BackupView {
     #[schemars(with = "String")]
     pub path: PathBuf,
 }
+
+/// Morphs, and versions of a VM, that are shown where nobody says how many.
+pub const HISTORY_SHOWN: usize = 200;
+/// Most of them that one answer has.
+pub const HISTORY_MAX: usize = 1000;
 
 /// Entries of the audit log that are shown where nobody says how many.
 pub const AUDIT_ENTRIES_SHOWN: usize = 200;
