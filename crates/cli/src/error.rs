@@ -84,14 +84,27 @@ impl CommandError {
             Self::TimedOut { hint, .. } => ("timed_out", Vec::new(), Some(hint.clone())),
             Self::File { source, .. } => ("file", vec![source.to_string()], None),
             Self::Failed { because, hint, .. } => ("failed", because.clone(), Some(hint.clone())),
-            Self::Client(ClientError::Unreachable { .. }) => {
-                let hint = "is it running? `proteus serve` starts it; only root may use the unix socket";
-                ("unreachable", Vec::new(), Some(hint.to_owned()))
+            Self::Client(ClientError::Unreachable { place, why }) => {
+                ("unreachable", Vec::new(), Some(way_to(place, why).to_owned()))
             }
             Self::Client(ClientError::Address { .. }) => ("usage", Vec::new(), None),
             Self::Client(ClientError::Strange(_)) => ("failed", Vec::new(), None),
         };
         ErrorBody { code: code.to_owned(), message: self.to_string(), detail, hint }
+    }
+}
+
+/// What to do about a server that was not reached.
+fn way_to(place: &str, why: &str) -> &'static str {
+    if why.contains("certificate") {
+        "its certificate is not trusted: `--ca FILE` names the authority that signed it, and the server must show its \
+         own certificate, not the authority's"
+    } else if place.starts_with("https:") {
+        "is it running, and does it serve TLS? one without is reached at http://, which only its own host offers"
+    } else if place.starts_with("http:") {
+        "is it running? one that serves TLS is reached at https://"
+    } else {
+        "is it running? `proteus serve` starts it; only root may use the unix socket"
     }
 }
 

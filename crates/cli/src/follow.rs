@@ -14,8 +14,16 @@ const INTERVAL: Duration = Duration::from_millis(150);
 pub(crate) async fn follow(client: &Client, id: MorphId, quiet: bool) -> Result<Morph, ClientError> {
     let path = format!("/morphs/{}", segment(&id.to_string()));
     let mut last: Option<State> = None;
+    let mut stuck: Option<String> = None;
     loop {
-        let MorphView { morph, .. } = client.get(&path).await?;
+        let MorphView { morph, stuck: now, .. } = client.get(&path).await?;
+        if now != stuck && !quiet {
+            match &now {
+                Some(why) => terminal::say_aside(format_args!("  cannot go on: {why}; it is tried again")),
+                None => terminal::say_aside(format_args!("  goes on")),
+            }
+        }
+        stuck = now;
         if last != Some(morph.state) {
             last = Some(morph.state);
             let steps = morph.plan.steps.len();

@@ -129,6 +129,8 @@ pub struct Control {
     pub(crate) audit: Audit,
     pub(crate) clock: Clock,
     pub(crate) running: Mutex<HashMap<MorphId, Abort>>,
+    /// Morphs that cannot go on now, and why.
+    pub(crate) stuck: Mutex<HashMap<MorphId, String>>,
     pub(crate) hands: Hands,
     pub(crate) made: Made,
     pub(crate) seen: Seen,
@@ -155,6 +157,7 @@ impl Control {
             node,
             clock,
             running: Mutex::default(),
+            stuck: Mutex::default(),
             hands: Hands::default(),
             made: Made::default(),
             seen: Seen::default(),

@@ -27,6 +27,8 @@ pub mod snapshot;
 
 pub mod backup;
 
+pub mod check;
+
 pub mod uplink;
 
 pub mod exec;

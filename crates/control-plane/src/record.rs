@@ -1,7 +1,7 @@
 //! Typed records in the store: JSON under a key, with the revision that a later change is guarded by. Must never
 //! write without saying what it expects to find.
 
-use crate::store::{Commit, Guard, Key, Outcome, Rev, Store, StoreError};
+use crate::store::{Commit, Guard, Key, Outcome, Record, Rev, Store, StoreError};
 use proteus_model::id::OpId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -152,6 +152,23 @@ impl Records {
             cursor = page.next;
             if cursor.is_none() {
                 return Ok(all);
+            }
+        }
+    }
+
+    /// What is wrong with each record under `prefix` that cannot be read as a `T`.
+    pub(crate) async fn damaged<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<RecordError>, StoreError> {
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = self.store.list(prefix, cursor, PAGE).await?;
+            let read = |record: &Record| Self::parse::<T>(record.key.as_str(), &record.value).err();
+            found.extend(page.records.iter().filter_map(read));
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(found);
             }
         }
     }

@@ -1,11 +1,13 @@
 //! `proteus store`: backup and check of the state. A Proteus that serves has it for itself and is asked for a backup;
 //! else it is opened here. A server that was named writes its backup on its own host.
 
+use crate::service;
 use anyhow::{Context, Result, bail};
 use proteus_cli::argument::{Cli, OutputForm, Store};
 use proteus_cli::client::ClientError;
 use proteus_cli::error::{CommandError, report};
 use proteus_cli::terminal;
+use proteus_control_plane::check;
 use proteus_control_plane::store::embedded::Embedded;
 use proteus_control_plane::store::{Store as _, StoreError};
 use proteus_protocol::api::v1::BackupView;
@@ -13,6 +15,7 @@ use serde_json::json;
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why a check is refused, and what can be done.
 const SERVES: &str = "check the state: stop Proteus first, or check a backup \
@@ -39,6 +42,7 @@ pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
         (opened @ Err(StoreError::InUse { .. }), Store::Check) => opened.context(SERVES)?,
         (opened, _) => opened.context("open the state")?,
     };
+    let store = Arc::new(store);
     let code = match command {
         Store::Backup { to } => {
             let to = match to {
@@ -56,19 +60,21 @@ pub async fn store(cli: &Cli, command: &Store) -> Result<u8> {
         }
         Store::Check => {
             let report = store.check().await?;
-            let whole = report.problems.is_empty();
+            let mut problems = report.problems;
+            problems.extend(check::problems(store.clone(), service::entropy()).await?);
+            let whole = problems.is_empty();
             match cli.output {
                 OutputForm::Json => {
                     terminal::say(format_args!(
                         "{}",
-                        json!({ "whole": whole, "rev": report.rev, "problems": report.problems })
+                        json!({ "whole": whole, "rev": report.rev, "problems": problems })
                     ));
                 }
                 OutputForm::Text if whole => {
                     terminal::say(format_args!("the state is whole, at {}", report.rev))
                 }
                 OutputForm::Text => {
-                    terminal::say(format_args!("the state is damaged:\n{}", report.problems.join("\n")))
+                    terminal::say(format_args!("the state is damaged:\n{}", problems.join("\n")))
                 }
             }
             u8::from(!whole)

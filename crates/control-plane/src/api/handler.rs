@@ -413,7 +413,10 @@ pub(super) async fn morphs(
     let first = before.map_or(0, |id| all.iter().take_while(|morph| morph.id != id).count() + 1);
     let count = all.len() as u64;
     let numbered = all.into_iter().zip(1..).skip(first).take(limit);
-    let view = |(morph, number): (Morph, u64)| MorphView { morph, earlier: Some(count - number) };
+    let view = |(morph, number): (Morph, u64)| {
+        let stuck = control.why_stuck(morph.id);
+        MorphView { morph, earlier: Some(count - number), stuck }
+    };
     Ok(Json(numbered.map(view).collect()))
 }
 
@@ -455,7 +458,8 @@ pub(super) async fn begin_morph(
 }
 
 pub(super) async fn morph(State(control): Shared, Path(id): Path<String>) -> Answer<MorphView> {
-    Ok(Json(MorphView::of(find_morph(&control, &id).await?)))
+    let morph = find_morph(&control, &id).await?;
+    Ok(Json(MorphView { stuck: control.why_stuck(morph.id), ..MorphView::of(morph) }))
 }
 
 pub(super) async fn abort(
@@ -611,6 +615,11 @@ pub(super) async fn readyz(State(control): Shared) -> Result<&'static str, Refus
     // Ready is: the store answers and the host does.
     control.vms().await?;
     control.node().host().await.map_err(ControlError::from)?;
+    if let Some((morph, why)) = control.all_stuck().first() {
+        let message = format!("the morph {morph} cannot go on: {why}");
+        let hint = "make room in the state folder; it goes on by itself, or `proteus morph abort` ends it";
+        return Err(Refusal::not_ready(message, hint));
+    }
     Ok("ready\n")
 }
 

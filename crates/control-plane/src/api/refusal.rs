@@ -47,6 +47,10 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", message, Some(hint.to_owned()))
     }
 
+    pub(super) fn not_ready(message: String, hint: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message, Some(hint.to_owned()))
+    }
+
     pub(super) fn invalid(message: String, hint: &str) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message, Some(hint.to_owned()))
     }

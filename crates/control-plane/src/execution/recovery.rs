@@ -7,7 +7,9 @@ use crate::abort::AbortHow;
 use crate::control::{Control, ControlError};
 use proteus_model::execution::{Morph, State};
 use proteus_model::id::{MorphId, VmName};
-use std::sync::Arc;
+use proteus_protocol::cause::chain;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Pause before a morph is taken up again whose journal failed.
@@ -61,15 +63,34 @@ impl Control {
     async fn take_up_again(&self, id: MorphId, mut error: ControlError) {
         let stopped = self.stopped();
         loop {
-            tracing::error!(morph = %id, %error, "morph stopped half-way; it is taken up again");
+            let why = chain(&error);
+            tracing::error!(morph = %id, error = %why, "morph stopped half-way; it is taken up again");
+            self.stuck().insert(id, why);
             if tokio::time::timeout(TAKE_UP_AGAIN, stopped.cancelled()).await.is_ok() {
                 return;
             }
             match self.take_up(id, "its journal could not be written").await {
-                Ok(_) => return,
+                Ok(_) => {
+                    self.stuck().remove(&id);
+                    return;
+                }
                 Err(next) => error = next,
             }
         }
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, HashMap<MorphId, String>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a morph cannot go on now; `None`: nothing holds it up. It is tried again and again.
+    pub fn why_stuck(&self, id: MorphId) -> Option<String> {
+        self.stuck().get(&id).cloned()
+    }
+
+    /// Morphs that cannot go on now, and why.
+    pub fn all_stuck(&self) -> Vec<(MorphId, String)> {
+        self.stuck().iter().map(|(id, why)| (*id, why.clone())).collect()
     }
 
     /// The morphs that a crash cut short.

@@ -208,3 +208,29 @@ async fn the_way_out_is_taken_away_once_that_is_written_down() {
     let told = ["uplink.disable", "uplink.disable_failed"].map(str::to_owned);
     assert!(actions(&bench).await.ends_with(&told), "{:?}", actions(&bench).await);
 }
+
+#[tokio::test]
+async fn a_morph_that_cannot_be_written_down_says_so_and_goes_on_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, left) = bench(dir.path()).await;
+    bench.control.ensure_shipped_profiles().await.unwrap();
+    let morph = bench.control.begin_morph(crate::plan(&bench, "web").await, "test").await.unwrap();
+    leave(&left, 0);
+    let control = bench.control.clone();
+    let task = tokio::spawn(async move { control.see_through(morph.id).await });
+    let limit = Duration::from_secs(60);
+    let told = async {
+        loop {
+            if let Some(why) = bench.control.why_stuck(morph.id) {
+                return why;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let why = tokio::time::timeout(limit, told).await.unwrap();
+    assert!(why.contains("no space"), "{why}");
+    leave(&left, None);
+    tokio::time::timeout(limit, task).await.unwrap().unwrap();
+    assert_eq!(bench.control.why_stuck(morph.id), None);
+    assert!(bench.control.morph(morph.id).await.unwrap().state.is_terminal());
+}

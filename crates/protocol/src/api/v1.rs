@@ -246,12 +246,15 @@ pub struct MorphView {
     /// In a list: how many there are that began before this one. `?before=` the id of the last of the list shows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<u64>,
+    /// Why it cannot go on now, as where the disk is full. It is tried again until it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
 }
 
 impl MorphView {
     /// One by itself.
     pub fn of(morph: Morph) -> Self {
-        Self { morph, earlier: None }
+        Self { morph, earlier: None, stuck: None }
     }
 }
 
