@@ -224,6 +224,17 @@ pub enum Vm {
         #[arg(long)]
         dump: bool,
     },
+    /// What it uses now, look by look, until interrupted: from the host's own books, and from its agent what only a
+    /// guest can know. What was not measured is not shown.
+    Watch {
+        /// Which.
+        vm: String,
+        /// End after so many looks.
+        #[arg(long, value_name = "N")]
+        count: Option<u32>,
+    },
+    /// What it used over time, as the host keeps it: also of a VM that does not run.
+    History(VmHistory),
     /// Snapshots of disks and RAM together.
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -248,6 +259,44 @@ pub enum Vm {
         #[arg(last = true, required = true)]
         argv: Vec<String>,
     },
+}
+
+/// Which history is shown.
+#[derive(Debug, Args)]
+pub struct VmHistory {
+    /// Of which VM.
+    pub vm: String,
+    /// How fine: ten seconds reach back two hours, a minute two days, ten minutes sixty days.
+    #[arg(long, value_enum, default_value = "1m")]
+    pub step: Step,
+    /// Of what: `cpu`, `memory`, `disk_read`, …; without: everything that is known. May be given again.
+    #[arg(long = "metric", value_name = "NAME")]
+    pub metrics: Vec<String>,
+}
+
+/// A resolution.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Step {
+    /// Ten seconds.
+    #[value(name = "10s")]
+    TenSeconds,
+    /// A minute.
+    #[value(name = "1m")]
+    Minute,
+    /// Ten minutes.
+    #[value(name = "10m")]
+    TenMinutes,
+}
+
+impl Step {
+    /// Its length, s.
+    pub fn seconds(self) -> u64 {
+        match self {
+            Self::TenSeconds => 10,
+            Self::Minute => 60,
+            Self::TenMinutes => 600,
+        }
+    }
 }
 
 /// Snapshots of a VM. They are kept inside its qcow2 disks.

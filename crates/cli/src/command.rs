@@ -2,6 +2,8 @@
 
 mod snapshot;
 
+mod telemetry;
+
 mod uplink;
 
 use crate::argument::{
@@ -107,6 +109,8 @@ impl Session {
                 Ok(0)
             }
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
+            Vm::Watch { vm, count } => self.watch(vm, *count).await,
+            Vm::History(history) => self.usage_history(history).await,
             Vm::Snapshot(command) => self.snapshot(command).await,
             Vm::Exec { vm, stdin, service, timeout, argv } => {
                 let given = if *stdin {

@@ -15,6 +15,8 @@ mod follow;
 
 mod intent;
 
+mod plot;
+
 pub mod output;
 
 pub mod terminal;
