@@ -21,6 +21,7 @@ pub(crate) use power::not_running;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, TRIES, Versioned};
+use crate::snapshot::GoingBack;
 use crate::store::Rev;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
@@ -71,6 +72,9 @@ pub struct VmRecord {
     /// Rises with each start: tells the restore of this one from one that is left of the last.
     #[serde(default)]
     pub starts: u64,
+    /// The snapshot that it is being put back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub going_back: Option<GoingBack>,
     /// It is a template: what its clones' disks are. It never runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Vec<DiskIntent>>,
@@ -100,6 +104,7 @@ impl VmRecord {
             disarmed_hold: false,
             restoring: false,
             starts: 0,
+            going_back: None,
             template: None,
             cloned_from: None,
             cloning: false,

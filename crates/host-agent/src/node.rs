@@ -527,6 +527,11 @@ impl Node for HostAgent {
         Ok(BootObserved { id: self.guest(vm).boot_id(reboots), reboots })
     }
 
+    async fn vmm(&self, vm: VmId) -> Result<Option<String>, NodeError> {
+        self.seat(vm)?;
+        Ok(self.driver.vmm(vm).await)
+    }
+
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError> {
         self.seat(vm)?;
         let mut report = self.driver.capabilities(vm).await.map_err(driver_error)?;

@@ -271,6 +271,10 @@ pub trait Driver: Send + Sync {
     /// Process id of the VMM, where there is one.
     async fn pid(&self, vm: VmId) -> Option<u32>;
 
+    /// A word for the VMM that the VM has: another one after each start, replacement and restore. `None`: it does not
+    /// run, or was not found again.
+    async fn vmm(&self, vm: VmId) -> Option<String>;
+
     /// How the VM is reached.
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError>;
 

@@ -286,12 +286,15 @@ impl QemuDriver {
             replace::survivor(seat, run).await?
         };
         if !process::lives(&run) {
-            process::wait_end(&run, process::KILL_LIMIT).await;
-            self.sweep(seat).await?;
-            return Ok(false);
+            return self.find_ended(seat, &run).await;
         }
         let sockets = Sockets::of(seat, run.incarnation);
         let connected = Qmp::connect(&sockets.qmp).await;
+        // One that a restore told to end may be on its way out.
+        let patience = snapshot::restoring(&run).map_or(Duration::ZERO, |_| snapshot::QUIT_LIMIT);
+        if connected.is_err() && process::wait_end(&run, patience).await {
+            return self.find_ended(seat, &run).await;
+        }
         let doing = "find the VMM again";
         let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
         self.take_up(seat, run, qmp).await?;
@@ -305,6 +308,29 @@ impl QemuDriver {
         self.ended_or_swept(&vm, ended).await.map(|()| true)
     }
 
+    /// Finds a VM whose VMM has ended. `true`: it runs all the same, in the next one.
+    async fn find_ended(&self, seat: &Seat, run: &RunState) -> Result<bool, DriverError> {
+        process::wait_end(run, process::KILL_LIMIT).await;
+        let Some(name) = snapshot::restoring(run) else {
+            self.sweep(seat).await?;
+            return Ok(false);
+        };
+        let carried = snapshot::carry_through(self, seat, run, &name).await;
+        if carried.is_err() {
+            self.give_up(seat).await?;
+        }
+        carried.map(|()| true)
+    }
+
+    /// Leaves nothing of a VM that could not be brought up.
+    async fn give_up(&self, seat: &Seat) -> Result<(), DriverError> {
+        if let Some(run) = process::load_run_state(seat)? {
+            process::kill(&run).await;
+        }
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+        self.sweep(seat).await
+    }
+
     /// A restore that failed after the old VMM ended leaves no guest worth keeping: the VM is then stopped.
     async fn ended_or_swept<T>(
         &self,
@@ -312,7 +338,7 @@ impl QemuDriver {
         outcome: Result<T, DriverError>,
     ) -> Result<T, DriverError> {
         let run = vm.live.lock().await.run.clone();
-        if outcome.is_err() && matches!(run.under_way, Some(process::UnderWay::Restoring(_))) {
+        if outcome.is_err() && snapshot::restoring(&run).is_some() {
             process::kill(&run).await;
             self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.seat.id);
             self.sweep(&vm.seat).await?;
@@ -389,6 +415,8 @@ impl Driver for QemuDriver {
             paused: false,
             incarnation: 0,
             plugged,
+            filter: None,
+            under_way: None,
         };
         let started = process::launch(seat, &around, tap).await;
         let (run, qmp) = match started {
@@ -489,6 +517,14 @@ impl Driver for QemuDriver {
             Err((_, run)) => run,
         };
         process::lives(&run).then_some(run.pid)
+    }
+
+    async fn vmm(&self, id: VmId) -> Option<String> {
+        let run = match self.vm(id).ok()?.look().await {
+            Ok(live) => live.run.clone(),
+            Err((_, run)) => run,
+        };
+        Some(format!("{}.{}", run.pid, run.start_ticks))
     }
 
     async fn doors(&self, id: VmId) -> Result<Doors, DriverError> {
@@ -596,11 +632,7 @@ impl Driver for QemuDriver {
     async fn start_clone(&self, seat: &Seat, from: &Path, disks: Making<'_>) -> Result<(), DriverError> {
         let outcome = template::start(self, seat, from, disks).await;
         if outcome.is_err() {
-            if let Some(run) = process::load_run_state(seat)? {
-                process::kill(&run).await;
-            }
-            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
-            self.sweep(seat).await?;
+            self.give_up(seat).await?;
         }
         outcome
     }

@@ -31,6 +31,9 @@ struct SimVm {
     /// Snapshots, with what was set then.
     #[serde(default)]
     snapshots: Vec<(Snapshot, Vec<Setting>)>,
+    /// Rises with each replacement and each restore.
+    #[serde(default)]
+    incarnation: u32,
 }
 
 /// Decides whether a simulated step fails; gets the VM and the setting.
@@ -174,7 +177,15 @@ impl Driver for SimDriver {
             .collect();
         self.save(
             seat.id,
-            &SimVm { plugged_vcpus: intent.vcpus, intent, offered, set, run_ns: 0, snapshots: Vec::new() },
+            &SimVm {
+                plugged_vcpus: intent.vcpus,
+                intent,
+                offered,
+                set,
+                run_ns: 0,
+                snapshots: Vec::new(),
+                incarnation: 0,
+            },
         )
     }
 
@@ -201,6 +212,10 @@ impl Driver for SimDriver {
 
     async fn pid(&self, _vm: VmId) -> Option<u32> {
         None
+    }
+
+    async fn vmm(&self, vm: VmId) -> Option<String> {
+        Some(self.load(vm).ok()?.incarnation.to_string())
     }
 
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError> {
@@ -296,7 +311,9 @@ impl Driver for SimDriver {
     }
 
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
-        self.load(vm)?;
+        let mut sim = self.load(vm)?;
+        sim.incarnation += 1;
+        self.save(vm, &sim)?;
         Ok(Applied { took_ms: Millis(20), blackout_ms: Millis(20) })
     }
 
@@ -329,6 +346,7 @@ impl Driver for SimDriver {
             return Err(DriverError::NoAbility { what, why });
         }
         sim.set.clone_from(set);
+        sim.incarnation += 1;
         self.save(vm, &sim)?;
         Ok(Applied { took_ms: Millis(400), blackout_ms: Millis(400) })
     }

@@ -131,6 +131,7 @@ impl Control {
 
     /// The same for one VM.
     pub(crate) async fn start_if_wanted(self: &Arc<Self>, record: VmRecord) -> Result<(), ControlError> {
+        let record = self.end_cut_short_restore(&record).await?.unwrap_or(record);
         let runs = self.told_power(record.id).await? != PowerState::Stopped;
         let cut_short = record.wanted_before.is_some();
         if runs && cut_short {

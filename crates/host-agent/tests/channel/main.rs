@@ -61,6 +61,9 @@ impl Driver for Played {
     async fn pid(&self, vm: VmId) -> Option<u32> {
         self.sim.pid(vm).await
     }
+    async fn vmm(&self, vm: VmId) -> Option<String> {
+        self.sim.vmm(vm).await
+    }
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError> {
         Ok(Doors { agent: Some(self.dir.join(vm.short())), ..self.sim.doors(vm).await? })
     }

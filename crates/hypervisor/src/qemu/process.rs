@@ -34,7 +34,7 @@ const START_POLL: Duration = Duration::from_millis(2);
 pub(crate) enum UnderWay {
     /// It is being saved: the guest stands still.
     Saving(SnapshotName),
-    /// It is being restored: the VMM is new and its guest not there yet.
+    /// It is being restored: of the old VMM nothing is wanted any more, and the guest is not in the new one yet.
     Restoring(SnapshotName),
     /// No snapshot: the VM is being saved into this folder as a template, and stands still.
     Template(PathBuf),
@@ -76,6 +76,10 @@ pub(crate) struct Launch {
     pub paused: bool,
     pub incarnation: u32,
     pub plugged: Plugged,
+    /// Fingerprint and policy of the packet filter that is on its tap already.
+    pub filter: Option<(String, proteus_model::policy::PacketPolicy)>,
+    /// What is not over with it. In its record from the first: a crash right after must not take it for whole.
+    pub under_way: Option<UnderWay>,
 }
 
 fn run_state_path(seat: &Seat) -> PathBuf {
@@ -226,9 +230,9 @@ pub(crate) async fn launch(
         accelerator: around.accelerator,
         machine: around.machine.clone(),
         plugged: around.plugged.clone(),
-        filter: None,
+        filter: around.filter.clone(),
         filter_next: None,
-        under_way: None,
+        under_way: around.under_way.clone(),
     };
     let connected = connect(seat, &run).await;
     // Reaps the child when it ends; after a restart of Proteus that is init's work.

@@ -248,6 +248,7 @@ enum Act {
     Restart,
     FailedStart,
     Clone,
+    Restore,
     HoldVm,
     HoldFleet,
 }
@@ -273,6 +274,9 @@ async fn crash_child() {
     if act == "FailedStart" {
         bench.control.start_vm("web", "test").await.unwrap_err();
         return;
+    }
+    if act == "Restore" {
+        return drop(bench.control.restore_snapshot("web", "snapshot-1", "test").await.unwrap());
     }
     if act == "Clone" {
         // A simulated host clones nothing: that is what it undoes at last.

@@ -250,6 +250,10 @@ pub trait Node: Send + Sync {
     /// Which boot of its guest a VM is in. Asks nothing of the guest.
     async fn boot(&self, vm: VmId) -> Result<BootObserved, NodeError>;
 
+    /// A word for the VMM that a VM has: another one after each start, replacement and restore. `None`: it does not
+    /// run, or was not found again.
+    async fn vmm(&self, vm: VmId) -> Result<Option<String>, NodeError>;
+
     /// What can be done to it live, guest included.
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError>;
 
