@@ -140,6 +140,7 @@ impl QemuDriver {
     pub async fn open(instance: &str, scratch: &std::path::Path) -> Result<Self, DriverError> {
         let probe = probe::probe(scratch).await?;
         let network = Network::new(instance);
+        process::sweep_memory(&ram_dir)?;
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
         let (vms, lost) = (Mutex::default(), Mutex::default());
@@ -274,7 +275,7 @@ impl QemuDriver {
             Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
         }
         let Some(run) = process::load_run_state(seat)? else {
-            if process::end_unknown(seat, None).await {
+            if process::end_unknown(seat, None).await || process::is_left(seat, &self.ram_dir) {
                 self.sweep(seat).await?;
             }
             return Ok(false);

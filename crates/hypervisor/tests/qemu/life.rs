@@ -46,11 +46,16 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
 async fn adopt(guest: &mut Guest) {
     let pid = guest.pid().await;
     let mut standing = guest.connect(80, Duration::from_secs(10)).await.unwrap();
+    // One that a crash left of a VM that is gone since.
+    let memory = std::path::Path::new("/dev/shm").join(format!("proteus-{}", guest.instance));
+    let strays = ["ram", "hot"].map(|part| memory.join(format!("{:032x}.{part}", 7)));
+    strays.iter().for_each(|stray| std::fs::write(stray, b"left").unwrap());
     get_page(&mut standing).unwrap();
     let scratch = guest.seat.dir.parent().unwrap().to_owned();
     guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
     assert_eq!(guest.driver.power(guest.id()).await, PowerState::Stopped, "known before it was found");
     assert!(guest.driver.adopt(&guest.seat).await.unwrap());
+    assert!(strays.iter().all(|stray| !stray.exists()), "memory that is no VM's stayed");
     assert_eq!((guest.pid().await, guest.driver.power(guest.id()).await), (pid, PowerState::Running));
     get_page(&mut standing).unwrap();
     let cap = Setting::CpuCap { limit: Some(MilliCpu(900)) };
