@@ -48,7 +48,7 @@ impl Control {
     ) -> Result<T, ControlError> {
         let error = match act.await {
             Ok(done) => return Ok(done),
-            Err(error) => error.into(),
+            Err(error) => error.into().named(record),
         };
         let entry = self.vm_entry(actor, failed, record, json!({}));
         if let Err(untold) = self.audit.append(AuditRecord { why: error.to_string(), ..entry }).await {

@@ -201,7 +201,7 @@ impl Control {
         let cost = match self.node.restore_snapshot(record.id, &name, record.generation).await {
             Ok(cost) => cost,
             Err(error) => {
-                let error = ControlError::from(error);
+                let error = ControlError::from(error).named(&record);
                 if let Some(record) = self.note_not_gone_back(&record, &error.to_string()).await
                     && record.restoring
                 {

@@ -66,6 +66,9 @@ pub struct VmRecord {
     /// Where it was: whether a morph that ran then stays where it is, and is not undone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disarmed_hold: bool,
+    /// Who took it out of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disarmed_by: Option<String>,
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
@@ -102,6 +105,7 @@ impl VmRecord {
             morph: None,
             disarmed: false,
             disarmed_hold: false,
+            disarmed_by: None,
             restoring: false,
             starts: 0,
             going_back: None,

@@ -45,6 +45,7 @@ pub struct SimDriver {
     fault: Mutex<Option<Fault>>,
     refuses_restores: AtomicBool,
     reboots: Mutex<HashMap<VmId, watch::Sender<u64>>>,
+    hung: AtomicBool,
 }
 
 impl SimDriver {
@@ -56,6 +57,7 @@ impl SimDriver {
             fault: Mutex::default(),
             refuses_restores: AtomicBool::default(),
             reboots: Mutex::default(),
+            hung: AtomicBool::default(),
         })
     }
 
@@ -67,6 +69,11 @@ impl SimDriver {
     /// From now on no snapshot can be restored, or all can again.
     pub fn refuse_restores(&self, refuse: bool) {
         self.refuses_restores.store(refuse, Ordering::Relaxed);
+    }
+
+    /// From now on no VM says how it is, or all do again.
+    pub fn hang(&self, hang: bool) {
+        self.hung.store(hang, Ordering::Relaxed);
     }
 
     /// Turns a knob behind Proteus's back, as an administrator would.
@@ -201,7 +208,11 @@ impl Driver for SimDriver {
     }
 
     async fn power(&self, vm: VmId) -> PowerState {
-        if self.path(vm).exists() { PowerState::Running } else { PowerState::Stopped }
+        match self.path(vm).exists() {
+            true if self.hung.load(Ordering::Relaxed) => PowerState::Hung,
+            true => PowerState::Running,
+            false => PowerState::Stopped,
+        }
     }
 
     fn reboots(&self, vm: VmId) -> Option<watch::Receiver<u64>> {

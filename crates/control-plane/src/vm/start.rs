@@ -58,6 +58,7 @@ impl Control {
         };
         let record = self.change_record(known.id, entry, begin).await?;
         if let Err(error) = self.start_recorded(&record).await {
+            let error = error.named(&record);
             self.give_up_start(&record, actor, &format!("it could not be started: {error}")).await;
             return Err(error);
         }
