@@ -28,7 +28,7 @@ use proteus_model::id::{Generation, MorphId, VmId, VmName};
 use proteus_model::seed::SeedIntent;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, PowerState, StopObserved, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -264,8 +264,13 @@ impl Control {
         Err(RecordError::Conflict { key: key::vm(vm) }.into())
     }
 
-    /// Stops a VM. `true`: the guest went by itself.
-    pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
+    /// Stops a VM whose guest may take `grace` for it.
+    pub async fn stop_vm(
+        &self,
+        name: &str,
+        grace: Millis,
+        actor: &str,
+    ) -> Result<StopObserved, ControlError> {
         // A second stop may be less patient than the first.
         let _turn = self.kept(self.vm(name).await?.id).await;
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.stop", record, json!({}));
@@ -273,15 +278,18 @@ impl Control {
             (record.wanted, record.wanted_before, record.restoring) = (false, None, false);
         };
         let record = self.change_record(self.vm(name).await?.id, entry, not_wanted).await?;
-        let by_itself = self.node.stop(record.id, grace).await?;
+        let stopped = self.node.stop(record.id, grace).await;
+        let seen = stopped.map_err(|error| ControlError::from(error).named(&record))?;
         let told = async {
             self.withdraw(record.id).await?;
-            let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
+            let StopObserved { by_itself, answered, waited } = seen;
+            let evidence = json!({ "by_itself": by_itself, "answered": answered, "waited_ms": waited });
+            let entry = self.vm_entry(actor, "vm.stopped", &record, evidence);
             Ok(self.audit.append(entry).await?)
         };
         told.await.map_err(|error: ControlError| error.after(format!("{name} was stopped")))?;
         self.tell_vm(&record, "stopped");
-        Ok(by_itself)
+        Ok(seen)
     }
 
     /// Refuses a VM that a morph holds.

@@ -18,7 +18,9 @@ use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
-use proteus_model::vm::{BootObserved, DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{
+    BootObserved, DiskIntent, ImageIntent, PowerState, StopObserved, VmIntent, VmObserved,
+};
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
@@ -460,11 +462,11 @@ impl Node for HostAgent {
         Ok(!self.seat(vm)?.newborn)
     }
 
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError> {
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, NodeError> {
         self.seat(vm)?;
         self.stop_bringing_up(vm);
         let stopped = match self.driver.stop(vm, grace).await {
-            Err(DriverError::NotRunning { .. }) => Ok(true),
+            Err(DriverError::NotRunning { .. }) => Ok(StopObserved::NOTHING_TO_DO),
             other => other.map_err(driver_error),
         };
         match &stopped {

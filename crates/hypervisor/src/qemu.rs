@@ -21,6 +21,8 @@ mod replace;
 
 mod snapshot;
 
+mod stop;
+
 mod template;
 
 use crate::cgroup::{Group, Hierarchy};
@@ -36,7 +38,7 @@ use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
+use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters};
 use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -50,10 +52,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// Time without any progress after which a gradual change (balloon, plugged memory) counts as stalled. Shrinking
 /// under emulation moves in steps of up to 2 s.
 const STALL_LIMIT: Duration = Duration::from_secs(8);
-
-/// Between two presses of the power button: a guest that boots hears none until its kernel listens, and one that heard
-/// the first has gone, or is on its way, by then.
-const PRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
 const SWEEP_LIMIT: Duration = Duration::from_secs(20);
@@ -140,9 +138,9 @@ impl QemuDriver {
     pub async fn open(instance: &str, scratch: &std::path::Path) -> Result<Self, DriverError> {
         let probe = probe::probe(scratch).await?;
         let network = Network::new(instance);
-        process::sweep_memory(&ram_dir)?;
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
+        process::sweep_memory(&ram_dir)?;
         let (vms, lost) = (Mutex::default(), Mutex::default());
         let driver = Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost };
         if let Err(error) = driver.network.ensure().await {
@@ -348,20 +346,6 @@ impl QemuDriver {
     }
 }
 
-/// Presses the guest's power button until the guest has gone, or for as long as `grace`.
-async fn went_by_itself(qmp: &Qmp, run: &RunState, grace: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        let pressed = qmp.call("system_powerdown", Value::Null).await.is_ok();
-        let left = grace.saturating_sub(start.elapsed());
-        // A hung VMM does not answer, and only ending it is left; one that just goes does not either.
-        let gone = process::wait_end(run, left.min(PRESS_INTERVAL)).await;
-        if gone || !pressed || start.elapsed() >= grace {
-            return gone;
-        }
-    }
-}
-
 /// Refuses where the VMM ended by itself: its control group and filters may still be there to be read.
 fn must_live(vm: VmId, live: &Live) -> Result<(), DriverError> {
     if process::lives(&live.run) { Ok(()) } else { Err(DriverError::NotRunning { vm }) }
@@ -450,31 +434,26 @@ impl Driver for QemuDriver {
         self.lost_vmm(id).is_some()
     }
 
-    async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
+    async fn stop(&self, id: VmId, grace: Millis) -> Result<StopObserved, DriverError> {
         if let Some((seat, _)) = self.lost_vmm(id) {
             // Nobody can ask it to go.
             process::end_unknown(&seat, None).await;
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             self.sweep(&seat).await?;
-            return Ok(false);
+            return Ok(StopObserved { by_itself: false, answered: false, waited: Millis(0) });
         }
         let vm = self.vm(id)?;
-        let (qmp, run) = {
-            let live = vm.live.lock().await;
-            (live.qmp.clone(), live.run.clone())
-        };
-        // Not with the VM held: whoever looks at it meanwhile would wait for the guest's patience too.
-        let by_itself = went_by_itself(&qmp, &run, grace.into()).await;
+        let mut seen = stop::ask(&vm, grace.into()).await;
         let live = vm.live.lock().await;
         // Another one may have taken its place meanwhile.
-        let by_itself = by_itself && !process::lives(&live.run);
-        if !by_itself {
+        seen.by_itself &= !process::lives(&live.run);
+        if !seen.by_itself {
             process::kill(&live.run).await;
         }
         drop(live);
         self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.sweep(&vm.seat).await?;
-        Ok(by_itself)
+        Ok(seen)
     }
 
     async fn power(&self, id: VmId) -> PowerState {

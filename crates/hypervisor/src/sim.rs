@@ -9,7 +9,7 @@ use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{DiskLimit, Knob, KnobKind, NicRate, PriorityState, Setting, ThpMode, Weight};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
-use proteus_model::vm::{ImageIntent, PowerState, VmCounters, VmIntent};
+use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -200,11 +200,11 @@ impl Driver for SimDriver {
         Ok(self.path(seat.id).exists())
     }
 
-    async fn stop(&self, vm: VmId, _grace: Millis) -> Result<bool, DriverError> {
+    async fn stop(&self, vm: VmId, _grace: Millis) -> Result<StopObserved, DriverError> {
         self.load(vm)?;
         self.reboots.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
         std::fs::remove_file(self.path(vm)).map_err(DriverError::host(format!("end simulated VM {vm}")))?;
-        Ok(true)
+        Ok(StopObserved::NOTHING_TO_DO)
     }
 
     async fn power(&self, vm: VmId) -> PowerState {

@@ -27,7 +27,7 @@ use proteus_model::id::{MorphId, VmId};
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
-use proteus_model::vm::{PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{PowerState, StopObserved, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
     BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DocumentRequest,
@@ -244,7 +244,8 @@ pub(super) async fn stop_vm(
     let request: StopRequest = parse(&body)?;
     let runner = control.clone();
     let work = async move { control.stop_vm(&vm, request.grace_ms, &caller.name).await };
-    Ok(Json(StopView { by_itself: runner.run_to_end(work).await? }))
+    let StopObserved { by_itself, answered, waited } = runner.run_to_end(work).await?;
+    Ok(Json(StopView { by_itself, answered, waited_ms: waited }))
 }
 
 pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {

@@ -277,7 +277,7 @@ async fn end(guest: &Guest) {
     };
     assert_eq!(held(), ["first", "second", "plugged"]);
     guest.driver.delete_snapshot(&guest.seat, &name("plugged")).await.unwrap();
-    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap());
+    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself);
     assert_eq!(held(), ["first", "second"]);
     guest.driver.delete_snapshot(&guest.seat, &name("first")).await.unwrap();
     assert_eq!(held(), ["second"]);
@@ -291,7 +291,7 @@ async fn end(guest: &Guest) {
     let report = guest.driver.capabilities(guest.id()).await.unwrap();
     println!("snapshot: {:?}", report.look_up(Ability::Snapshot));
     guest.driver.delete_snapshot(&guest.seat, &name("second")).await.unwrap();
-    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap());
+    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself);
     guest.driver.close().await.unwrap();
     assert_eq!(guest.leftovers(), Vec::<String>::new());
 }

@@ -119,6 +119,11 @@ pub struct StopRequest {
 pub struct StopView {
     /// Whether the guest went by itself.
     pub by_itself: bool,
+    /// Whether the VM's VMM answered to the last. `false`: its guest may never have heard that it is to go.
+    pub answered: bool,
+    /// How long was waited for the guest, ms.
+    #[schemars(with = "u64")]
+    pub waited_ms: Millis,
 }
 
 /// A VM that was removed.

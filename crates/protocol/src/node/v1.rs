@@ -10,7 +10,7 @@ use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
-    BootObserved, DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved,
+    BootObserved, DiskIntent, ImageIntent, PowerState, StopObserved, VmCounters, VmIntent, VmObserved,
 };
 use serde::{Deserialize, Serialize};
 
@@ -220,8 +220,8 @@ pub trait Node: Send + Sync {
     /// Starts a VM, and lets one go on that a disk stopped. Idempotent.
     async fn start(&self, vm: VmId) -> Result<(), NodeError>;
 
-    /// Stops a VM. `true`: it went by itself within `grace`.
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+    /// Stops a VM whose guest may take `grace` for it by itself.
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, NodeError>;
 
     /// Fails where `save_template` would be refused. Changes nothing.
     async fn check_template(&self, vm: VmId) -> Result<(), NodeError>;
