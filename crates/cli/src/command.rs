@@ -2,9 +2,9 @@
 
 mod snapshot;
 
-mod telemetry;
-
 mod uplink;
+
+mod usage;
 
 use crate::argument::{
     Allocation, Arm, Audit, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm,
@@ -85,10 +85,7 @@ impl Session {
             Vm::Stop { vm, grace } => {
                 let path = format!("/vms/{}/stop", segment(vm));
                 let view: StopView = self.client.post(&path, &StopRequest { grace_ms: *grace }).await?;
-                self.print(&view, || match view.by_itself {
-                    true => format!("{vm} stopped\n"),
-                    false => format!("{vm} did not go within {grace} and was ended\n"),
-                });
+                self.print(&view, || output::stopped(vm, &view));
                 Ok(0)
             }
             Vm::Template { vm, dry_run } => self.template(vm, *dry_run).await,

@@ -6,12 +6,12 @@ use proteus_model::execution::{Morph, State, Version};
 use proteus_model::id::{HostName, VmName};
 use proteus_model::plan::{Change, Plan, Undo};
 use proteus_model::setting::Setting;
-use proteus_model::unit::{Bytes, UnixMillis};
+use proteus_model::unit::{Bytes, Millis, UnixMillis};
 use proteus_model::verification::Comparison;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AllocationView, AuditView, DifferenceView, ExecView, HISTORY_MAX, HostView,
-    ProfileView, RestoreView, ServiceView, SnapshotView, TokenView, UplinkView, VmView,
+    ProfileView, RestoreView, ServiceView, SnapshotView, StopView, TokenView, UplinkView, VmView,
 };
 use proteus_protocol::guest::v1::request::EXEC_OUTPUT_BYTES_MAX;
 use std::fmt::Write;
@@ -147,6 +147,22 @@ fn drift(vm: &VmView, differences: &[DifferenceView]) -> Option<String> {
             vm.name
         )
     })
+}
+
+/// A VM that was stopped: how long its guest had, and why it was ended.
+pub fn stopped(vm: &str, view: &StopView) -> String {
+    // To a tenth of a second.
+    let waited = Millis(view.waited_ms.0 / 100 * 100);
+    let ended = match waited {
+        Millis(0) => format!("{vm} was ended at once"),
+        _ if view.answered => format!("{vm} did not go within {waited} and was ended"),
+        _ => format!("{vm} was ended after {waited}"),
+    };
+    match (view.by_itself, view.answered) {
+        (true, _) => format!("{vm} stopped\n"),
+        (false, true) => ended + "\n",
+        (false, false) => ended + ": its VMM did not answer\n",
+    }
 }
 
 /// One VM.
@@ -885,5 +901,17 @@ mod tests {
     fn tables_are_as_wide_as_they_must_be() {
         let rows = vec![vec!["a".to_owned(), "bcd".to_owned()]];
         assert_eq!(table(&["LONG", "X"], &rows), "LONG  X\na     bcd\n");
+    }
+
+    #[test]
+    fn a_stop_says_how_long_was_waited_and_why() {
+        let told = |by_itself, answered, waited| {
+            stopped("web", &StopView { by_itself, answered, waited_ms: Millis(waited) })
+        };
+        assert_eq!(told(true, true, 900), "web stopped\n");
+        assert_eq!(told(false, true, 2012), "web did not go within 2 s and was ended\n");
+        assert_eq!(told(false, false, 60_030), "web was ended after 1 min: its VMM did not answer\n");
+        assert_eq!(told(false, true, 3), "web was ended at once\n");
+        assert_eq!(told(false, false, 0), "web was ended at once: its VMM did not answer\n");
     }
 }

@@ -6,7 +6,40 @@ use tokio::sync::watch;
 
 /// How a morph is told to stop: it looks between steps, and is woken out of a window.
 #[derive(Debug, Clone)]
-pub struct Abort(Arc<watch::Sender<Option<AbortHow>>>);
+pub struct Abort(Arc<watch::Sender<Option<Told>>>);
+
+/// What a morph was told, and in which words it says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub how: AbortHow,
+    /// What was disarmed, and by whom; `None`: it was told by itself.
+    disarmed: Option<String>,
+}
+
+impl Told {
+    /// By an abort.
+    pub fn abort(how: AbortHow) -> Self {
+        Self { how, disarmed: None }
+    }
+
+    /// With all that is disarmed: `what` was, and by whom.
+    pub fn disarm(how: AbortHow, what: String) -> Self {
+        Self { how, disarmed: Some(what) }
+    }
+
+    /// Why it is undone.
+    pub fn undone(&self) -> String {
+        self.disarmed.clone().unwrap_or_else(|| "aborted".into())
+    }
+
+    /// Why it stays where it is.
+    pub fn held(&self) -> String {
+        match &self.disarmed {
+            Some(what) => format!("held: {what}"),
+            None => "held by an operator".into(),
+        }
+    }
+}
 
 /// What to do with a morph that is stopped. Written down when it is asked for, until the morph ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,13 +66,13 @@ impl Default for Abort {
 
 impl Abort {
     /// Tells it to stop.
-    pub fn ask(&self, how: AbortHow) {
-        self.0.send_replace(Some(how));
+    pub(crate) fn ask(&self, told: Told) {
+        self.0.send_replace(Some(told));
     }
 
     /// What it was told, if anything.
-    pub(crate) fn asked(&self) -> Option<AbortHow> {
-        *self.0.borrow()
+    pub(crate) fn asked(&self) -> Option<Told> {
+        self.0.borrow().clone()
     }
 
     /// Waits until it is told to stop.

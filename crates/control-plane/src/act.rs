@@ -121,7 +121,7 @@ impl Control {
     ) -> Result<T, ControlError> {
         let error = match act.await {
             Ok(done) => return Ok(done),
-            Err(error) => error.into(),
+            Err(error) => error.into().named(record),
         };
         let entry = self.vm_entry(actor, failed, record, json!({ "began": announced.began }));
         match announced.over(self.records.batch()) {

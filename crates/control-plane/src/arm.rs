@@ -2,7 +2,7 @@
 //! is undone, or held where it is: which of the two is written down with it, so that it holds over a crash. Guests keep
 //! running.
 
-use crate::abort::{Abort, AbortHow};
+use crate::abort::{Abort, AbortHow, Told};
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, RecordError, TRIES};
 use crate::vm::VmRecord;
@@ -54,6 +54,18 @@ pub enum DisarmedScope {
 }
 
 impl DisarmedScope {
+    /// That it was disarmed, and by whom, where that is known.
+    fn disarmed_by(&self, actor: Option<&str>) -> String {
+        let what = match self {
+            Self::Fleet | Self::Both(_) => "the fleet".to_owned(),
+            Self::Vm(name) => format!("the VM {name}"),
+        };
+        match actor {
+            Some(actor) => format!("{what} was disarmed by {actor}"),
+            None => format!("{what} was disarmed"),
+        }
+    }
+
     /// What lets forward steps begin again.
     pub(crate) fn way_back(&self) -> String {
         match self {
@@ -77,21 +89,22 @@ impl fmt::Display for DisarmedScope {
 }
 
 impl Control {
-    /// What is disarmed that a VM is in, and what becomes of a morph that runs on it. Where fleet and VM are,
+    /// What is disarmed that a VM is in, and what a morph that runs on it is told by that. Where fleet and VM are,
     /// holding wins: what is left as it is can still be undone.
-    pub(crate) async fn disarmed(&self, vm: VmId) -> Result<Option<(DisarmedScope, AbortHow)>, ControlError> {
+    pub(crate) async fn disarmed(&self, vm: VmId) -> Result<Option<(DisarmedScope, Told)>, ControlError> {
         let fleet = self.records.get::<Disarmed>(FLEET).await?.map(|found| found.value);
         let record = self.records.get::<VmRecord>(&key::vm(vm)).await?.map(|found| found.value);
         let record = record.filter(|record| record.disarmed);
         let hold = fleet.as_ref().is_some_and(|fleet| fleet.hold)
             || record.as_ref().is_some_and(|record| record.disarmed_hold);
-        let scope = match (fleet, record) {
-            (Some(_), Some(record)) => DisarmedScope::Both(record.intent.name),
-            (Some(_), None) => DisarmedScope::Fleet,
-            (None, Some(record)) => DisarmedScope::Vm(record.intent.name),
+        let (scope, actor) = match (fleet, record) {
+            (Some(fleet), Some(record)) => (DisarmedScope::Both(record.intent.name), Some(fleet.actor)),
+            (Some(fleet), None) => (DisarmedScope::Fleet, Some(fleet.actor)),
+            (None, Some(record)) => (DisarmedScope::Vm(record.intent.name), record.disarmed_by),
             (None, None) => return Ok(None),
         };
-        Ok(Some((scope, AbortHow::of(hold))))
+        let told = Told::disarm(AbortHow::of(hold), scope.disarmed_by(actor.as_deref()));
+        Ok(Some((scope, told)))
     }
 
     /// Refuses where a forward step may not begin.
@@ -127,6 +140,7 @@ impl Control {
                 let id = self.vm(vm).await?.id;
                 let change = |record: &mut VmRecord| {
                     (record.disarmed, record.disarmed_hold) = (disarmed.is_some(), hold);
+                    record.disarmed_by = disarmed.map(|_| actor.to_owned());
                 };
                 self.change_record(id, entry, change).await?;
                 Ok(())
@@ -162,9 +176,12 @@ impl Control {
 
     /// Disarms. Running morphs in the scope are undone (`hold`: parked where they are). How many were told.
     pub async fn disarm(&self, scope: &ArmScope, hold: bool, actor: &str) -> Result<usize, ControlError> {
-        let only = match scope {
-            ArmScope::Fleet => None,
-            ArmScope::Vm { vm } => Some(self.vm(vm).await?.id),
+        let (only, what) = match scope {
+            ArmScope::Fleet => (None, DisarmedScope::Fleet),
+            ArmScope::Vm { vm } => {
+                let record = self.vm(vm).await?;
+                (Some(record.id), DisarmedScope::Vm(record.intent.name))
+            }
         };
         let how = AbortHow::of(hold);
         // Written down before any is told: what was told and not written down would be undone after a crash. One that
@@ -175,7 +192,7 @@ impl Control {
         running.extend(self.running_on(only).await?);
         let mut told = BTreeSet::new();
         for (id, abort) in running {
-            abort.ask(how);
+            abort.ask(Told::disarm(how, what.disarmed_by(Some(actor))));
             told.insert(id);
         }
         Ok(told.len())

@@ -11,7 +11,7 @@ mod reservation;
 
 mod step;
 
-use crate::abort::{Abort, AbortHow};
+use crate::abort::{Abort, AbortHow, Told};
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, TRIES, Versioned};
@@ -28,9 +28,6 @@ use proteus_model::vm::{BootObserved, PowerState};
 use serde_json::json;
 use std::sync::PoisonError;
 use std::time::Instant;
-
-/// Why a morph is parked that was to be left where it was.
-const HELD: &str = "held by an operator";
 
 /// Why a saga leaves the forward path.
 enum Stop {
@@ -129,7 +126,7 @@ impl Control {
         if let Some(how) = self.abort_asked(id).await?
             && abort.asked().is_none()
         {
-            abort.ask(how);
+            abort.ask(Told::abort(how));
         }
         let mut journal = Journal::open(self, id).await?;
         while !journal.morph().state.is_terminal() {
@@ -187,19 +184,19 @@ impl Control {
 
     /// An abort or a disarm is honoured before any forward move (design, invariant 10).
     async fn check_may_go_on(&self, journal: &Journal<'_>, abort: &Abort) -> Result<(), Stop> {
-        let (how, why) = match abort.asked() {
-            Some(how) => (how, "aborted".to_owned()),
+        let told = match abort.asked() {
+            Some(told) => told,
             None => match self.disarmed(journal.morph().plan.vm).await? {
-                Some((scope, how)) => (how, scope.to_string()),
+                Some((_, told)) => told,
                 None => return Ok(()),
             },
         };
-        match how {
-            AbortHow::Undo => Err(Stop::GiveUp(why)),
+        match told.how {
+            AbortHow::Undo => Err(Stop::GiveUp(told.undone())),
             AbortHow::Hold if turned(journal.morph()) == 0 => {
-                Err(Stop::GiveUp("held by an operator before anything was changed".into()))
+                Err(Stop::GiveUp(format!("{} before anything was changed", told.held())))
             }
-            AbortHow::Hold => Err(Stop::Park(HELD.into())),
+            AbortHow::Hold => Err(Stop::Park(told.held())),
         }
     }
 
@@ -270,8 +267,10 @@ impl Control {
     /// A step is taken, and a window counts, only in the guest that the plan was checked in, running.
     async fn check_still_the_same(&self, morph: &Morph) -> Result<(), Stop> {
         if let Ok(seen) = self.node.observe(morph.plan.vm).await {
-            if matches!(seen.power, PowerState::Stopped | PowerState::Hung) {
-                return Err(Stop::GiveUp("the VM does not run any more".into()));
+            match seen.power {
+                PowerState::Stopped => return Err(Stop::GiveUp("the VM does not run any more".into())),
+                PowerState::Hung => return Err(Stop::GiveUp("the VM's VMM does not answer".into())),
+                PowerState::Running | PowerState::Paused | PowerState::Unknown => {}
             }
             if let Some(why) = seen.halted {
                 return Err(Stop::GiveUp(format!("the VM stands still: {why}")));
@@ -289,6 +288,7 @@ impl Control {
     }
 
     async fn give_up(&self, journal: &mut Journal<'_>, reason: String) -> Result<(), ControlError> {
+        let reason = by_name(journal.morph(), &reason);
         let begun = journal.morph().plan.steps.len().checked_sub(1);
         let last = match journal.morph().state {
             State::Applying { step } => Some(step),
@@ -314,6 +314,7 @@ impl Control {
         reason: String,
         steps: usize,
     ) -> Result<(), ControlError> {
+        let reason = by_name(journal.morph(), &reason);
         tracing::error!(morph = %journal.morph().id, vm = %journal.morph().plan.vm_name, %reason, "morph parked");
         let keep = |morph: &mut Morph| morph.reason = Some(reason);
         match steps {
@@ -381,7 +382,7 @@ impl Control {
                 Err(ControlError::Record(RecordError::Conflict { .. })) => {}
                 Err(error) => return Err(error),
                 Ok(_) => {
-                    abort.ask(how);
+                    abort.ask(Told::abort(how));
                     return Ok(morph);
                 }
             }
@@ -398,6 +399,11 @@ impl Control {
             detail,
         });
     }
+}
+
+/// What a node, which knows VMs by their ids only, said of the morph's VM, as people know that.
+fn by_name(morph: &Morph, said: &str) -> String {
+    said.replace(&morph.plan.vm.to_string(), morph.plan.vm_name.as_str())
 }
 
 /// Why verification failed, in one line.

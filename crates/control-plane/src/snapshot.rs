@@ -1,7 +1,10 @@
 //! Snapshots of VMs as their owners meet them: taken by hand or as the first step of a morph, listed with what the
 //! VM's record said then, restored only when asked for. Must never restore by itself.
 
-use crate::audit::AuditRecord;
+mod going_back;
+
+pub use going_back::GoingBack;
+
 use crate::control::{Control, ControlError, key};
 use crate::record::{Batch, Versioned};
 use crate::vm::{VmRecord, not_running};
@@ -190,6 +193,9 @@ impl Control {
         let restoring = std::mem::replace(&mut record.restoring, !record.managed.is_empty());
         // The guest comes back in the boot that it was in then.
         record.starts += 1;
+        let vmm = self.node.vmm(record.id).await?;
+        record.going_back =
+            Some(GoingBack { snapshot: name.clone(), actor: actor.to_owned(), vmm, restoring });
         let batch = self.records.batch().put(&key::vm(record.id), &record, Some(rev))?;
         let evidence = json!({ "snapshot": name, "taken_at": snapshot.at, "version": record.version,
             "version_then": origin.map(|origin| origin.version) });
@@ -197,11 +203,18 @@ impl Control {
         let cost = match self.node.restore_snapshot(record.id, &name, record.generation).await {
             Ok(cost) => cost,
             Err(error) => {
-                let error = ControlError::from(error);
-                self.give_up_restore(&record, &name, actor, restoring, &error).await;
+                let error = ControlError::from(error).named(&record);
+                if let Some(record) = self.note_not_gone_back(&record, &error.to_string()).await
+                    && record.restoring
+                {
+                    // What gave them back took this for another start, and ended.
+                    self.restore_in_background(record);
+                }
                 return Err(error);
             }
         };
+        let evidence = json!({ "snapshot": name, "blackout_ms": cost.blackout_ms });
+        self.note_gone_back(&record, "asked for", evidence).await;
         // A stop need not wait for a guest's agent.
         drop(turn);
         let failed = match self.restore_settings(&record, AGENT_LIMIT).await {
@@ -212,32 +225,6 @@ impl Control {
             Err(error) => return Err(error.after(format!("{vm} went back to {name}"))),
         };
         Ok(Restored { cost, settings: record.managed.len(), failed })
-    }
-
-    /// Writes down that a restore failed. Settings that were still being given back before it (`restoring`) are so
-    /// again, where the VM runs; else its next start gives them back.
-    async fn give_up_restore(
-        self: &Arc<Self>,
-        record: &VmRecord,
-        name: &SnapshotName,
-        actor: &str,
-        restoring: bool,
-        why: &ControlError,
-    ) {
-        let runs = self.runs(record.id).await;
-        let entry = |record: &VmRecord| AuditRecord {
-            why: why.to_string(),
-            ..self.vm_entry(actor, "vm.snapshot.restore_failed", record, json!({ "snapshot": name }))
-        };
-        let as_before = |record: &mut VmRecord| record.restoring = restoring && runs;
-        match self.change_record(record.id, entry, as_before).await {
-            // What gave them back took this for another start, and ended.
-            Ok(record) if record.restoring => self.restore_in_background(record),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(vm = %record.intent.name, %error, "not written down that a restore failed");
-            }
-        }
     }
 
     /// The VM of a snapshot: refused as forgetting that would be, and nothing is changed.

@@ -15,8 +15,11 @@ impl Control {
     async fn check_savable(&self, record: &VmRecord) -> Result<(), ControlError> {
         Self::check_no_morph(record)?;
         if let Some(template) = record.cloned_from {
+            // It stays for as long as there are clones of it.
+            let template = self.vm_of(template).await.map(|of| of.intent.name.to_string());
+            let of = template.map(|name| format!(", of {name}")).unwrap_or_default();
             return Err(ControlError::Conflict {
-                what: format!("{} is a clone itself, of {template}", record.intent.name),
+                what: format!("{} is a clone itself{of}", record.intent.name),
                 hint: "make a template of a VM that booted".into(),
             });
         }

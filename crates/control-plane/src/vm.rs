@@ -22,13 +22,14 @@ use crate::act::Announced;
 use crate::audit::AuditRecord;
 use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, TRIES, Versioned};
+use crate::snapshot::GoingBack;
 use crate::store::Rev;
 use proteus_model::execution::Version;
 use proteus_model::id::{Generation, MorphId, VmId, VmName};
 use proteus_model::seed::SeedIntent;
 use proteus_model::setting::Setting;
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_model::vm::{DiskIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{DiskIntent, PowerState, StopObserved, VmIntent, VmObserved};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -66,12 +67,18 @@ pub struct VmRecord {
     /// Where it was: whether a morph that ran then stays where it is, and is not undone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disarmed_hold: bool,
+    /// Who took it out of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disarmed_by: Option<String>,
     /// Whether it was started and its managed knobs are still to be turned to where they were.
     #[serde(default)]
     pub restoring: bool,
     /// Rises with each start: tells the restore of this one from one that is left of the last.
     #[serde(default)]
     pub starts: u64,
+    /// The snapshot that it is being put back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub going_back: Option<GoingBack>,
     /// It is a template: what its clones' disks are. It never runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Vec<DiskIntent>>,
@@ -99,8 +106,10 @@ impl VmRecord {
             morph: None,
             disarmed: false,
             disarmed_hold: false,
+            disarmed_by: None,
             restoring: false,
             starts: 0,
+            going_back: None,
             template: None,
             cloned_from: None,
             cloning: false,
@@ -271,8 +280,13 @@ impl Control {
         Err(RecordError::Conflict { key: key::vm(vm) }.into())
     }
 
-    /// Stops a VM. `true`: the guest went by itself.
-    pub async fn stop_vm(&self, name: &str, grace: Millis, actor: &str) -> Result<bool, ControlError> {
+    /// Stops a VM whose guest may take `grace` for it.
+    pub async fn stop_vm(
+        &self,
+        name: &str,
+        grace: Millis,
+        actor: &str,
+    ) -> Result<StopObserved, ControlError> {
         // A second stop may be less patient than the first.
         let _turn = self.kept(self.vm(name).await?.id).await;
         let entry = |record: &VmRecord| self.vm_entry(actor, "vm.stop", record, json!({}));
@@ -280,15 +294,18 @@ impl Control {
             (record.wanted, record.wanted_before, record.restoring) = (false, None, false);
         };
         let record = self.change_record(self.vm(name).await?.id, entry, not_wanted).await?;
-        let by_itself = self.node.stop(record.id, grace).await?;
+        let stopped = self.node.stop(record.id, grace).await;
+        let seen = stopped.map_err(|error| ControlError::from(error).named(&record))?;
         let told = async {
             self.withdraw(record.id).await?;
-            let entry = self.vm_entry(actor, "vm.stopped", &record, json!({ "by_itself": by_itself }));
+            let StopObserved { by_itself, answered, waited } = seen;
+            let evidence = json!({ "by_itself": by_itself, "answered": answered, "waited_ms": waited });
+            let entry = self.vm_entry(actor, "vm.stopped", &record, evidence);
             Ok(self.audit.append(entry).await?)
         };
         told.await.map_err(|error: ControlError| error.after(format!("{name} was stopped")))?;
         self.tell_vm(&record, "stopped");
-        Ok(by_itself)
+        Ok(seen)
     }
 
     /// Refuses a VM that a morph holds.

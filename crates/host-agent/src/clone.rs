@@ -186,13 +186,14 @@ impl HostAgent {
         }
     }
 
-    /// Ends a clone that has no identity of its own.
+    /// Ends a clone that has no identity of its own, also where its VMM has ended already: what that left goes too.
     pub(crate) async fn end_newborn(&self, vm: VmId) -> Result<(), NodeError> {
         self.let_go(vm).await;
-        if self.driver.power(vm).await == PowerState::Stopped {
-            return Ok(());
+        match self.driver.stop(vm, Millis(0)).await {
+            // What the driver does not know leaves nothing.
+            Ok(_) | Err(DriverError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(driver_error(error)),
         }
-        self.driver.stop(vm, Millis(0)).await.map(|_| ()).map_err(driver_error)
     }
 
     /// After a crash: a clone that was being made is ended. Its place says so until it is taken away.

@@ -19,7 +19,9 @@ use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, Permille};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
-use proteus_model::vm::{BootObserved, DiskIntent, ImageIntent, PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{
+    BootObserved, DiskIntent, ImageIntent, PowerState, StopObserved, VmIntent, VmObserved,
+};
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
@@ -469,11 +471,11 @@ impl Node for HostAgent {
         Ok(!self.seat(vm)?.newborn)
     }
 
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError> {
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, NodeError> {
         self.seat(vm)?;
         self.stop_bringing_up(vm);
         let stopped = match self.driver.stop(vm, grace).await {
-            Err(DriverError::NotRunning { .. }) => Ok(true),
+            Err(DriverError::NotRunning { .. }) => Ok(StopObserved::NOTHING_TO_DO),
             other => other.map_err(driver_error),
         };
         match &stopped {
@@ -534,6 +536,11 @@ impl Node for HostAgent {
         self.seat(vm)?;
         let reboots = self.driver.reboots(vm).map_or(0, |seen| *seen.borrow());
         Ok(BootObserved { id: self.guest(vm).boot_id(reboots), reboots })
+    }
+
+    async fn vmm(&self, vm: VmId) -> Result<Option<String>, NodeError> {
+        self.seat(vm)?;
+        Ok(self.driver.vmm(vm).await)
     }
 
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError> {
@@ -662,20 +669,7 @@ impl Node for HostAgent {
     }
 
     async fn measure(&self, vm: VmId) -> Result<Measurement, NodeError> {
-        self.seat(vm)?;
-        let counters = self.driver.counters(vm).await.map_err(driver_error)?;
-        let mut measurement = Measurement { counters, ..Measurement::default() };
-        if let Some(sample) = self.glance(vm).await {
-            let total = |pressure: &Option<_>| -> Option<u64> {
-                pressure.as_ref().map(|p: &proteus_protocol::guest::v1::sample::Pressure| p.total_us)
-            };
-            measurement.psi_cpu_us = total(&sample.pressure.cpu_some);
-            measurement.psi_memory_us = total(&sample.pressure.memory_some);
-            measurement.psi_io_us = total(&sample.pressure.io_some);
-            measurement.guest_available = sample.memory.as_ref().map(|m| Bytes(m.available));
-            measurement.guest_busy = sample.cpu.as_ref().and_then(busy);
-        }
-        Ok(measurement)
+        self.measured(vm).await
     }
 
     async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError> {
@@ -789,12 +783,4 @@ impl Node for HostAgent {
         let typed = self.console(vm).await?.input(bytes).await;
         typed.map_err(|e| NodeError::new(NodeErrorCode::Failed, format!("type into the console: {e}")))
     }
-}
-
-/// Share of all time since boot in which the guest's CPUs did something.
-fn busy(cpu: &proteus_protocol::guest::v1::sample::Cpu) -> Option<Permille> {
-    let work = cpu.user_us.checked_add(cpu.system_us)?;
-    let all = work.checked_add(cpu.idle_us)?.checked_add(cpu.iowait_us)?;
-    let share = work.checked_mul(1000)?.checked_div(all)?;
-    u32::try_from(share).ok().map(Permille)
 }

@@ -5,16 +5,18 @@
 pub(crate) mod history;
 
 use crate::clock::now;
+use crate::error::driver_error;
 use crate::node::HostAgent;
 use history::{History, HistoryError};
 use proteus_brain::telemetry::{Closed, Merger, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
 use proteus_model::telemetry::{GuestSample, Metric, Reading};
-use proteus_model::unit::UnixMillis;
+use proteus_model::unit::{Bytes, Permille, UnixMillis};
 use proteus_model::vm::VmCounters;
 use proteus_protocol::cause::chain;
-use proteus_protocol::node::v1::{HistoryObserved, NodeError, NodeErrorCode, UsageObserved};
+use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
+use proteus_protocol::node::v1::{HistoryObserved, Measurement, NodeError, NodeErrorCode, UsageObserved};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -256,4 +258,28 @@ impl HostAgent {
         let buckets = found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default();
         Ok(HistoryObserved { buckets, damaged: found.damaged })
     }
+
+    /// One look of now, for verification.
+    pub(crate) async fn measured(&self, vm: VmId) -> Result<Measurement, NodeError> {
+        self.seat(vm)?;
+        let counters = self.driver.counters(vm).await.map_err(driver_error)?;
+        let mut measurement = Measurement { counters, ..Measurement::default() };
+        if let Some(sample) = self.glance(vm).await {
+            let total = |pressure: &Option<Pressure>| pressure.as_ref().map(|p| p.total_us);
+            measurement.psi_cpu_us = total(&sample.pressure.cpu_some);
+            measurement.psi_memory_us = total(&sample.pressure.memory_some);
+            measurement.psi_io_us = total(&sample.pressure.io_some);
+            measurement.guest_available = sample.memory.as_ref().map(|m| Bytes(m.available));
+            measurement.guest_busy = sample.cpu.as_ref().and_then(busy);
+        }
+        Ok(measurement)
+    }
+}
+
+/// Share of all time since boot in which the guest's CPUs did something.
+fn busy(cpu: &Cpu) -> Option<Permille> {
+    let work = cpu.user_us.checked_add(cpu.system_us)?;
+    let all = work.checked_add(cpu.idle_us)?.checked_add(cpu.iowait_us)?;
+    let share = work.checked_mul(1000)?.checked_div(all)?;
+    u32::try_from(share).ok().map(Permille)
 }

@@ -230,6 +230,6 @@ mod tests {
         driver.start(&seat).await.unwrap();
         let turned = check(&driver, &seat).await.unwrap();
         assert_eq!(turned.len(), 7);
-        assert!(driver.stop(seat.id, Millis(0)).await.unwrap());
+        assert!(driver.stop(seat.id, Millis(0)).await.unwrap().by_itself);
     }
 }

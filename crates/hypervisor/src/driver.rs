@@ -8,7 +8,7 @@ use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, VmCounters, VmIntent};
+use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, StopObserved, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -252,8 +252,8 @@ pub trait Driver: Send + Sync {
         false
     }
 
-    /// Asks the guest to power off, waits `grace`, then ends its VMM. `true`: it went by itself.
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, DriverError>;
+    /// Asks the guest to power off, again and again for as long as `grace`, then ends its VMM.
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, DriverError>;
 
     /// Whether it runs. Never errs: what cannot be asked is `Hung`.
     async fn power(&self, vm: VmId) -> PowerState;
@@ -271,6 +271,10 @@ pub trait Driver: Send + Sync {
 
     /// Process id of the VMM, where there is one.
     async fn pid(&self, vm: VmId) -> Option<u32>;
+
+    /// A word for the VMM that the VM has: another one after each start, replacement and restore. `None`: it does not
+    /// run, or was not found again.
+    async fn vmm(&self, vm: VmId) -> Option<String>;
 
     /// How the VM is reached.
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError>;

@@ -21,6 +21,8 @@ mod replace;
 
 mod snapshot;
 
+mod stop;
+
 mod survey;
 
 mod template;
@@ -38,7 +40,7 @@ use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{ImageIntent, PowerState, VmCounters};
+use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters};
 use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -52,10 +54,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// Time without any progress after which a gradual change (balloon, plugged memory) counts as stalled. Shrinking
 /// under emulation moves in steps of up to 2 s.
 const STALL_LIMIT: Duration = Duration::from_secs(8);
-
-/// Between two presses of the power button: a guest that boots hears none until its kernel listens, and one that heard
-/// the first has gone, or is on its way, by then.
-const PRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest time for the last threads of an ended VMM to leave: they give its memory back first.
 const SWEEP_LIMIT: Duration = Duration::from_secs(20);
@@ -144,6 +142,7 @@ impl QemuDriver {
         let network = Network::new(instance);
         let hierarchy = Hierarchy::find(instance).map_err(DriverError::host("find the cpu controller"))?;
         let ram_dir = process::ensure_ram_dir(instance)?;
+        process::sweep_memory(&ram_dir)?;
         let (vms, lost) = (Mutex::default(), Mutex::default());
         let driver = Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost };
         if let Err(error) = driver.network.ensure().await {
@@ -276,7 +275,7 @@ impl QemuDriver {
             Err(error) => tracing::warn!(vm = %seat.intent.name, %error, "its VMM's user was not noted"),
         }
         let Some(run) = process::load_run_state(seat)? else {
-            if process::end_unknown(seat, None).await {
+            if process::end_unknown(seat, None).await || process::is_left(seat, &self.ram_dir) {
                 self.sweep(seat).await?;
             }
             return Ok(false);
@@ -288,12 +287,15 @@ impl QemuDriver {
             replace::survivor(seat, run).await?
         };
         if !process::lives(&run) {
-            process::wait_end(&run, process::KILL_LIMIT).await;
-            self.sweep(seat).await?;
-            return Ok(false);
+            return self.find_ended(seat, &run).await;
         }
         let sockets = Sockets::of(seat, run.incarnation);
         let connected = Qmp::connect(&sockets.qmp).await;
+        // One that a restore told to end may be on its way out.
+        let patience = snapshot::restoring(&run).map_or(Duration::ZERO, |_| snapshot::QUIT_LIMIT);
+        if connected.is_err() && process::wait_end(&run, patience).await {
+            return self.find_ended(seat, &run).await;
+        }
         let doing = "find the VMM again";
         let qmp = connected.map_err(|source| DriverError::Vmm { vm: seat.id, doing, source })?;
         self.take_up(seat, run, qmp).await?;
@@ -307,6 +309,29 @@ impl QemuDriver {
         self.ended_or_swept(&vm, ended).await.map(|()| true)
     }
 
+    /// Finds a VM whose VMM has ended. `true`: it runs all the same, in the next one.
+    async fn find_ended(&self, seat: &Seat, run: &RunState) -> Result<bool, DriverError> {
+        process::wait_end(run, process::KILL_LIMIT).await;
+        let Some(name) = snapshot::restoring(run) else {
+            self.sweep(seat).await?;
+            return Ok(false);
+        };
+        let carried = snapshot::carry_through(self, seat, run, &name).await;
+        if carried.is_err() {
+            self.give_up(seat).await?;
+        }
+        carried.map(|()| true)
+    }
+
+    /// Leaves nothing of a VM that could not be brought up.
+    async fn give_up(&self, seat: &Seat) -> Result<(), DriverError> {
+        if let Some(run) = process::load_run_state(seat)? {
+            process::kill(&run).await;
+        }
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
+        self.sweep(seat).await
+    }
+
     /// A restore that failed after the old VMM ended leaves no guest worth keeping: the VM is then stopped.
     async fn ended_or_swept<T>(
         &self,
@@ -314,26 +339,12 @@ impl QemuDriver {
         outcome: Result<T, DriverError>,
     ) -> Result<T, DriverError> {
         let run = vm.live.lock().await.run.clone();
-        if outcome.is_err() && matches!(run.under_way, Some(process::UnderWay::Restoring(_))) {
+        if outcome.is_err() && snapshot::restoring(&run).is_some() {
             process::kill(&run).await;
             self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm.seat.id);
             self.sweep(&vm.seat).await?;
         }
         outcome
-    }
-}
-
-/// Presses the guest's power button until the guest has gone, or for as long as `grace`.
-async fn went_by_itself(qmp: &Qmp, run: &RunState, grace: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        let pressed = qmp.call("system_powerdown", Value::Null).await.is_ok();
-        let left = grace.saturating_sub(start.elapsed());
-        // A hung VMM does not answer, and only ending it is left; one that just goes does not either.
-        let gone = process::wait_end(run, left.min(PRESS_INTERVAL)).await;
-        if gone || !pressed || start.elapsed() >= grace {
-            return gone;
-        }
     }
 }
 
@@ -391,6 +402,8 @@ impl Driver for QemuDriver {
             paused: false,
             incarnation: 0,
             plugged,
+            filter: None,
+            under_way: None,
         };
         let started = process::launch(seat, &around, tap).await;
         let (run, qmp) = match started {
@@ -423,31 +436,26 @@ impl Driver for QemuDriver {
         self.lost_vmm(id).is_some()
     }
 
-    async fn stop(&self, id: VmId, grace: Millis) -> Result<bool, DriverError> {
+    async fn stop(&self, id: VmId, grace: Millis) -> Result<StopObserved, DriverError> {
         if let Some((seat, _)) = self.lost_vmm(id) {
             // Nobody can ask it to go.
             process::end_unknown(&seat, None).await;
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             self.sweep(&seat).await?;
-            return Ok(false);
+            return Ok(StopObserved { by_itself: false, answered: false, waited: Millis(0) });
         }
         let vm = self.vm(id)?;
-        let (qmp, run) = {
-            let live = vm.live.lock().await;
-            (live.qmp.clone(), live.run.clone())
-        };
-        // Not with the VM held: whoever looks at it meanwhile would wait for the guest's patience too.
-        let by_itself = went_by_itself(&qmp, &run, grace.into()).await;
+        let mut seen = stop::ask(&vm, grace.into()).await;
         let live = vm.live.lock().await;
         // Another one may have taken its place meanwhile.
-        let by_itself = by_itself && !process::lives(&live.run);
-        if !by_itself {
+        seen.by_itself &= !process::lives(&live.run);
+        if !seen.by_itself {
             process::kill(&live.run).await;
         }
         drop(live);
         self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.sweep(&vm.seat).await?;
-        Ok(by_itself)
+        Ok(seen)
     }
 
     async fn power(&self, id: VmId) -> PowerState {
@@ -491,6 +499,14 @@ impl Driver for QemuDriver {
             Err((_, run)) => run,
         };
         process::lives(&run).then_some(run.pid)
+    }
+
+    async fn vmm(&self, id: VmId) -> Option<String> {
+        let run = match self.vm(id).ok()?.look().await {
+            Ok(live) => live.run.clone(),
+            Err((_, run)) => run,
+        };
+        Some(format!("{}.{}", run.pid, run.start_ticks))
     }
 
     async fn doors(&self, id: VmId) -> Result<Doors, DriverError> {
@@ -602,11 +618,7 @@ impl Driver for QemuDriver {
     async fn start_clone(&self, seat: &Seat, from: &Path, disks: Making<'_>) -> Result<(), DriverError> {
         let outcome = template::start(self, seat, from, disks).await;
         if outcome.is_err() {
-            if let Some(run) = process::load_run_state(seat)? {
-                process::kill(&run).await;
-            }
-            self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.id);
-            self.sweep(seat).await?;
+            self.give_up(seat).await?;
         }
         outcome
     }

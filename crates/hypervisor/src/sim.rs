@@ -9,7 +9,7 @@ use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{DiskLimit, Knob, KnobKind, NicRate, PriorityState, Setting, ThpMode, Weight};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
-use proteus_model::vm::{ImageIntent, PowerState, VmCounters, VmIntent};
+use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -31,6 +31,9 @@ struct SimVm {
     /// Snapshots, with what was set then.
     #[serde(default)]
     snapshots: Vec<(Snapshot, Vec<Setting>)>,
+    /// Rises with each replacement and each restore.
+    #[serde(default)]
+    incarnation: u32,
 }
 
 /// Decides whether a simulated step fails; gets the VM and the setting.
@@ -42,6 +45,7 @@ pub struct SimDriver {
     fault: Mutex<Option<Fault>>,
     refuses_restores: AtomicBool,
     reboots: Mutex<HashMap<VmId, watch::Sender<u64>>>,
+    hung: AtomicBool,
 }
 
 impl SimDriver {
@@ -53,6 +57,7 @@ impl SimDriver {
             fault: Mutex::default(),
             refuses_restores: AtomicBool::default(),
             reboots: Mutex::default(),
+            hung: AtomicBool::default(),
         })
     }
 
@@ -64,6 +69,11 @@ impl SimDriver {
     /// From now on no snapshot can be restored, or all can again.
     pub fn refuse_restores(&self, refuse: bool) {
         self.refuses_restores.store(refuse, Ordering::Relaxed);
+    }
+
+    /// From now on no VM says how it is, or all do again.
+    pub fn hang(&self, hang: bool) {
+        self.hung.store(hang, Ordering::Relaxed);
     }
 
     /// Turns a knob behind Proteus's back, as an administrator would.
@@ -174,7 +184,15 @@ impl Driver for SimDriver {
             .collect();
         self.save(
             seat.id,
-            &SimVm { plugged_vcpus: intent.vcpus, intent, offered, set, run_ns: 0, snapshots: Vec::new() },
+            &SimVm {
+                plugged_vcpus: intent.vcpus,
+                intent,
+                offered,
+                set,
+                run_ns: 0,
+                snapshots: Vec::new(),
+                incarnation: 0,
+            },
         )
     }
 
@@ -182,15 +200,19 @@ impl Driver for SimDriver {
         Ok(self.path(seat.id).exists())
     }
 
-    async fn stop(&self, vm: VmId, _grace: Millis) -> Result<bool, DriverError> {
+    async fn stop(&self, vm: VmId, _grace: Millis) -> Result<StopObserved, DriverError> {
         self.load(vm)?;
         self.reboots.lock().unwrap_or_else(PoisonError::into_inner).remove(&vm);
         std::fs::remove_file(self.path(vm)).map_err(DriverError::host(format!("end simulated VM {vm}")))?;
-        Ok(true)
+        Ok(StopObserved::NOTHING_TO_DO)
     }
 
     async fn power(&self, vm: VmId) -> PowerState {
-        if self.path(vm).exists() { PowerState::Running } else { PowerState::Stopped }
+        match self.path(vm).exists() {
+            true if self.hung.load(Ordering::Relaxed) => PowerState::Hung,
+            true => PowerState::Running,
+            false => PowerState::Stopped,
+        }
     }
 
     fn reboots(&self, vm: VmId) -> Option<watch::Receiver<u64>> {
@@ -201,6 +223,10 @@ impl Driver for SimDriver {
 
     async fn pid(&self, _vm: VmId) -> Option<u32> {
         None
+    }
+
+    async fn vmm(&self, vm: VmId) -> Option<String> {
+        Some(self.load(vm).ok()?.incarnation.to_string())
     }
 
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError> {
@@ -307,7 +333,9 @@ impl Driver for SimDriver {
     }
 
     async fn replace_vmm(&self, vm: VmId) -> Result<Applied, DriverError> {
-        self.load(vm)?;
+        let mut sim = self.load(vm)?;
+        sim.incarnation += 1;
+        self.save(vm, &sim)?;
         Ok(Applied { took_ms: Millis(20), blackout_ms: Millis(20) })
     }
 
@@ -340,6 +368,7 @@ impl Driver for SimDriver {
             return Err(DriverError::NoAbility { what, why });
         }
         sim.set.clone_from(set);
+        sim.incarnation += 1;
         self.save(vm, &sim)?;
         Ok(Applied { took_ms: Millis(400), blackout_ms: Millis(400) })
     }

@@ -2,7 +2,7 @@
 
 use crate::id::{DiskName, ImageName, ServiceName, VmId, VmName};
 use crate::seed::{SEED_DISK, SeedIntent};
-use crate::unit::{Bytes, UnixMillis};
+use crate::unit::{Bytes, Millis, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -255,6 +255,22 @@ pub struct VmObserved {
     pub resident: Option<Bytes>,
     /// When it was looked at.
     pub observed_at: UnixMillis,
+}
+
+/// How a VM stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopObserved {
+    /// Whether the guest went by itself.
+    pub by_itself: bool,
+    /// Whether the VMM took what it was asked last. `false`: what it did not take, its guest never heard.
+    pub answered: bool,
+    /// How long was waited for the guest.
+    pub waited: Millis,
+}
+
+impl StopObserved {
+    /// It did not run.
+    pub const NOTHING_TO_DO: Self = Self { by_itself: true, answered: true, waited: Millis(0) };
 }
 
 /// Which boot of its guest a VM is in.

@@ -3,13 +3,13 @@
 
 mod snapshot;
 
-mod telemetry;
-
 mod uplink;
 
+mod usage;
+
 pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
-pub(super) use telemetry::{history, usage};
 pub(super) use uplink::{disable_uplink, enable_uplink, uplink};
+pub(super) use usage::{history, usage};
 
 use super::access::{Caller, TokenRecord};
 use super::refusal::Refusal;
@@ -29,7 +29,7 @@ use proteus_model::id::{MorphId, VmId};
 use proteus_model::plan::Plan;
 use proteus_model::profile::document;
 use proteus_model::unit::Millis;
-use proteus_model::vm::{PowerState, VmIntent, VmObserved};
+use proteus_model::vm::{PowerState, StopObserved, VmIntent, VmObserved};
 use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
     BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DifferenceView,
@@ -247,7 +247,8 @@ pub(super) async fn stop_vm(
     let request: StopRequest = parse(&body)?;
     let runner = control.clone();
     let work = async move { control.stop_vm(&vm, request.grace_ms, &caller.name).await };
-    Ok(Json(StopView { by_itself: runner.run_to_end(work).await? }))
+    let StopObserved { by_itself, answered, waited } = runner.run_to_end(work).await?;
+    Ok(Json(StopView { by_itself, answered, waited_ms: waited }))
 }
 
 pub(super) async fn capabilities(State(control): Shared, Path(vm): Path<String>) -> Answer<CapabilityView> {

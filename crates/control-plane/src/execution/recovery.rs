@@ -1,9 +1,8 @@
 //! Morphs that were cut short, by a crash or by a journal that could not be written: each is taken up where its
 //! journal stands, and brought to its end.
 
-use super::HELD;
 use super::journal::Journal;
-use crate::abort::AbortHow;
+use crate::abort::{AbortHow, Told};
 use crate::control::{Control, ControlError};
 use proteus_model::execution::{Morph, State};
 use proteus_model::id::{MorphId, VmName};
@@ -32,13 +31,13 @@ impl Control {
         };
         // Told by itself, or with all that is disarmed.
         let told = match self.abort_asked(id).await? {
-            Some(how) => Some(how),
-            None => self.disarmed(vm).await?.map(|(_, how)| how),
+            Some(how) => Some(Told::abort(how)),
+            None => self.disarmed(vm).await?.map(|(_, told)| told),
         };
         match (told, state) {
             // The step that was cut short may be turned.
-            (Some(AbortHow::Hold), State::Applying { step }) if step > 0 => {
-                self.park(&mut journal, HELD.into(), step + 1).await?;
+            (Some(told), State::Applying { step }) if told.how == AbortHow::Hold && step > 0 => {
+                self.park(&mut journal, told.held(), step + 1).await?;
             }
             // It is given up for that, as it would have been.
             (Some(_), _) => {}

@@ -31,6 +31,19 @@ pub(crate) fn not_running(record: &VmRecord, power: PowerState, need: &str) -> C
     ControlError::Conflict { what, hint }
 }
 
+impl ControlError {
+    /// The same with the name of the VM that it is about: a node knows VMs by their ids only.
+    pub(crate) fn named(self, record: &VmRecord) -> Self {
+        match self {
+            Self::Node(error) => {
+                let message = error.message.replace(&record.id.to_string(), record.intent.name.as_str());
+                Self::Node(NodeError { message, ..error })
+            }
+            other => other,
+        }
+    }
+}
+
 impl Control {
     /// Refuses a VM that does not run, as `need` takes.
     pub(crate) async fn check_runs(&self, record: &VmRecord, need: &str) -> Result<(), ControlError> {
@@ -49,7 +62,7 @@ impl Control {
     }
 
     /// What the node said of a VM. A VM that has ended or hangs cannot do what it is asked, whatever of it failed
-    /// first. A node knows VMs by their ids only; people know this one by its name.
+    /// first.
     pub(crate) async fn on_node<T>(
         &self,
         record: &VmRecord,
@@ -77,8 +90,7 @@ impl Control {
                 Err(not_running(record, power, "it has to run for this"))
             }
             Some(PowerState::Running | PowerState::Paused | PowerState::Unknown) | None => {
-                let message = error.message.replace(&record.id.to_string(), record.intent.name.as_str());
-                Err(NodeError { message, ..error }.into())
+                Err(ControlError::Node(error).named(record))
             }
         }
     }

@@ -59,7 +59,7 @@ impl Control {
             failed = self.give_back(record, &left).await?;
         }
         let failed: Vec<String> =
-            failed.iter().map(|(setting, why)| format!("{}: {why}", setting.knob())).collect();
+            failed.into_iter().map(|(setting, why)| in_words(record, setting, why)).collect();
         self.note_restored(record, &failed).await?;
         self.tell_vm(record, "restored");
         Ok(failed)
@@ -170,4 +170,9 @@ impl Control {
     pub async fn runs(&self, vm: VmId) -> bool {
         self.told_power(vm).await.map_or(true, |power| power != PowerState::Stopped)
     }
+}
+
+/// What could not be turned to where it was, and why.
+fn in_words(record: &VmRecord, setting: &Setting, why: NodeError) -> String {
+    format!("{}: {}", setting.knob(), ControlError::from(why).named(record))
 }

@@ -58,6 +58,7 @@ impl Control {
         };
         let record = self.change_record(known.id, entry, begin).await?;
         if let Err(error) = self.start_recorded(&record).await {
+            let error = error.named(&record);
             self.give_up_start(&record, actor, &format!("it could not be started: {error}")).await;
             return Err(error);
         }
@@ -131,6 +132,7 @@ impl Control {
 
     /// The same for one VM.
     pub(crate) async fn start_if_wanted(self: &Arc<Self>, record: VmRecord) -> Result<(), ControlError> {
+        let record = self.end_cut_short_restore(&record).await?.unwrap_or(record);
         let runs = self.told_power(record.id).await? != PowerState::Stopped;
         let cut_short = record.wanted_before.is_some();
         if runs && cut_short {

@@ -44,8 +44,18 @@ impl Control {
         }
     }
 
-    async fn look_at(self: &Arc<Self>, vm: VmId) -> Result<(), ControlError> {
+    /// Looks once more for a VM that could not be taken up, and ends what was cut short of it.
+    async fn find_again(self: &Arc<Self>, vm: VmId) -> Result<(), ControlError> {
         self.node.find_again(vm).await?;
+        let ended = self.end_cut_short_restore(&self.vm_of(vm).await?).await?;
+        if let Some(record) = ended.filter(|record| record.restoring) {
+            self.restore_in_background(record);
+        }
+        Ok(())
+    }
+
+    async fn look_at(self: &Arc<Self>, vm: VmId) -> Result<(), ControlError> {
+        self.find_again(vm).await?;
         if let Some(record) = self.notice_reboot(vm).await? {
             self.restore_in_background(record);
         }

@@ -162,20 +162,15 @@ impl Layout {
         let begins_at = UnixMillis(u64::from_le_bytes(*begins_at));
         let Tier { step_s, slots } = Tier::ALL[tier];
         // Whole, but of another place: as when a file was put together by hand.
-        if begins_at.0 % (step_s * 1000) != 0 || begins_at.0 / (step_s * 1000) % slots != slot {
+        if !begins_at.0.is_multiple_of(step_s * 1000) || begins_at.0 / (step_s * 1000) % slots != slot {
             return Err(());
         }
         let mut summaries = [None; METRICS];
         let codes: Vec<u16> =
             values.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect();
         for (column, codes) in self.columns.iter().zip(codes.chunks_exact(VALUES)) {
-            if let (Some(metric), [min, p50, p95, max, mean]) = (column, codes) {
-                let all = || {
-                    let [min, p50, p95, max, mean] =
-                        [value(*min)?, value(*p50)?, value(*p95)?, value(*max)?, value(*mean)?];
-                    Some(Summary { min, p50, p95, max, mean })
-                };
-                summaries[*metric as usize] = all();
+            if let Some(metric) = column {
+                summaries[*metric as usize] = summary(codes);
             }
         }
         Ok(Some(Bucket { begins_at, readings: u16::from_le_bytes(*readings), summaries }))
@@ -190,6 +185,13 @@ fn code(value: f32) -> u16 {
 
 fn value(code: u16) -> Option<f32> {
     (code != MISSING).then(|| (f32::from(code) / STEPS).exp_m1())
+}
+
+/// The values of a summary, in their order; `None`: one is missing.
+fn summary(codes: &[u16]) -> Option<Summary> {
+    let values: Option<Vec<f32>> = codes.iter().map(|code| value(*code)).collect();
+    let [min, p50, p95, max, mean] = values?.try_into().ok()?;
+    Some(Summary { min, p50, p95, max, mean })
 }
 
 /// Buckets that were read, and how many slots were damaged.

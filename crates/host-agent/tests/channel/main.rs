@@ -12,7 +12,7 @@ use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{Boot, ImageIntent, PowerState, VmCounters, VmIntent};
+use proteus_model::vm::{Boot, ImageIntent, PowerState, StopObserved, VmCounters, VmIntent};
 use proteus_protocol::guest::HOST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::setting::ThpMode;
@@ -52,7 +52,7 @@ impl Driver for Played {
     async fn adopt(&self, seat: &Seat) -> Result<bool, DriverError> {
         self.sim.adopt(seat).await
     }
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, DriverError> {
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, DriverError> {
         self.sim.stop(vm, grace).await
     }
     async fn power(&self, vm: VmId) -> PowerState {
@@ -60,6 +60,9 @@ impl Driver for Played {
     }
     async fn pid(&self, vm: VmId) -> Option<u32> {
         self.sim.pid(vm).await
+    }
+    async fn vmm(&self, vm: VmId) -> Option<String> {
+        self.sim.vmm(vm).await
     }
     async fn doors(&self, vm: VmId) -> Result<Doors, DriverError> {
         Ok(Doors { agent: Some(self.dir.join(vm.short())), ..self.sim.doors(vm).await? })

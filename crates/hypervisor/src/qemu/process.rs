@@ -34,7 +34,7 @@ const START_POLL: Duration = Duration::from_millis(2);
 pub(crate) enum UnderWay {
     /// It is being saved: the guest stands still.
     Saving(SnapshotName),
-    /// It is being restored: the VMM is new and its guest not there yet.
+    /// It is being restored: of the old VMM nothing is wanted any more, and the guest is not in the new one yet.
     Restoring(SnapshotName),
     /// No snapshot: the VM is being saved into this folder as a template, and stands still.
     Template(PathBuf),
@@ -76,6 +76,10 @@ pub(crate) struct Launch {
     pub paused: bool,
     pub incarnation: u32,
     pub plugged: Plugged,
+    /// Fingerprint and policy of the packet filter that is on its tap already.
+    pub filter: Option<(String, proteus_model::policy::PacketPolicy)>,
+    /// What is not over with it. In its record from the first: a crash right after must not take it for whole.
+    pub under_way: Option<UnderWay>,
 }
 
 fn run_state_path(seat: &Seat) -> PathBuf {
@@ -226,9 +230,9 @@ pub(crate) async fn launch(
         accelerator: around.accelerator,
         machine: around.machine.clone(),
         plugged: around.plugged.clone(),
-        filter: None,
+        filter: around.filter.clone(),
         filter_next: None,
-        under_way: None,
+        under_way: around.under_way.clone(),
     };
     let connected = connect(seat, &run).await;
     // Reaps the child when it ends; after a restart of Proteus that is init's work.
@@ -312,16 +316,18 @@ fn get_descriptor(process: &OwnedFd, number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Every QEMU that runs: its pid and its command line.
+fn qemu_lines() -> Vec<(u32, Vec<u8>)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let lines = pids.map(|pid| (pid, fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()));
+    lines.filter(|(_, line)| line.starts_with(b"qemu-system-x86_64\0")).collect()
+}
+
 /// Every VMM of this seat that runs: (pid, incarnation).
 fn vmms_of(seat: &Seat) -> Vec<(u32, u32)> {
     let socket = format!("path={}/qmp.", seat.run_dir().display());
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = pids.filter_map(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if !line.starts_with(b"qemu-system-x86_64\0") {
-            return None;
-        }
+    let ours = qemu_lines().into_iter().filter_map(|(pid, line)| {
         let at = line.windows(socket.len()).position(|part| part == socket.as_bytes())? + socket.len();
         let digits = line[at..].iter().take_while(|byte| byte.is_ascii_digit());
         let number: String = digits.map(|byte| char::from(*byte)).collect();
@@ -356,6 +362,28 @@ pub(crate) async fn end_unknown(seat: &Seat, known: Option<&RunState>) -> bool {
         kill(run).await;
     }
     !unknown.is_empty()
+}
+
+/// Whether there is something of a VM on the host of which nothing was written down.
+pub(crate) fn is_left(seat: &Seat, ram_dir: &Path) -> bool {
+    ["ram", "hot"].iter().any(|part| ram_path(ram_dir, seat, part).exists()) || seat.run_dir().exists()
+}
+
+/// Removes memory that no VMM names: a start, a clone or a restore that a crash of Proteus cut short made it and had no
+/// VMM yet, and the VM's place may be gone since. A VMM names its own from its first moment to its last.
+pub(crate) fn sweep_memory(ram_dir: &Path) -> Result<(), DriverError> {
+    let doing = || DriverError::host(format!("clear {}", ram_dir.display()));
+    let lines: Vec<Vec<u8>> = qemu_lines().into_iter().map(|(_, line)| line).collect();
+    for entry in fs::read_dir(ram_dir).map_err(doing())? {
+        let path = entry.map_err(doing())?.path();
+        let name = path.as_os_str().as_encoded_bytes();
+        if lines.iter().any(|line| line.windows(name.len()).any(|part| part == name)) {
+            continue;
+        }
+        tracing::warn!(file = %path.display(), "memory that is no VM's is given back");
+        fs::remove_file(&path).map_err(doing())?;
+    }
+    Ok(())
 }
 
 /// Removes what a VM that ended left behind.

@@ -59,11 +59,12 @@ pub(super) async fn replace(
         paused: false,
         incarnation: live.run.incarnation + 1,
         plugged: live.run.plugged.clone(),
+        filter: live.run.filter.clone(),
+        under_way: None,
     };
     let old_state = live.run.clone();
     // Until the new one has the guest, a restarted Proteus finds the old one, and asks both (`survivor`).
-    let (mut run, qmp) = process::launch(&vm.seat, &around, tap).await?;
-    run.filter = old_state.filter.clone();
+    let (run, qmp) = process::launch(&vm.seat, &around, tap).await?;
     let moved = move_state(vm, live, &qmp).await;
     let blackout_ms = match moved {
         Ok(blackout) => blackout,

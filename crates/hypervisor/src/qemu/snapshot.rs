@@ -8,6 +8,8 @@
 //!
 //! A restore takes a new VMM because the old one may hold images and vCPUs that the snapshot does not know: QEMU
 //! would find that out half-way, with the disks already back.
+//!
+//! That it is under way is written down before the old VMM ends: from then on a crash of Proteus only delays it.
 
 mod book;
 
@@ -18,6 +20,7 @@ mod tests;
 
 use super::command_line::{Sockets, ram_path};
 use super::process::{self, Launch, RunState, UnderWay};
+use super::qmp::Qmp;
 use super::{Live, QemuDriver, QemuVm, since, vm_call};
 use crate::driver::{Applied, DriverError, Seat};
 use crate::sparse;
@@ -30,6 +33,7 @@ use proteus_model::vm::{DiskFormat, DiskIntent, PowerState};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,7 +41,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const DOING: &str = "save a snapshot";
 const RESTORING: &str = "restore a snapshot";
 /// Longest time for an old VMM to end by itself: it writes its disks' tables.
-const QUIT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const QUIT_LIMIT: Duration = Duration::from_secs(10);
 /// What a snapshot takes beside the RAM: state of the devices (under 1 MiB) and tables of the disks.
 const BESIDE: Bytes = Bytes::mib(16);
 /// Pause to be told beforehand: this much, and the time in which a slow, busy disk takes the RAM in use, 10 MiB a
@@ -256,10 +260,24 @@ pub(super) async fn restore(
     for disk in &seat.intent.disks {
         limits.push(super::knob::read(driver, vm, live, &Knob::DiskLimit(disk.name.clone())).await?);
     }
-    let under_way = Some(UnderWay::Restoring(name.clone()));
-    mark(seat, &mut live.run, under_way.clone())?;
+    mark(seat, &mut live.run, Some(UnderWay::Restoring(name.clone())))?;
     let old = live.run.clone();
     end(live).await;
+    let (run, qmp) = launch(driver, seat, &old, kept, tap).await?;
+    super::reboot::count(&qmp, &vm.reboots);
+    (live.qmp, live.run) = (Arc::new(qmp), run);
+    load(driver, vm, live, name, &limits).await?;
+    Ok(Applied { took_ms: since(start), blackout_ms: since(start) })
+}
+
+/// Starts the VMM that is to be filled: built as the VM was then.
+async fn launch(
+    driver: &QemuDriver,
+    seat: &Seat,
+    old: &RunState,
+    kept: Kept,
+    tap: OwnedFd,
+) -> Result<(RunState, Qmp), DriverError> {
     let around = Launch {
         accelerator: old.accelerator,
         machine: kept.machine,
@@ -268,18 +286,44 @@ pub(super) async fn restore(
         paused: true,
         incarnation: old.incarnation + 1,
         plugged: kept.plugged,
+        filter: old.filter.clone(),
+        under_way: Some(UnderWay::Restoring(kept.snapshot.name)),
     };
-    let (mut run, qmp) = process::launch(seat, &around, tap).await?;
-    run.filter = old.filter.clone();
-    (live.qmp, live.run) = (Arc::new(qmp), run);
-    mark(seat, &mut live.run, under_way)?;
+    let launched = process::launch(seat, &around, tap).await?;
     let sockets = Sockets::of(seat, old.incarnation);
     for socket in [sockets.qmp, sockets.agent, sockets.console] {
         // The next incarnation's sockets have other names: one left behind is only untidy.
         let _ = std::fs::remove_file(socket);
     }
-    load(driver, vm, live, name, &limits).await?;
-    Ok(Applied { took_ms: since(start), blackout_ms: since(start) })
+    Ok(launched)
+}
+
+/// The snapshot that is being restored, if so.
+pub(super) fn restoring(run: &RunState) -> Option<SnapshotName> {
+    match &run.under_way {
+        Some(UnderWay::Restoring(name)) => Some(name.clone()),
+        None | Some(UnderWay::Saving(_) | UnderWay::Template(_)) => None,
+    }
+}
+
+/// Carries through a restore whose `old` VMM has ended, and that a crash of Proteus cut short before there was another.
+/// The disks' limits went with the old one: whoever set them sets them again, as after a start. An error leaves the
+/// VM to be swept by the caller.
+pub(super) async fn carry_through(
+    driver: &QemuDriver,
+    seat: &Seat,
+    old: &RunState,
+    name: &SnapshotName,
+) -> Result<(), DriverError> {
+    tracing::warn!(vm = %seat.intent.name, snapshot = %name, "a restore was cut short; it is carried through");
+    let kept = Book::load(seat)?.find(name).cloned();
+    let kept = kept.ok_or_else(|| DriverError::UnknownSnapshot { name: name.clone() })?;
+    let tap = driver.network.open_tap(seat.slot).await?;
+    driver.network.offer_address(seat)?;
+    let (run, qmp) = launch(driver, seat, old, kept, tap).await?;
+    driver.take_up(seat, run, qmp).await?;
+    let vm = driver.vm(seat.id)?;
+    load(driver, &vm, &mut *vm.live.lock().await, name, &[]).await
 }
 
 /// Ends the old VMM: asked first, so that it writes the tables of its disks.

@@ -245,6 +245,8 @@ pub(super) async fn start(
         paused: false,
         incarnation: 0,
         plugged: saved.plugged,
+        filter: None,
+        under_way: None,
     };
     // All at once: a VMM that waits for its devices' state neither reads nor writes the guest's memory.
     let copied = copy_in_background(&kept, &ram, fill_hole);

@@ -37,6 +37,7 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
     replace_cut_short(&mut guest).await;
     template_cut_short(&mut guest).await;
     freeze(&guest).await;
+    stall(&guest).await;
     lose(&mut guest).await;
     kill(&guest).await;
     end(&guest).await;
@@ -45,11 +46,16 @@ async fn a_vmm_is_found_again_replaced_frozen_killed_and_started_anew() {
 /// Proteus starts again: another driver of the same instance finds the same process.
 async fn adopt(guest: &mut Guest) {
     let pid = guest.pid().await;
+    // One that a crash left of a VM that is gone since.
+    let memory = std::path::Path::new("/dev/shm").join(format!("proteus-{}", guest.instance));
+    let strays = ["ram", "hot"].map(|part| memory.join(format!("{:032x}.{part}", 7)));
+    strays.iter().for_each(|stray| std::fs::write(stray, b"left").unwrap());
     let mut standing = guest.connect(80, Duration::from_secs(10)).await.unwrap();
     get_page(&mut standing).unwrap();
     let scratch = guest.seat.dir.parent().unwrap().to_owned();
     guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
     assert_eq!(guest.driver.power(guest.id()).await, PowerState::Stopped, "known before it was found");
+    assert!(strays.iter().all(|stray| !stray.exists()), "memory that is no VM's stayed");
     assert!(guest.driver.adopt(&guest.seat).await.unwrap());
     assert_eq!((guest.pid().await, guest.driver.power(guest.id()).await), (pid, PowerState::Running));
     get_page(&mut standing).unwrap();
@@ -254,6 +260,39 @@ async fn freeze(guest: &Guest) {
     println!("frozen VMM: {said} (after {:.1} s), works again after SIGCONT", took.as_secs_f64());
 }
 
+/// A VMM that stalls while its guest is to go: the guest has all of its time, and no more.
+async fn stall(guest: &Guest) {
+    let pid = guest.pid().await;
+    signal(pid, "-STOP");
+    let begun = Instant::now();
+    // Somebody waits for its answer already.
+    let (_, seen) = tokio::join!(
+        guest.driver.read(guest.id(), &Knob::Memory),
+        guest.driver.stop(guest.id(), Millis(2000))
+    );
+    let (seen, took) = (seen.unwrap(), begun.elapsed());
+    assert!(!seen.by_itself && !seen.answered, "{seen:?}");
+    assert!((2000..3500).contains(&seen.waited.0) && took < Duration::from_secs(8), "{seen:?}, {took:?}");
+    assert!(!lives(pid));
+    println!("a frozen VMM with 2 s of grace: {seen:?}, gone after {:.1} s", took.as_secs_f64());
+
+    guest.start().await;
+    let pid = guest.pid().await;
+    signal(pid, "-STOP");
+    let begun = Instant::now();
+    let stalled = async {
+        // Longer than a call waits, which is 10 s.
+        let over = async || (begun.elapsed() > Duration::from_secs(12)).then_some(());
+        wait_for("the end of the stall", Duration::from_secs(20), over).await;
+        signal(pid, "-CONT");
+    };
+    let (seen, ()) = tokio::join!(guest.driver.stop(guest.id(), Millis(60_000)), stalled);
+    let seen = seen.unwrap();
+    assert!(seen.by_itself && seen.answered && seen.waited.0 > 12_000, "{seen:?}");
+    println!("a VMM that stalled for 12 s with 60 s of grace: {seen:?}");
+    guest.start().await;
+}
+
 /// A VMM that does not answer when Proteus starts again, and one of which what was written is damaged: neither is taken
 /// for stopped, nothing is done to it but to end it, and one that answers again is found.
 async fn lose(guest: &mut Guest) {
@@ -271,7 +310,10 @@ async fn lose(guest: &mut Guest) {
     guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
     guest.driver.adopt(&guest.seat).await.unwrap_err();
     is_lost(guest, pid).await;
-    assert!(!guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap(), "nobody could ask it to go");
+    assert!(
+        !guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself,
+        "nobody could ask it to go"
+    );
     assert!(!lives(pid));
     assert_eq!(guest.driver.power(guest.id()).await, PowerState::Stopped);
     guest.start().await;
@@ -309,12 +351,15 @@ async fn kill(guest: &Guest) {
 
 async fn end(guest: &Guest) {
     let begun = Instant::now();
-    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap(), "the guest did not go by itself");
+    assert!(
+        guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself,
+        "the guest did not go by itself"
+    );
     println!("stopped by itself after {:.1} s", begun.elapsed().as_secs_f64());
     // Stopped before its kernel listens to the power button, it goes as soon as it does.
     guest.driver.start(&guest.seat).await.unwrap();
     assert!(
-        guest.driver.stop(guest.id(), Millis(120_000)).await.unwrap(),
+        guest.driver.stop(guest.id(), Millis(120_000)).await.unwrap().by_itself,
         "a guest that boots never heard it"
     );
     let again = guest.driver.stop(guest.id(), Millis(1)).await;

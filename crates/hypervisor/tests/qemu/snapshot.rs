@@ -112,6 +112,7 @@ async fn a_snapshot_brings_ram_and_disk_back_whatever_was_plugged_or_replaced_si
     reshaped_and_back(&guest).await;
     plugged_memory(&guest).await;
     cut_short(&mut guest).await;
+    restore_cut_short(&mut guest).await;
     end(&guest).await;
 }
 
@@ -228,6 +229,45 @@ async fn cut_short(guest: &mut Guest) {
     }
 }
 
+/// Proteus dies at one moment of a restore or another: the next one carries it through, or it had not begun.
+async fn restore_cut_short(guest: &mut Guest) {
+    let scratch = guest.seat.dir.parent().unwrap().to_owned();
+    let mut carried = 0;
+    for millis in [1, 10, 40, 80, 120, 160, 200, 240, 300, 400] {
+        put(&mut guest.channel().await, "fourth").await;
+        let pid = guest.pid().await;
+        let name_of = name("second");
+        let restoring = guest.driver.restore_snapshot(guest.id(), &name_of);
+        let cut = tokio::time::timeout(Duration::from_millis(millis), restoring).await.is_err();
+        guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+        assert!(guest.driver.adopt(&guest.seat).await.unwrap(), "cut short after {millis} ms");
+        let began = guest.pid().await != pid;
+        println!("restore after {millis} ms: cut short {cut}, the VMM is another one {began}");
+        carried += u32::from(began && cut);
+        whole(guest, if began { "second" } else { "fourth" }).await;
+    }
+    assert!(carried > 0, "none was cut short in the middle");
+    // The old VMM has gone, and there is no other yet.
+    let path = guest.seat.dir.join("run.json");
+    let mut run: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    run["under_way"] = json!({"restoring": "second"});
+    put(&mut guest.channel().await, "fourth").await;
+    let pid = guest.pid().await;
+    guest.driver = QemuDriver::open(&guest.instance, &scratch).await.unwrap();
+    std::fs::write(&path, run.to_string()).unwrap();
+    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    assert!(guest.driver.adopt(&guest.seat).await.unwrap(), "between two VMMs");
+    assert_ne!(guest.pid().await, pid);
+    whole(guest, "second").await;
+}
+
+async fn whole(guest: &Guest, marker: &str) {
+    assert_eq!(guest.driver.power(guest.id()).await, PowerState::Running);
+    assert_eq!(guest.vmms().len(), 1);
+    assert_eq!(look(&mut guest.channel().await).await.0, marker);
+    assert_eq!(names(guest).await, ["first", "second", "plugged"]);
+}
+
 async fn end(guest: &Guest) {
     let disk = guest.seat.intent.disks[0].path.display().to_string();
     let held = || {
@@ -237,7 +277,7 @@ async fn end(guest: &Guest) {
     };
     assert_eq!(held(), ["first", "second", "plugged"]);
     guest.driver.delete_snapshot(&guest.seat, &name("plugged")).await.unwrap();
-    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap());
+    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself);
     assert_eq!(held(), ["first", "second"]);
     guest.driver.delete_snapshot(&guest.seat, &name("first")).await.unwrap();
     assert_eq!(held(), ["second"]);
@@ -251,7 +291,7 @@ async fn end(guest: &Guest) {
     let report = guest.driver.capabilities(guest.id()).await.unwrap();
     println!("snapshot: {:?}", report.look_up(Ability::Snapshot));
     guest.driver.delete_snapshot(&guest.seat, &name("second")).await.unwrap();
-    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap());
+    assert!(guest.driver.stop(guest.id(), Millis(60_000)).await.unwrap().by_itself);
     guest.driver.close().await.unwrap();
     assert_eq!(guest.leftovers(), Vec::<String>::new());
 }

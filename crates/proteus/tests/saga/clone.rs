@@ -100,6 +100,10 @@ async fn a_clone_without_an_identity_is_removed_and_a_whole_one_stays() {
             assert!(!bench.control.vm("copy").await.unwrap().cloning);
             assert!(bench.control.runs(vm).await);
             assert_eq!(last["action"], "vm.cloned");
+            let base = bench.control.vm("base").await.unwrap().id;
+            rewrite(&bench, vm, |record| record["cloned_from"] = json!(base)).await;
+            let refused = bench.control.check_template("copy").await.map(drop).unwrap_err();
+            assert!(refused.to_string().starts_with("copy is a clone itself, of base"), "{refused}");
         }
     }
 }

@@ -40,6 +40,12 @@ async fn a_vm_that_is_stopped_during_the_window_is_not_counted_a_success() {
     assert_eq!(listed(&bench, vm).await, (false, false), "a stopped VM keeps its place");
     let record = bench.control.vm("web").await.unwrap();
     assert_eq!((record.version, record.morph), (0, None));
+    // What its host says of one that has ended before anything was read has its name, and not the host's word for it.
+    bench.control.start_vm("web", "test").await.unwrap();
+    let begun = bench.control.begin_morph(plan(&bench, "web").await, "test").await.unwrap();
+    bench.sim.stop(vm, Millis(0)).await.unwrap();
+    let ended = bench.control.run_morph(begun.id).await.unwrap();
+    assert_eq!(ended.reason.as_deref(), Some("web does not run here"));
 }
 
 #[tokio::test]

@@ -282,6 +282,7 @@ enum Act {
     Clone,
     /// Takes a snapshot, then types into a console and leaves it open.
     Inside,
+    Restore,
     HoldVm,
     HoldFleet,
 }
@@ -310,6 +311,9 @@ async fn crash_child() {
     }
     if act == "Inside" {
         return inside::die_inside(&bench, Path::new(&dir)).await;
+    }
+    if act == "Restore" {
+        return drop(bench.control.restore_snapshot("web", "snapshot-1", "test").await.unwrap());
     }
     if act == "Clone" {
         // A simulated host clones nothing: that is what it undoes at last.

@@ -2,11 +2,11 @@
 //! record's settings turned to again after a restore.
 
 use crate::support::{bench, differences, start_vm};
-use crate::{morph, plan};
+use crate::{Act, morph, plan, run_child};
 use proteus_control_plane::control::ControlError;
 use proteus_model::execution::State;
 use proteus_model::plan::Change;
-use proteus_model::setting::{Knob, KnobKind, Setting};
+use proteus_model::setting::{Knob, KnobKind, Setting, ThpMode};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn a_restored_vm_has_the_settings_of_its_record() {
     );
     let entries = bench.control.audit_view().await.unwrap().entries;
     let actions: Vec<&str> = entries.iter().filter_map(|entry| entry["action"].as_str()).collect();
-    for wanted in ["vm.snapshot.create", "vm.snapshot.restore", "vm.restore"] {
+    for wanted in ["vm.snapshot.create", "vm.snapshot.restore", "vm.snapshot.restored", "vm.restore"] {
         assert!(actions.contains(&wanted), "{wanted} is not in {actions:?}");
     }
     // What cannot be turned is told, not swallowed; and so is a disarmed Proteus.
@@ -121,4 +121,39 @@ async fn a_restore_that_fails_is_told_so_and_an_earlier_one_goes_on() {
     bench.sim.refuse_restores(true);
     fail().await;
     assert!(bench.control.vm("web").await.unwrap().restoring, "the restore before is forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_write_of_a_restore_it_is_told_what_became_of_it() {
+    let (mut told, off) = ([0, 0, 0], Setting::Thp { mode: ThpMode::Never });
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = {
+            let bench = bench(dir.path(), None).await;
+            let vm = start_vm(&bench, dir.path(), "web").await;
+            bench.control.create_snapshot("web", None, "test").await.unwrap();
+            bench.sim.meddle(vm, &off).unwrap();
+            bench.store.close().await;
+            vm
+        };
+        if !run_child(dir.path(), at, Act::Restore) {
+            break;
+        }
+        let bench = bench(dir.path(), None).await;
+        assert!(bench.control.start_wanted().await.unwrap().is_empty());
+        let went_back = !off.holds_in(&bench.control.node().read(vm, &Knob::Thp).await.unwrap());
+        let entries = bench.control.audit_view().await.unwrap().entries;
+        let count = |action: &str| entries.iter().filter(|entry| entry["action"] == action).count();
+        let found = ["vm.snapshot.restore", "vm.snapshot.restored", "vm.snapshot.restore_failed"].map(count);
+        let right = match found[0] {
+            0 => [0, 0, 0],
+            _ if went_back => [1, 1, 0],
+            _ => [1, 0, 1],
+        };
+        assert_eq!(found, right, "killed at store call {at}, went back: {went_back}");
+        (0..3).for_each(|which| told[which] += found[which]);
+        assert!(bench.control.vm("web").await.unwrap().going_back.is_none());
+        bench.store.close().await;
+    }
+    assert!(told[1] > 0 && told[2] > 0, "{told:?}");
 }

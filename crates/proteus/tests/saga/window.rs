@@ -71,7 +71,12 @@ async fn an_abort_and_a_disarm_cut_a_window_short() {
         for scope in [ArmScope::Fleet, ArmScope::Vm { vm: "web".into() }] {
             let (_, task) = in_window(&bench, before).await;
             assert_eq!(bench.control.disarm(&scope, false, "test").await.unwrap(), 1);
-            assert_eq!(soon(task).await.state, State::RolledBack);
+            let ended = soon(task).await;
+            let why = match &scope {
+                ArmScope::Fleet => "the fleet was disarmed by test",
+                ArmScope::Vm { .. } => "the VM web was disarmed by test",
+            };
+            assert_eq!((ended.state, ended.reason.as_deref()), (State::RolledBack, Some(why)));
             bench.control.arm(&scope, "test").await.unwrap();
         }
         assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
@@ -89,6 +94,18 @@ async fn a_vm_that_ends_and_a_check_that_fails_end_a_long_window() {
     let ended = within(task).await.expect("three looks took too long").unwrap().unwrap();
     assert_eq!(ended.state, State::RolledBack);
     assert!(ended.reason.as_deref().unwrap_or_default().contains("tcp 80"), "{:?}", ended.reason);
+    bench.healthy.store(true, Ordering::SeqCst);
+
+    // It hangs: it is told as that, and not as one that has ended.
+    let (_, task) = in_window(&bench, false).await;
+    bench.sim.hang(true);
+    bench.healthy.store(false, Ordering::SeqCst);
+    let ended = within(task).await.expect("three looks took too long").unwrap().unwrap();
+    assert_eq!(
+        (ended.state, ended.reason.as_deref()),
+        (State::RolledBack, Some("the VM's VMM does not answer"))
+    );
+    bench.sim.hang(false);
     bench.healthy.store(true, Ordering::SeqCst);
 
     let (_, task) = in_window(&bench, true).await;
@@ -167,10 +184,11 @@ async fn a_hold_of_a_disarm_holds_over_a_kill() {
         let bench = bench(dir.path(), None).await;
         let ended = tokio::time::timeout(SOON, bench.control.recover()).await.unwrap().unwrap();
         assert_eq!(ended.len(), 1, "{act:?}");
-        assert_eq!(
-            (ended[0].state, ended[0].reason.as_deref()),
-            (State::Parked, Some("held by an operator"))
-        );
+        let why = match act {
+            Act::HoldVm => "held: the VM web was disarmed by test",
+            _ => "held: the fleet was disarmed by test",
+        };
+        assert_eq!((ended[0].state, ended[0].reason.as_deref()), (State::Parked, Some(why)));
         assert!(!bench.control.vm("web").await.unwrap().managed.is_empty(), "its steps were undone");
         assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
         bench.control.arm(&scope_of(act), "test").await.unwrap();

@@ -22,6 +22,8 @@ mod loader;
 
 mod refusal;
 
+mod memory;
+
 mod removal;
 
 #[path = "../../../../tests/support/images.rs"]

@@ -1,9 +1,9 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
-mod telemetry;
+mod usage;
 
-pub use telemetry::{BucketView, HISTORY_STEPS_S, HistoryView, SummaryView, UsageView, ValueView};
+pub use usage::{BucketView, HISTORY_STEPS_S, HistoryView, SummaryView, UsageView, ValueView};
 
 use crate::guest::v1::Blob;
 use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;
@@ -124,6 +124,11 @@ pub struct StopRequest {
 pub struct StopView {
     /// Whether the guest went by itself.
     pub by_itself: bool,
+    /// Whether the VM's VMM answered to the last. `false`: its guest may never have heard that it is to go.
+    pub answered: bool,
+    /// How long was waited for the guest, ms.
+    #[schemars(with = "u64")]
+    pub waited_ms: Millis,
 }
 
 /// A VM that was removed.

@@ -11,7 +11,7 @@ use proteus_model::telemetry::{Bucket, Metric};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
-    BootObserved, DiskIntent, ImageIntent, PowerState, VmCounters, VmIntent, VmObserved,
+    BootObserved, DiskIntent, ImageIntent, PowerState, StopObserved, VmCounters, VmIntent, VmObserved,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -253,8 +253,8 @@ pub trait Node: Send + Sync {
     /// Starts a VM, and lets one go on that a disk stopped. Idempotent.
     async fn start(&self, vm: VmId) -> Result<(), NodeError>;
 
-    /// Stops a VM. `true`: it went by itself within `grace`.
-    async fn stop(&self, vm: VmId, grace: Millis) -> Result<bool, NodeError>;
+    /// Stops a VM whose guest may take `grace` for it by itself.
+    async fn stop(&self, vm: VmId, grace: Millis) -> Result<StopObserved, NodeError>;
 
     /// Fails where `save_template` would be refused. Changes nothing.
     async fn check_template(&self, vm: VmId) -> Result<(), NodeError>;
@@ -283,6 +283,10 @@ pub trait Node: Send + Sync {
 
     /// Which boot of its guest a VM is in. Asks nothing of the guest.
     async fn boot(&self, vm: VmId) -> Result<BootObserved, NodeError>;
+
+    /// A word for the VMM that a VM has: another one after each start, replacement and restore. `None`: it does not
+    /// run, or was not found again.
+    async fn vmm(&self, vm: VmId) -> Result<Option<String>, NodeError>;
 
     /// What can be done to it live, guest included.
     async fn capabilities(&self, vm: VmId) -> Result<CapabilityReport, NodeError>;

@@ -1,3 +1,5 @@
+//! Tests of the merging of two sources. Must never wait or read a clock.
+
 use super::*;
 use proteus_model::telemetry::{CpuObserved, MemoryObserved, PressureObserved};
 

@@ -1,3 +1,5 @@
+//! Tests of buckets in the order of time. Must never wait or read a clock.
+
 use super::*;
 use proptest::prelude::*;
 use proteus_model::telemetry::Metric;

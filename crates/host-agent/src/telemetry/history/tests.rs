@@ -1,3 +1,5 @@
+//! Tests of histories on disk. Must never leave a file behind.
+
 use super::*;
 
 const BEGIN: u64 = 1_790_000_400_000;
