@@ -17,7 +17,7 @@ use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::unit::{Bytes, Millis, Permille};
+use proteus_model::unit::{Bytes, Millis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
     BootObserved, DiskIntent, ImageIntent, PowerState, StopObserved, VmIntent, VmObserved,

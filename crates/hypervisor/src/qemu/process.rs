@@ -376,7 +376,9 @@ pub(crate) fn sweep_memory(ram_dir: &Path) -> Result<(), DriverError> {
     let lines: Vec<Vec<u8>> = qemu_lines().into_iter().map(|(_, line)| line).collect();
     for entry in fs::read_dir(ram_dir).map_err(doing())? {
         let path = entry.map_err(doing())?.path();
-        let name = path.as_os_str().as_encoded_bytes();
+        // Where there is no memory to plug, a VMM names only the other of the two, and both are its VM's.
+        let stem = path.with_extension("").into_os_string();
+        let name = stem.as_encoded_bytes();
         if lines.iter().any(|line| line.windows(name.len()).any(|part| part == name)) {
             continue;
         }
