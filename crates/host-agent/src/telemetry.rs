@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Every so many of them VMM and guest of a VM are asked; VMs take turns.
 const ASK_EVERY: u64 = 10;
+/// So long what was asked stands for now, ms: until it is asked again, and some.
+const TOLD_MS: u64 = 15_000;
 /// Longest wait for a VMM that is asked for its disks' counters.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,8 @@ struct Watched {
     history: Option<History>,
     /// What was asked since the last look, for the next reading.
     asked: Reading,
+    /// What was asked last, and when.
+    told: Option<(u64, Reading)>,
     last: Option<(UnixMillis, Reading)>,
 }
 
@@ -78,7 +82,7 @@ impl Watched {
             tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
         }
         let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
-        Self { merger: Merger::default(), series, history, asked: Reading::default(), last: None }
+        Self { merger: Merger::default(), series, history, asked: Reading::default(), told: None, last: None }
     }
 
     fn keep(&mut self, seat: &Seat, closed: &[Closed]) {
@@ -100,11 +104,34 @@ impl Watched {
         self.keep(seat, &closed);
     }
 
+    /// What VMM or guest said when they were asked.
+    fn hear(&mut self, at_ms: u64, merge: impl FnOnce(&mut Merger, u64) -> Reading) {
+        let mut said = merge(&mut self.merger, at_ms);
+        self.asked.fill(&said);
+        if let Some((at, before)) = self.told.filter(|(at, _)| at_ms.saturating_sub(*at) < TOLD_MS / 2) {
+            // VMM and guest are asked one after the other.
+            said.fill(&before);
+            self.told = Some((at, said));
+        } else {
+            self.told = Some((at_ms, said));
+        }
+    }
+
+    /// All that is known of now.
+    fn now(&self, at_ms: u64) -> Reading {
+        let mut reading = self.last.map(|(_, reading)| reading).unwrap_or_default();
+        if let Some((_, told)) = self.told.filter(|(at, _)| at_ms.saturating_sub(*at) <= TOLD_MS) {
+            reading.fill(&told);
+        }
+        reading
+    }
+
     /// It does not run any more.
     fn end(&mut self, seat: &Seat) {
         let closed = self.series.flush();
         self.keep(seat, &closed);
         self.merger.begin_anew();
+        (self.told, self.last) = (None, None);
         if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
             tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
         }
@@ -136,7 +163,7 @@ impl Telemetry {
         let watched = locked(&watched);
         let mut faults = *watched.merger.faults();
         faults.add(watched.series.faults());
-        let reading = watched.last.map(|(_, reading)| reading).unwrap_or_default();
+        let reading = watched.now(self.steady_ms());
         Some(UsageObserved {
             at: watched.last.map(|(at, _)| at),
             values: Metric::ALL
@@ -227,13 +254,10 @@ impl HostAgent {
         });
         let watched = self.telemetry.watched(seat);
         if let Some(disks) = disks {
-            let mut watched = locked(&watched);
-            watched.asked = watched.merger.count(self.telemetry.steady_ms(), &disks);
+            locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.count(at, &disks));
         }
         if let Some(word) = self.word_of(seat.id).await {
-            let mut watched = locked(&watched);
-            let said = watched.merger.hear(self.telemetry.steady_ms(), &word);
-            watched.asked.fill(&said);
+            locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.hear(at, &word));
         }
     }
 

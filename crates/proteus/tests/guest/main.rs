@@ -14,6 +14,8 @@ mod disk;
 
 mod full;
 
+mod usage;
+
 #[path = "../../../../tests/support/images.rs"]
 mod images;
 
