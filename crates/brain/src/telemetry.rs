@@ -3,6 +3,8 @@
 
 mod fault;
 
+pub mod csv;
+
 mod merge;
 
 mod series;

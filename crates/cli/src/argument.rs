@@ -107,6 +107,9 @@ pub enum Command {
     /// Tokens for the API.
     #[command(subcommand)]
     Token(Token),
+    /// Histories of VMs, as files.
+    #[command(subcommand)]
+    Telemetry(Telemetry),
     /// The state of Proteus.
     #[command(subcommand)]
     Store(Store),
@@ -258,6 +261,31 @@ pub enum Vm {
         /// Program and arguments. One without a path is looked up by the shell inside.
         #[arg(last = true, required = true)]
         argv: Vec<String>,
+    },
+}
+
+/// Histories of VMs, as files.
+#[derive(Debug, Subcommand)]
+pub enum Telemetry {
+    /// Write the whole history of a VM into a new file: all its resolutions, to be imported elsewhere.
+    Export {
+        /// Of which VM.
+        vm: String,
+        /// Where to; nothing is written over.
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Take a history in beside what is known: a file of `telemetry export`, or CSV, whose first line names `time` and
+    /// metrics (`time,cpu,memory`), times being seconds since 1970 or as 2026-11-28T18:00:00Z. An empty field was not
+    /// measured. All of it is read before any of it is taken; of two stretches of the same time the fuller stays.
+    Import {
+        /// To which VM.
+        vm: String,
+        /// The file; `-` is standard input.
+        file: PathBuf,
+        /// Only say what it has.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -182,6 +182,18 @@ impl Client {
         self.ask(Method::POST, path, body).await
     }
 
+    /// GET of a file.
+    pub async fn download(&self, path: &str) -> Result<Bytes, ClientError> {
+        let path = format!("{PREFIX}{path}");
+        let late = |_| ClientError::Unreachable { place: self.name(), why: "no answer in time".into() };
+        tokio::time::timeout(ANSWER_LIMIT, self.send(Method::GET, &path, Vec::new())).await.map_err(late)?
+    }
+
+    /// POST of a file.
+    pub async fn upload<T: DeserializeOwned>(&self, path: &str, file: Vec<u8>) -> Result<T, ClientError> {
+        self.ask(Method::POST, path, file).await
+    }
+
     /// DELETE.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::DELETE, path, Vec::new()).await

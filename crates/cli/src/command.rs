@@ -2,6 +2,8 @@
 
 mod snapshot;
 
+mod transfer;
+
 mod uplink;
 
 mod usage;
@@ -68,6 +70,7 @@ impl Session {
             Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,
             Command::Audit(audit) => self.audit(audit).await,
             Command::Token(token) => self.token(token).await,
+            Command::Telemetry(command) => self.transfer(command).await,
             Command::Serve(_)
             | Command::Demo(_)
             | Command::Doctor

@@ -29,6 +29,8 @@ pub mod backup;
 
 pub mod check;
 
+mod import;
+
 pub mod uplink;
 
 pub mod exec;

@@ -27,7 +27,7 @@ use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
     CloneTimes, ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HistoryObserved, HostReport,
-    Measurement, Node, NodeError, NodeErrorCode, ServiceObserved, StepCost, UsageObserved,
+    ImportObserved, Measurement, Node, NodeError, NodeErrorCode, ServiceObserved, StepCost, UsageObserved,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -679,6 +679,19 @@ impl Node for HostAgent {
 
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
         self.history_of(vm, tier)
+    }
+
+    async fn export_history(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {
+        self.exported(vm)
+    }
+
+    async fn import_history(
+        &self,
+        vm: VmId,
+        bytes: &[u8],
+        dry_run: bool,
+    ) -> Result<ImportObserved, NodeError> {
+        self.imported(vm, bytes, dry_run)
     }
 
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError> {

@@ -2,7 +2,9 @@
 //! what takes a word from VMM and guest, merged to readings and kept as history. Must never wait for a VM, and never
 //! fill a gap with what was not measured.
 
-pub(crate) mod history;
+mod history;
+
+mod transfer;
 
 use crate::clock::now;
 use crate::error::driver_error;

@@ -69,7 +69,8 @@ async fn run(cli: Cli) -> u8 {
         | Command::Disarm(_)
         | Command::Arm(_)
         | Command::Audit(_)
-        | Command::Token(_) => return ask(&cli).await,
+        | Command::Token(_)
+        | Command::Telemetry(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {
         let body = ErrorBody {

@@ -155,7 +155,7 @@ mod tests {
         }))
         .unwrap();
         expect![[r#"
-            web, 2026-09-21 13:40:00 to 2026-09-21 13:45:00 UTC, 3 steps of 60 s
+            web, 2026-09-21 14:20:00 to 2026-09-21 14:25:00 UTC, 3 steps of 60 s
             METRIC  LEAST  MEAN  MOST  LAST  UNIT  OVER TIME
             cpu     5.00   420   1000  1000  m     ▁▃  █
 
@@ -175,7 +175,7 @@ mod tests {
         }))
         .unwrap();
         expect![[r#"
-            web at 2026-09-21 13:40:00 UTC
+            web at 2026-09-21 14:20:00 UTC
             METRIC        NOW   UNIT  SAID BY
             cpu           512   m     host
             guest_memory  61.2  MiB   guest

@@ -1,15 +1,18 @@
 //! What each route does: from the wire to the control plane and back. What changes a VM runs to its end also when
 //! the caller goes away: half of a start or of a clone would be a VM that nobody knows.
 
+mod metrics;
+
 mod snapshot;
 
 mod uplink;
 
 mod usage;
 
+pub(super) use metrics::metrics;
 pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
 pub(super) use uplink::{disable_uplink, enable_uplink, uplink};
-pub(super) use usage::{history, usage};
+pub(super) use usage::{export_history, history, import_history, usage};
 
 use super::access::{Caller, TokenRecord};
 use super::refusal::Refusal;
@@ -21,9 +24,8 @@ use crate::profile::{ProfileRecord, problems_error};
 use crate::vm::VmRecord;
 use axum::body::Bytes as Body;
 use axum::extract::{Extension, OriginalUri, Path, Query, State};
-use axum::http::StatusCode;
+use axum::response::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Json};
 use proteus_model::execution::Morph;
 use proteus_model::id::{MorphId, VmId};
 use proteus_model::plan::Plan;
@@ -41,7 +43,6 @@ use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::Stream;
@@ -630,77 +631,4 @@ pub(super) async fn openapi() -> Json<serde_json::Value> {
 
 pub(super) async fn nowhere(OriginalUri(uri): OriginalUri) -> Refusal {
     Refusal::nowhere(uri.path())
-}
-
-/// One metric in the text format of Prometheus.
-fn metric(text: &mut String, name: &str, kind: &str, help: &str, rows: &[(String, f64)]) {
-    // Writing into a String cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in rows {
-        let _ = writeln!(text, "{name}{labels} {value}");
-    }
-}
-
-pub(super) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
-    let (mut running, mut resident, mut run, mut wait, mut throttled) =
-        (vec![], vec![], vec![], vec![], vec![]);
-    let (mut available, mut stalled, mut answering) = (vec![], vec![], vec![]);
-    let records = control.vms().await?;
-    let ids: Vec<VmId> = records.iter().map(|record| record.id).collect();
-    for (record, seen) in records.iter().zip(control.measure_all(&ids).await) {
-        let label = format!("{{vm=\"{}\"}}", record.intent.name);
-        let answers = match &seen.power {
-            Some(Ok(PowerState::Running | PowerState::Paused)) => Some(1.0),
-            Some(Ok(PowerState::Hung)) | None => Some(0.0),
-            // There is nobody to answer, or nobody can tell.
-            Some(Ok(PowerState::Stopped | PowerState::Unknown) | Err(_)) => None,
-        };
-        answering.extend(answers.map(|answers| (label.clone(), answers)));
-        let on = match seen.power {
-            Some(Ok(power)) => Some(power == PowerState::Running),
-            Some(Err(error)) if error.code == NodeErrorCode::NotFound => Some(false),
-            // Missing is not "no".
-            Some(Err(_)) | None => None,
-        };
-        running.extend(on.map(|on| (label.clone(), f64::from(u8::from(on)))));
-        let Some(Ok(seen)) = seen.whole else { continue };
-        let put = |rows: &mut Vec<_>, value: Option<u64>, scale: f64| {
-            rows.extend(value.map(|value| (label.clone(), value as f64 * scale)));
-        };
-        put(&mut resident, seen.counters.resident.map(|bytes| bytes.0), 1.0);
-        put(&mut run, seen.counters.vcpu_run_ns, 1e-9);
-        put(&mut wait, seen.counters.vcpu_wait_ns, 1e-9);
-        put(&mut throttled, seen.counters.throttled_ns, 1e-9);
-        put(&mut available, seen.guest_available.map(|bytes| bytes.0), 1.0);
-        for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
-        {
-            let label = format!("{{vm=\"{}\",on=\"{on}\"}}", record.intent.name);
-            stalled.extend(total.map(|us| (label, us as f64 * 1e-6)));
-        }
-    }
-    let mut outcomes = std::collections::BTreeMap::<&str, f64>::new();
-    for morph in control.morphs().await? {
-        *outcomes.entry(morph.state.word()).or_default() += 1.0;
-    }
-    let outcomes: Vec<_> = outcomes.into_iter().map(|(o, n)| (format!("{{state=\"{o}\"}}"), n)).collect();
-    let mut text = String::new();
-    metric(&mut text, "proteus_vm_running", "gauge", "Whether the VM runs.", &running);
-    let help = "Whether the VM's process says how the VM is; 0: it hangs.";
-    metric(&mut text, "proteus_vm_answering", "gauge", help, &answering);
-    metric(&mut text, "proteus_vm_resident_bytes", "gauge", "Host memory of the guest.", &resident);
-    metric(&mut text, "proteus_vm_cpu_seconds_total", "counter", "CPU time of the vCPUs.", &run);
-    metric(&mut text, "proteus_vm_run_delay_seconds_total", "counter", "Runnable and not running.", &wait);
-    metric(
-        &mut text,
-        "proteus_vm_throttled_seconds_total",
-        "counter",
-        "Held back by the CPU cap.",
-        &throttled,
-    );
-    let help = "What the guest says it could hand out.";
-    metric(&mut text, "proteus_vm_guest_available_bytes", "gauge", help, &available);
-    let help = "Time in which something in the guest waited.";
-    metric(&mut text, "proteus_vm_guest_stalled_seconds_total", "counter", help, &stalled);
-    metric(&mut text, "proteus_morphs", "gauge", "Morphs by state.", &outcomes);
-    Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text))
 }

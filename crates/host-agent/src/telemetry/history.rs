@@ -203,8 +203,13 @@ pub(crate) struct Found {
     pub(crate) damaged: u64,
 }
 
+/// Whether bytes begin as a history does.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
 /// Reads a history from bytes. The VM that it was of.
-fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
     let heading = Heading::decode(bytes)?;
     let layout = heading.layout();
     let mut found = Found::default();
@@ -299,6 +304,15 @@ impl History {
         self.file.write_all_at(&bytes, at).map_err(Self::error(&self.path, "write"))
     }
 
+    /// The same of a bucket of before: the place of a newer one is not its.
+    pub(super) fn put_unless_newer(&self, tier: usize, bucket: &Bucket) -> Result<(), HistoryError> {
+        let there = self.slot(tier, self.layout.slot_at(tier, bucket.begins_at));
+        match there {
+            Ok(Some(there)) if there.begins_at > bucket.begins_at => Ok(()),
+            _ => self.put(tier, bucket),
+        }
+    }
+
     fn slot(&self, tier: usize, at: u64) -> Result<Option<Bucket>, ()> {
         let mut bytes = vec![0; self.layout.slot_bytes()];
         let slot = (at - self.layout.ring_at(tier)) / self.layout.slot_bytes() as u64;
@@ -312,7 +326,7 @@ impl History {
     }
 
     /// The whole file, in the form that [`decode`] reads.
-    fn export(&self) -> Result<Vec<u8>, HistoryError> {
+    pub(super) fn export(&self) -> Result<Vec<u8>, HistoryError> {
         std::fs::read(&self.path).map_err(Self::error(&self.path, "read"))
     }
 

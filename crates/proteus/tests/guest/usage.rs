@@ -26,6 +26,37 @@ fn steps(server: &Server) -> Vec<Value> {
     history["buckets"].as_array().unwrap().clone()
 }
 
+/// As a file, to another VM, whole or not at all.
+fn it_travels(server: &Server) {
+    let dir = server.dir.path();
+    let file = dir.join("web.history");
+    let out = file.to_str().unwrap();
+    server.cli(&["telemetry", "export", "web", "-o", out]).ok();
+    assert_eq!(server.cli(&["telemetry", "export", "web", "-o", out]).code, 1, "it wrote over a file");
+    let guest = image_dir().join("small");
+    server.ask(&["vm", "create", "other", "--guest", guest.to_str().unwrap(), "--memory", "256MiB"]);
+    let of_other = || server.ask(&["vm", "history", "other", "--step", "10s"])["buckets"].clone();
+    server.cli(&["telemetry", "import", "other", out, "--dry-run"]).ok();
+    assert_eq!(of_other(), serde_json::json!([]), "a dry run took something in");
+    server.cli(&["telemetry", "import", "other", out]).ok();
+    assert_eq!(of_other(), Value::Array(steps(server)));
+    // CSV beside it; and what is refused leaves all as it was.
+    let csv = dir.join("other.csv");
+    std::fs::write(&csv, "time,cpu\n2026-01-02T03:04:05Z,250\n").unwrap();
+    server.cli(&["telemetry", "import", "other", csv.to_str().unwrap()]).ok();
+    let long = || server.ask(&["vm", "history", "other", "--step", "10m"])["buckets"].clone();
+    let taken = long();
+    assert!(
+        taken.as_array().unwrap().iter().any(|step| step["begins_at"] == 1_767_322_800_000u64),
+        "{taken}"
+    );
+    std::fs::write(&csv, "time,cpu\n2026-01-02T04:04:05Z,250\n2026-01-02T04:04:15Z,plenty\n").unwrap();
+    let refused = server.cli(&["telemetry", "import", "other", csv.to_str().unwrap()]);
+    assert!(refused.code != 0 && refused.stderr.contains("line 3, cpu"), "{}", refused.stderr);
+    assert_eq!(long(), taken);
+    server.cli(&["vm", "delete", "other"]).ok();
+}
+
 #[test]
 #[ignore = "boots a guest: ./test runs it"]
 fn what_a_vm_uses_is_measured_kept_over_a_kill_and_never_made_up() {
@@ -89,6 +120,7 @@ fn what_a_vm_uses_is_measured_kept_over_a_kill_and_never_made_up() {
         (first.len() == second.len()).then_some(first.len())
     });
     assert!(last >= before);
+    it_travels(&server);
     server.cli(&["vm", "delete", "web"]).ok();
     assert_eq!(server.cli(&["vm", "history", "web"]).code, 3);
 }

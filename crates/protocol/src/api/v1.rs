@@ -3,7 +3,9 @@
 
 mod usage;
 
-pub use usage::{BucketView, HISTORY_STEPS_S, HistoryView, SummaryView, UsageView, ValueView};
+pub use usage::{
+    BucketView, HISTORY_STEPS_S, HistoryView, IMPORT_BYTES_MAX, ImportView, SummaryView, UsageView, ValueView,
+};
 
 use crate::guest::v1::Blob;
 use crate::guest::v1::request::EXEC_TIMEOUT_MS_MAX;

@@ -150,6 +150,19 @@ pub struct HistoryObserved {
     pub damaged: u64,
 }
 
+/// What an import has brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportObserved {
+    /// Stretches of time taken in, by resolution, the finest first.
+    pub buckets: Vec<u64>,
+    /// Stretches of the future, left out.
+    pub future: u64,
+    /// Parts of the file that are damaged, left out.
+    pub damaged: u64,
+    /// What was wrong with the order of its lines, by name, and how often.
+    pub faults: BTreeMap<String, u64>,
+}
+
 /// A program to run inside a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecIntent {
@@ -339,6 +352,17 @@ pub trait Node: Send + Sync {
 
     /// Its history, of the resolution in this place of [`proteus_model::telemetry::Tier::ALL`].
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError>;
+
+    /// Its whole history, as a file of Proteus.
+    async fn export_history(&self, vm: VmId) -> Result<Vec<u8>, NodeError>;
+
+    /// Takes a history in beside what there is: a file that was exported, or CSV. `dry_run`: only says what it has.
+    async fn import_history(
+        &self,
+        vm: VmId,
+        bytes: &[u8],
+        dry_run: bool,
+    ) -> Result<ImportObserved, NodeError>;
 
     /// Runs a program inside.
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError>;

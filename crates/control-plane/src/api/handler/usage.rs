@@ -1,14 +1,16 @@
 //! Routes of what is measured of VMs.
 
-use super::{Answer, Shared};
+use super::{Answer, DryRun, DryRunQuery, Shared};
+use crate::api::access::Caller;
 use crate::api::refusal::Refusal;
 use crate::control::ControlError;
-use axum::extract::{Path, Query, State};
-use axum::response::Json;
+use axum::body::Bytes as Body;
+use axum::extract::{Extension, Path, Query, State};
+use axum::response::{IntoResponse, Json};
 use proteus_model::telemetry::{Bucket, Metric, Tier};
 use proteus_model::unit::UnixMillis;
-use proteus_protocol::api::v1::{BucketView, HISTORY_STEPS_S, HistoryView, UsageView, ValueView};
-use proteus_protocol::node::v1::UsageObserved;
+use proteus_protocol::api::v1::{BucketView, HISTORY_STEPS_S, HistoryView, ImportView, UsageView, ValueView};
+use proteus_protocol::node::v1::{ImportObserved, UsageObserved};
 use serde::Deserialize;
 
 fn usage_view(seen: UsageObserved) -> UsageView {
@@ -81,6 +83,30 @@ pub(in crate::api) async fn history(
         buckets: buckets.map(|bucket| bucket_view(bucket, &metrics)).collect(),
         damaged: found.damaged,
     }))
+}
+
+/// The file itself, as `application/octet-stream`.
+pub(in crate::api) async fn export_history(
+    State(control): Shared,
+    Path(vm): Path<String>,
+) -> Result<impl IntoResponse, Refusal> {
+    let record = control.vm(&vm).await?;
+    let bytes = control.node().export_history(record.id).await.map_err(ControlError::from)?;
+    Ok(([("content-type", "application/octet-stream")], bytes))
+}
+
+/// The body is the file itself.
+pub(in crate::api) async fn import_history(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
+    body: Body,
+) -> Answer<ImportView> {
+    let runner = control.clone();
+    let work = async move { control.import_history(&vm, &body, dry_run, &caller.name).await };
+    let ImportObserved { buckets, future, damaged, faults } = runner.run_to_end(work).await?;
+    Ok(Json(ImportView { buckets, future, damaged, faults }))
 }
 
 #[cfg(test)]

@@ -57,6 +57,22 @@ impl From<Summary> for SummaryView {
     }
 }
 
+/// Most bytes of a history that is imported.
+pub const IMPORT_BYTES_MAX: usize = 32 << 20;
+
+/// What an import has brought, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportView {
+    /// Stretches of 10 s, of 1 min and of 10 min.
+    pub buckets: Vec<u64>,
+    /// Stretches of the future, left out.
+    pub future: u64,
+    /// Parts of the file that are damaged, left out.
+    pub damaged: u64,
+    /// Lines that were left out, by what was wrong with their time: `late`, `repeated`, `future`.
+    pub faults: BTreeMap<String, u64>,
+}
+
 /// A stretch of time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BucketView {

@@ -1,0 +1,229 @@
+//! `/metrics`: what Prometheus reads, in its text format. Must never show what could not be read: missing is not zero.
+
+use super::Shared;
+use crate::api::refusal::Refusal;
+use crate::look::Glance;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use proteus_model::vm::PowerState;
+use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// A family: name, type, help.
+type Family = (&'static str, &'static str, &'static str);
+
+/// Seconds in a nanosecond and in a microsecond.
+const NS: f64 = 1e-9;
+const US: f64 = 1e-6;
+
+const RUNNING: Family = ("proteus_vm_running", "gauge", "Whether the VM runs.");
+const ANSWERING: Family =
+    ("proteus_vm_answering", "gauge", "Whether the VM's process says how the VM is; 0: it hangs.");
+const RESIDENT: Family = ("proteus_vm_resident_bytes", "gauge", "Host memory of the guest.");
+const CPU: Family = ("proteus_vm_cpu_seconds_total", "counter", "CPU time of the vCPUs.");
+const VMM_CPU: Family =
+    ("proteus_vm_process_cpu_seconds_total", "counter", "CPU time of the VM's process, vCPUs and all.");
+const RUN_DELAY: Family = ("proteus_vm_run_delay_seconds_total", "counter", "Runnable and not running.");
+const THROTTLED: Family = ("proteus_vm_throttled_seconds_total", "counter", "Held back by the CPU cap.");
+const NET_BYTES: Family = (
+    "proteus_vm_network_bytes_total",
+    "counter",
+    "Carried by the VM's link; direction as the guest sees it.",
+);
+const NET_PACKETS: Family = (
+    "proteus_vm_network_packets_total",
+    "counter",
+    "Packets on the VM's link; direction as the guest sees it.",
+);
+const DISK_BYTES: Family =
+    ("proteus_vm_disk_bytes_total", "counter", "Read from and written to the VM's disks.");
+const DISK_OPERATIONS: Family =
+    ("proteus_vm_disk_operations_total", "counter", "Operations done on the VM's disks.");
+const DISK_SECONDS: Family = (
+    "proteus_vm_disk_seconds_total",
+    "counter",
+    "Time that operations on the VM's disks took, each for itself.",
+);
+const AVAILABLE: Family =
+    ("proteus_vm_guest_available_bytes", "gauge", "What the guest says it could hand out.");
+const STALLED: Family =
+    ("proteus_vm_guest_stalled_seconds_total", "counter", "Time in which something in the guest waited.");
+const FAULTS: Family =
+    ("proteus_vm_sample_faults_total", "counter", "Samples of the VM that were left out, by what was wrong.");
+const DISAGREEMENT: Family = (
+    "proteus_vm_guest_disagreement_ratio",
+    "gauge",
+    "How far the guest's count of its CPU time is from the host's.",
+);
+const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
+const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
+
+/// All of them, in the order in which they are shown.
+const FAMILIES: [Family; 18] = [
+    RUNNING,
+    ANSWERING,
+    RESIDENT,
+    CPU,
+    VMM_CPU,
+    RUN_DELAY,
+    THROTTLED,
+    NET_BYTES,
+    NET_PACKETS,
+    DISK_BYTES,
+    DISK_OPERATIONS,
+    DISK_SECONDS,
+    AVAILABLE,
+    STALLED,
+    FAULTS,
+    DISAGREEMENT,
+    MORPHS,
+    STUCK,
+];
+
+/// Rows by family. Names of VMs, faults and states need no escaping: letters, digits, `-`, `_`.
+#[derive(Default)]
+struct Page(BTreeMap<&'static str, Vec<String>>);
+
+impl Page {
+    fn put(&mut self, family: Family, labels: &[(&str, &str)], value: Option<f64>) {
+        let Some(value) = value else { return };
+        let labels: Vec<String> = labels.iter().map(|(name, word)| format!("{name}=\"{word}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        self.0.entry(family.0).or_default().push(format!("{}{labels} {value}", family.0));
+    }
+
+    fn count(&mut self, family: Family, labels: &[(&str, &str)], total: Option<u64>, scale: f64) {
+        self.put(family, labels, total.map(|total| total as f64 * scale));
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, kind, help) in FAMILIES {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for row in self.0.get(name).into_iter().flatten() {
+                let _ = writeln!(text, "{row}");
+            }
+        }
+        text
+    }
+
+    /// Whether a VM runs, and whether it says so.
+    fn power(&mut self, vm: &str, seen: &Glance<Measurement>) {
+        let answers = match &seen.power {
+            Some(Ok(PowerState::Running | PowerState::Paused)) => Some(1.0),
+            Some(Ok(PowerState::Hung)) | None => Some(0.0),
+            // There is nobody to answer, or nobody can tell.
+            Some(Ok(PowerState::Stopped | PowerState::Unknown) | Err(_)) => None,
+        };
+        let runs = match &seen.power {
+            Some(Ok(power)) => Some(*power == PowerState::Running),
+            Some(Err(error)) if error.code == NodeErrorCode::NotFound => Some(false),
+            // Missing is not "no".
+            Some(Err(_)) | None => None,
+        };
+        self.put(ANSWERING, &[("vm", vm)], answers);
+        self.put(RUNNING, &[("vm", vm)], runs.map(|runs| f64::from(u8::from(runs))));
+    }
+
+    fn measured(&mut self, vm: &str, seen: &Measurement) {
+        let (own, counters) = ([("vm", vm)], &seen.counters);
+        self.count(RESIDENT, &own, counters.resident.map(|bytes| bytes.0), 1.0);
+        self.count(CPU, &own, counters.vcpu_run_ns, NS);
+        self.count(VMM_CPU, &own, counters.vmm_run_ns, NS);
+        self.count(RUN_DELAY, &own, counters.vcpu_wait_ns, NS);
+        self.count(THROTTLED, &own, counters.throttled_ns, NS);
+        let (to, from) = ([("vm", vm), ("direction", "receive")], [("vm", vm), ("direction", "transmit")]);
+        self.count(NET_BYTES, &to, counters.net_to_guest, 1.0);
+        self.count(NET_BYTES, &from, counters.net_from_guest, 1.0);
+        self.count(NET_PACKETS, &to, counters.packets_to_guest, 1.0);
+        self.count(NET_PACKETS, &from, counters.packets_from_guest, 1.0);
+        let (read, write) = ([("vm", vm), ("kind", "read")], [("vm", vm), ("kind", "write")]);
+        self.count(DISK_BYTES, &read, counters.disk_read, 1.0);
+        self.count(DISK_BYTES, &write, counters.disk_written, 1.0);
+        self.count(DISK_OPERATIONS, &read, counters.disk_reads, 1.0);
+        self.count(DISK_OPERATIONS, &write, counters.disk_writes, 1.0);
+        self.count(DISK_OPERATIONS, &[("vm", vm), ("kind", "flush")], counters.disk_flushes, 1.0);
+        self.count(DISK_SECONDS, &own, counters.disk_took_ns, NS);
+        self.count(AVAILABLE, &own, seen.guest_available.map(|bytes| bytes.0), 1.0);
+        for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
+        {
+            self.count(STALLED, &[("vm", vm), ("on", on)], total, US);
+        }
+    }
+
+    fn watched(&mut self, vm: &str, seen: &UsageObserved) {
+        for (fault, times) in &seen.faults {
+            self.count(FAULTS, &[("vm", vm), ("fault", fault)], Some(*times), 1.0);
+        }
+        self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
+    }
+}
+
+pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
+    let records = control.vms().await?;
+    let ids: Vec<_> = records.iter().map(|record| record.id).collect();
+    let mut page = Page::default();
+    for (record, seen) in records.iter().zip(control.measure_all(&ids).await) {
+        let vm = record.intent.name.to_string();
+        page.power(&vm, &seen);
+        if let Some(Ok(seen)) = &seen.whole {
+            page.measured(&vm, seen);
+        }
+        // A VM without a place was never watched.
+        if let Ok(seen) = control.node().usage(record.id).await {
+            page.watched(&vm, &seen);
+        }
+    }
+    let mut outcomes = BTreeMap::<&str, u64>::new();
+    for morph in control.morphs().await? {
+        *outcomes.entry(morph.state.word()).or_default() += 1;
+    }
+    for (state, count) in outcomes {
+        page.count(MORPHS, &[("state", state)], Some(count), 1.0);
+    }
+    page.count(STUCK, &[], Some(control.all_stuck().len() as u64), 1.0);
+    Ok((StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], page.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every family that what ships for Prometheus and Grafana asks for.
+    fn asked_for(text: &str) -> Vec<&str> {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|word| word.starts_with("proteus_")).collect()
+    }
+
+    #[test]
+    fn dashboard_and_alerts_ask_for_what_there_is() {
+        let dashboard = include_str!("../../../../../packaging/grafana/proteus.json");
+        let parsed: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() >= 8));
+        for text in [dashboard, include_str!("../../../../../packaging/prometheus/proteus.rules.yml")] {
+            let asked = asked_for(text);
+            assert!(!asked.is_empty());
+            for name in asked {
+                assert!(FAMILIES.iter().any(|family| family.0 == name), "{name} is no metric of Proteus");
+            }
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_shown_and_what_is_named_total_is_a_counter() {
+        let mut page = Page::default();
+        let counters =
+            proteus_model::vm::VmCounters { vcpu_run_ns: Some(1_500_000_000), ..Default::default() };
+        page.measured("web", &Measurement { counters, psi_io_us: Some(2_000_000), ..Measurement::default() });
+        let text = page.text();
+        assert!(text.contains("proteus_vm_cpu_seconds_total{vm=\"web\"} 1.5\n"), "{text}");
+        assert!(text.contains("proteus_vm_guest_stalled_seconds_total{vm=\"web\",on=\"io\"} 2\n"), "{text}");
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2, "{text}");
+        for (name, kind, _) in FAMILIES {
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+        }
+    }
+}
