@@ -30,6 +30,8 @@ use std::time::Duration;
 const BRIDGE: &str = "pb0";
 /// Network of the guests: 10.80.0.0/20 holds 4094 hosts: the bridge, [`SLOT_MAX`] guests, and a few spare.
 const PREFIX: u8 = 20;
+/// Its link address: one that no guest has ([`crate::driver::Seat::mac`]).
+const BRIDGE_MAC: &str = "52:50:52:ff:00:01";
 const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 
 /// The guests' network.
@@ -85,6 +87,9 @@ impl Network {
         if self.ip(&["link", "show", BRIDGE]).await.is_err() {
             self.ip(&["link", "add", BRIDGE, "type", "bridge", "forward_delay", "0"]).await?;
         }
+        // Else it has that of one of its taps, which come and go: guests would not find it until they ask anew, and one
+        // that went back to a snapshot would speak to nobody.
+        self.ip(&["link", "set", BRIDGE, "address", BRIDGE_MAC]).await?;
         let address = format!("{BRIDGE_ADDRESS}/{PREFIX}");
         self.ip(&["address", "replace", &address, "dev", BRIDGE]).await?;
         self.ip(&["link", "set", BRIDGE, "up"]).await?;

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 /// the first has gone, or is on its way, by then.
 const PRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks the guest of a VM to go, and waits up to `grace`. It may run on after that, and be held by nobody then.
+/// Asks the guest of a VM to go, and waits up to `grace`; then its process is ended, but for one whose disks are being
+/// worked on, or that took its place meanwhile: these may run on.
 pub(super) async fn ask(vm: &QemuVm, grace: Duration) -> StopObserved {
     let mut start = Instant::now();
     // Whoever has it in hand may be waiting for a VMM that does not answer.
@@ -33,7 +34,12 @@ pub(super) async fn ask(vm: &QemuVm, grace: Duration) -> StopObserved {
         return StopObserved { by_itself: false, answered: false, waited };
     };
     let (by_itself, answered) = press(&qmp, &run, start, grace).await;
-    StopObserved { by_itself, answered, waited: since(start) }
+    let waited = since(start);
+    if !by_itself && !is_saved(vm) {
+        // Now, and not once it is let go: whoever has it in hand may be waiting for a VMM that does not answer.
+        process::kill(&run).await;
+    }
+    StopObserved { by_itself, answered, waited }
 }
 
 /// Whether a snapshot or a template is being written, or a snapshot read.

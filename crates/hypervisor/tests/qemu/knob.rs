@@ -324,6 +324,9 @@ async fn network_policy(guest: &Guest, channel: &mut Channel) {
     assert!(guest.connect(80, Duration::from_secs(3)).await.is_err());
     assert!(get_page(&mut standing).is_ok(), "a policy cut a connection that stood");
     answers_pass(guest, channel).await;
+    // The guests' gateway is the same whichever taps come and go.
+    let bridge = guest.in_namespace(&["ip", "-brief", "link", "show", "pb0"]);
+    assert!(bridge.contains("52:50:52:ff:00:01"), "{bridge}");
     undo(guest, &before).await;
     assert_eq!(guest.in_namespace(&["nft", "list", "ruleset"]), ruleset);
     guest.connect(9003, Duration::from_secs(10)).await.unwrap();

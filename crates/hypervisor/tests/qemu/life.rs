@@ -276,6 +276,20 @@ async fn stall(guest: &Guest) {
     assert!(!lives(pid));
     println!("a frozen VMM with 2 s of grace: {seen:?}, gone after {:.1} s", took.as_secs_f64());
 
+    // Somebody begins to wait for it in the meantime.
+    guest.start().await;
+    let pid = guest.pid().await;
+    signal(pid, "-STOP");
+    let begun = Instant::now();
+    let later = async {
+        let over = async || (begun.elapsed() > Duration::from_secs(1)).then_some(());
+        wait_for("a second of the grace", Duration::from_secs(10), over).await;
+        guest.driver.read(guest.id(), &Knob::Memory).await
+    };
+    let (seen, _) = tokio::join!(guest.driver.stop(guest.id(), Millis(2000)), later);
+    assert!(!seen.unwrap().by_itself && begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(!lives(pid));
+
     guest.start().await;
     let pid = guest.pid().await;
     signal(pid, "-STOP");
