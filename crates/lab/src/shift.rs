@@ -1,7 +1,8 @@
 //! `proteus-lab shift`: whole VMs are swapped at a random sample, all dimensions at once; noticed within six samples?
 //!
-//! A trace's VMs are put into two halves. One half is learned on: two thirds of its VMs teach the forest, the rest
-//! choose every method's threshold. The other half is only tested on.
+//! A trace's VMs are put into two halves. One half is learned on: all of its VMs teach the forest, and every method's
+//! threshold is chosen on the scores of all of them, for which a forest is asked that has learned on the others
+//! (cross-validation by VM). The other half is only tested on.
 
 use crate::Options;
 use crate::method::{Method, PageHinkley, Persistence, Proteus, RangeNovelty, RobustZ};
@@ -14,6 +15,7 @@ use proteus_brain::personality::shift::{
 };
 use proteus_brain::random::Random;
 use proteus_model::personality::Usage;
+use std::collections::BTreeMap;
 
 /// A swap counts as noticed within so many samples: half an hour of five minutes.
 const NOTICED_WITHIN: usize = 6;
@@ -123,9 +125,11 @@ fn score_all(
     all.into_iter().map(|(_, scored)| scored).collect()
 }
 
+/// Parts into which the half that is learned on is put: a forest is asked only of VMs that it has not seen.
+const FOLDS: usize = 4;
+
 struct Halves {
     learned: Vec<Vec<Usage>>,
-    chosen: Vec<Vec<Usage>>,
     tested: Vec<Vec<Usage>>,
 }
 
@@ -133,9 +137,29 @@ fn halves(trace: &Trace, random: &mut Random) -> Halves {
     let mut ids: Vec<&String> = trace.vms.keys().collect();
     random.shuffle(&mut ids);
     let take = |ids: &[&String]| ids.iter().map(|id| trace.vms[*id].clone()).collect();
-    let (train, test) = ids.split_at(ids.len() / 2);
-    let (learned, chosen) = train.split_at(train.len() * 2 / 3);
-    Halves { learned: take(learned), chosen: take(chosen), tested: take(test) }
+    let (learned, tested) = ids.split_at(ids.len() / 2);
+    Halves { learned: take(learned), tested: take(tested) }
+}
+
+/// The VMs of a fold, or those of all others.
+fn fold(half: &[Vec<Usage>], number: usize, others: bool) -> Vec<Vec<Usage>> {
+    let wanted = |at: &usize| (at % FOLDS == number) != others;
+    (0..half.len()).filter(wanted).map(|at| half[at].clone()).collect()
+}
+
+/// What each method scores on VMs that it has not learned on.
+fn unseen(half: &[Vec<Usage>], training: &ShiftTraining) -> Result<BTreeMap<&'static str, Vec<Vec<f32>>>> {
+    let mut scores = BTreeMap::<&str, Vec<Vec<f32>>>::new();
+    for number in 0..FOLDS {
+        eprintln!("fold {} of {FOLDS}", number + 1);
+        let model = learn_shift(&fold(half, number, true), training)?;
+        let chosen = fold(half, number, false);
+        for name in METHODS {
+            let steady = score_all(name, &model, &chosen, &[]).into_iter().map(|scored| scored.steady);
+            scores.entry(name).or_default().extend(steady);
+        }
+    }
+    Ok(scores)
 }
 
 fn weeks(half: &[Vec<Usage>], trace: &Trace) -> f64 {
@@ -144,19 +168,18 @@ fn weeks(half: &[Vec<Usage>], trace: &Trace) -> f64 {
 
 fn evaluate(trace: &Trace, options: &Options) -> Result<Vec<Figure>> {
     let mut random = Random::new(options.seed);
-    let Halves { learned, chosen, tested } = halves(trace, &mut random);
-    ensure!(!chosen.is_empty(), "{} has too few VMs to part them", trace.name);
+    let Halves { learned, tested } = halves(trace, &mut random);
+    ensure!(learned.len() > FOLDS, "{} has too few VMs to part them", trace.name);
     let mut training = ShiftTraining::default();
     training.forest.seed = options.seed;
     eprintln!("{}: learning on {} VMs", trace.name, learned.len());
+    let unseen = unseen(&learned, &training).with_context(|| format!("learn on {}", trace.name))?;
     let model = learn_shift(&learned, &training).with_context(|| format!("learn on {}", trace.name))?;
     let splices = splices(&tested, options.splices, &mut random);
     let mut figures = Vec::new();
     for name in METHODS {
-        eprintln!("{}: {name} on {} and {} VMs", trace.name, chosen.len(), tested.len());
-        let steady: Vec<Vec<f32>> =
-            score_all(name, &model, &chosen, &[]).into_iter().map(|scored| scored.steady).collect();
-        let threshold = threshold_for(&steady, (weeks(&chosen, trace) * CHOSEN_AT) as usize);
+        eprintln!("{}: {name} on {} VMs", trace.name, tested.len());
+        let threshold = threshold_for(&unseen[name], (weeks(&learned, trace) * CHOSEN_AT) as usize);
         let scored = score_all(name, &model, &tested, &splices);
         let raised: usize = scored.iter().map(|vm| alarms(&vm.steady, threshold)).sum();
         let found: usize = scored.iter().map(|vm| vm.noticed(threshold)).sum();

@@ -22,7 +22,7 @@ const FEATURES: usize = WINDOWS.len() * PER_WINDOW + 5 * DIMENSIONS + 2;
 /// Samples after a shift was told in which none is told again: an alarm is one, however long it lasts.
 pub const QUIET_SAMPLES: usize = 12;
 /// How many samples a reference may be old.
-pub const REFRESH_SAMPLES: usize = 36;
+pub const REFRESH_SAMPLES: usize = 12;
 /// Longest reference: seven days of five minutes.
 pub const REFERENCE_SAMPLES: usize = 7 * 288;
 /// Shortest one: a day of five minutes.
@@ -181,7 +181,7 @@ pub struct ShiftTraining {
 
 impl Default for ShiftTraining {
     fn default() -> Self {
-        Self { splices: 240, steady: 120, forest: Training::default() }
+        Self { splices: 400, steady: 200, forest: Training::default() }
     }
 }
 
