@@ -164,7 +164,7 @@ pub fn compose(profile: &Profile, digest: &str, subject: &Subject, wishes: Wishe
 }
 
 /// The plan back to an earlier version. `settings`: where every knob was then that was ever managed; those that were
-/// not yet are given back.
+/// not yet go back to where their owner had them, and stay managed: a snapshot of in between may bring them back.
 pub fn compose_rollback(subject: &Subject, version: &Version, settings: &[Setting], now: &[Setting]) -> Plan {
     let mut wishes = Wishes::default();
     for setting in settings {
@@ -172,11 +172,7 @@ pub fn compose_rollback(subject: &Subject, version: &Version, settings: &[Settin
         wishes.want(subject, &field, setting.clone(), "as it was", Risk::Low);
     }
     let goal = Goal::Version { number: version.number, profile: version.profile.clone() };
-    let mut plan = assemble(subject, goal, wishes, now);
-    let reached = plan.knobs().chain(plan.already.iter().map(Setting::knob));
-    plan.gives_back =
-        reached.filter(|knob| version.settings.iter().all(|setting| setting.knob() != *knob)).collect();
-    plan
+    assemble(subject, goal, wishes, now)
 }
 
 /// The plan that puts a new VMM process under the guest.
@@ -240,7 +236,6 @@ fn assemble(subject: &Subject, goal: Goal, wishes: Wishes, now: &[Setting]) -> P
         base_generation: subject.generation,
         steps: Vec::new(),
         already: Vec::new(),
-        gives_back: Vec::new(),
         unsupported: wishes.unsupported,
         notes: wishes.notes,
         verify: None,

@@ -21,7 +21,7 @@ use journal::Journal;
 use proteus_model::execution::{Event, LeftAlone, Morph, State};
 use proteus_model::id::MorphId;
 use proteus_model::plan::{Goal, Plan};
-use proteus_model::setting::{Knob, Setting};
+use proteus_model::setting::Setting;
 use proteus_model::unit::Millis;
 use proteus_model::verification::{Baseline, VerificationReport};
 use proteus_model::vm::{BootObserved, PowerState};
@@ -435,8 +435,6 @@ fn turned(morph: &Morph) -> usize {
 fn record_parked(record: &VmRecord, morph: &Morph, steps: usize) -> VmRecord {
     let mut partly = morph.clone();
     partly.plan.steps.truncate(steps);
-    // What was to be given back is Proteus's until all of it is.
-    partly.plan.gives_back.clear();
     VmRecord { profile: None, ..record_after(record, &partly) }
 }
 
@@ -467,8 +465,6 @@ fn record_after(record: &VmRecord, morph: &Morph) -> VmRecord {
             next.managed.push(setting.clone());
         }
     }
-    let given_back = |knob: &Knob| morph.plan.gives_back.contains(knob) && !left.contains(knob);
-    next.managed.retain(|setting| !given_back(&setting.knob()));
     next
 }
 

@@ -123,10 +123,6 @@ impl Control {
         let mut settings = self.settings_at(&record, &version).await?;
         let (now, unread) = self.read_all(&record, settings.iter().map(Setting::knob)).await;
         let mut notes = unread;
-        // What was as asked when it became managed has no other value to go back to.
-        let known = |knob: &Knob| settings.iter().any(|setting| setting.knob() == *knob);
-        let managed = record.managed.iter().map(Setting::knob);
-        let never_turned: Vec<Knob> = managed.filter(|knob| !known(knob)).collect();
         settings.retain(|wish| {
             let note = Self::meddled(&record, wish, &now);
             let keep = note.is_none();
@@ -134,7 +130,6 @@ impl Control {
             keep
         });
         let mut plan = compose_rollback(&subject, &version, &settings, &now);
-        plan.gives_back.extend(never_turned);
         plan.notes.extend(notes);
         Ok(plan)
     }

@@ -249,6 +249,7 @@ impl QemuDriver {
     /// Everything of a VM that ended: socket folder, memory files, control group, run state.
     async fn sweep(&self, seat: &Seat) -> Result<(), DriverError> {
         process::sweep(seat, &self.ram_dir)?;
+        self.network.forget_filters(seat.slot).await?;
         let doing = || DriverError::host(format!("remove the control group of {}", seat.id));
         let group = self.hierarchy.ensure_group(&seat.id.short()).map_err(doing())?;
         let start = Instant::now();

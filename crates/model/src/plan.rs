@@ -120,10 +120,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What is already as asked.
     pub already: Vec<Setting>,
-    /// Knobs of these that were as the VM's owner left them before Proteus turned them, and are given back to that:
-    /// they are not managed after it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gives_back: Vec<Knob>,
     /// What is asked and not done.
     pub unsupported: Vec<Unsupported>,
     /// What the reader should know.

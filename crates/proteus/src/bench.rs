@@ -119,7 +119,6 @@ async fn one_step(control: &Control, weight: Weight) -> Result<Plan> {
             undo: Undo::TurnBack,
         }],
         already: Vec::new(),
-        gives_back: Vec::new(),
         unsupported: Vec::new(),
         notes: Vec::new(),
         verify: None,

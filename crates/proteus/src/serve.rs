@@ -54,6 +54,8 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     };
     // What was opened is closed, and nobody shall knock at what does not serve.
     let service = service.inspect_err(|_| drop(std::fs::remove_file(&socket)))?;
+    // Before anybody is answered: who is told that it serves may tell it to end.
+    let mut told = Told::listen()?;
     let root = Caller { name: "root".to_owned(), role: Role::Admin };
     let stopped = stop.clone();
     let unix_api = axum::serve(unix, router(service.control.clone(), Some(root)))
@@ -66,7 +68,6 @@ pub async fn serve(state: &Path, args: &Serve) -> Result<u8> {
     if http_task.is_some() {
         tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "serving");
     }
-    let mut told = Told::listen()?;
     tracing::info!(socket = %socket.display(), "ready");
     told.wait().await;
     tracing::info!(

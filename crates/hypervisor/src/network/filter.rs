@@ -206,6 +206,21 @@ impl Network {
         self.policy_fingerprint(slot).await
     }
 
+    /// Takes away whatever filters what goes through the link of `slot`, as of a VM that ended: they outlive its tap, and
+    /// the next one in the slot would have them.
+    pub async fn forget_filters(&self, slot: u16) -> Result<(), DriverError> {
+        if !self.exists() {
+            return Ok(());
+        }
+        let gone = [table_name(slot), super::link::rate_table(slot)].map(|name| {
+            let whole = json!({"table": {"family": "netdev", "name": name}});
+            [json!({ "add": whole }), json!({ "delete": whole })]
+        });
+        let all = json!({ "nftables": gone.concat() });
+        self.nft(&["-j", "-f", "-"], Some(all.to_string().as_bytes())).await?;
+        Ok(())
+    }
+
     /// The kernel's own listing of the filter of the VM in `slot`, without what changes by itself; empty where
     /// there is none.
     pub async fn policy_fingerprint(&self, slot: u16) -> Result<String, DriverError> {

@@ -34,7 +34,7 @@ pub(super) fn open_tap(name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Name of the table that polices what a VM sends.
-fn rate_table(slot: u16) -> String {
+pub(super) fn rate_table(slot: u16) -> String {
     format!("rate_{}", tap_name(slot))
 }
 

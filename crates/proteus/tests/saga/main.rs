@@ -73,16 +73,7 @@ async fn a_morph_commits_and_is_rolled_back_to_what_was() {
     assert_eq!(back.state, State::Committed, "{:?}", back.reason);
     let left = proteus_hypervisor::sim::changed_settings(&dir.path().join("sim"), back.plan.vm).unwrap();
     assert!(left.is_empty(), "{left:?}");
-    let record = bench.control.vm("web").await.unwrap();
-    assert_eq!((record.version, record.managed), (2, Vec::new()), "what was given back is still managed");
-
-    // What others do to it from here on is their own.
-    bench.sim.meddle(record.id, &Setting::CpuWeight { weight: Weight(777) }).unwrap();
-    assert_eq!(bench.control.differences("web").await.unwrap(), Vec::new());
-    let taken = plan(&bench, "web").await;
-    assert!(taken.notes.iter().all(|note| !note.contains("somebody")), "{:?}", taken.notes);
-    assert_eq!(morph(&bench, "web").await.state, State::Committed);
-    assert_eq!(differences(&bench, dir.path(), "web").await, Vec::<String>::new());
+    assert_eq!(bench.control.vm("web").await.unwrap().version, 2);
 }
 
 #[tokio::test]
