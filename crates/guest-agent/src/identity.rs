@@ -161,17 +161,6 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     (mac[0] & 1 == 0 && text.len() == 17).then_some(mac)
 }
 
-/// The kernel makes IPv6's own address of a link from its link address, and keeps it when that changes.
-fn renew_ipv6(interface: &str) -> Result<(), Failure> {
-    let switch = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    if read_text(&switch).unwrap_or_default() == "0" {
-        for value in ["1", "0"] {
-            write_text(&switch, value).map_err(|e| Failure::system("renew the IPv6 address", &e))?;
-        }
-    }
-    Ok(())
-}
-
 /// Makes the link somebody else's: another link address, and where the agent is the guest's own system
 /// (`addressed`) another address. Whoever else has an address of its own on the link asks for one anew when the host
 /// gives the link its carrier back.
@@ -183,15 +172,12 @@ pub fn set_link(link: &LinkIdentity, addressed: bool) -> Result<(), Failure> {
         let operation = format!("{what} of {interface}");
         move |e: std::io::Error| Failure::system(operation, &e)
     };
-    // Most drivers, virtio's too, take another address while the link is on; going off and on costs a clone as much
-    // as all the rest of its new identity. A system of the guest's own is used to links that go off and on.
-    if addressed && sys::network::set_mac(&interface, mac).is_ok() {
-        renew_ipv6(&interface)?;
-    } else {
-        sys::network::set_down(&interface).map_err(failure("switch off the link"))?;
-        sys::network::set_mac(&interface, mac).map_err(failure("set the link address"))?;
-        sys::network::set_up(&interface).map_err(failure("switch on the link"))?;
-    }
+    // Off and on, though virtio's driver takes another address while the link is on, and a clone is ready later for it:
+    // what the kernel had queued meanwhile, with the template's link address, goes out once the host lets the clone onto
+    // the network, and only going off throws it away. IPv6's own address is made anew by it too.
+    sys::network::set_down(&interface).map_err(failure("switch off the link"))?;
+    sys::network::set_mac(&interface, mac).map_err(failure("set the link address"))?;
+    sys::network::set_up(&interface).map_err(failure("switch on the link"))?;
     if addressed {
         let interface = Some(interface.clone());
         let (address, prefix, gateway) = (link.address, link.prefix, link.gateway);
