@@ -19,7 +19,7 @@ use proteus_model::vm::VmCounters;
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
 use proteus_protocol::node::v1::{HistoryObserved, Measurement, NodeError, NodeErrorCode, UsageObserved};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,8 +40,10 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 struct Watched {
     merger: Merger,
     series: Series,
-    /// `None`: it cannot be kept, which was told.
+    /// `None`: it could not be opened, which was told.
     history: Option<History>,
+    /// Whether it was told that nothing can be written to it, as on a full disk.
+    is_unwritten: bool,
     /// What was asked since the last look, for the next reading.
     asked: Reading,
     /// What was asked last, and when.
@@ -54,7 +56,7 @@ pub(crate) struct Telemetry {
     began: Instant,
     vms: Mutex<HashMap<VmId, Arc<Mutex<Watched>>>>,
     /// Those whose VMM or guest has been asked and has not answered.
-    asking: Mutex<BTreeMap<VmId, Instant>>,
+    asking: Mutex<BTreeSet<VmId>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,16 +87,31 @@ impl Watched {
             tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
         }
         let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
-        Self { merger: Merger::default(), series, history, asked: Reading::default(), told: None, last: None }
+        Self {
+            merger: Merger::default(),
+            series,
+            history,
+            is_unwritten: false,
+            asked: Reading::default(),
+            told: None,
+            last: None,
+        }
     }
 
     fn keep(&mut self, seat: &Seat, closed: &[Closed]) {
         let Some(history) = &self.history else { return };
         let kept = closed.iter().try_for_each(|closed| history.put(closed.tier, &closed.bucket));
-        if let Err(error) = kept {
-            // Told once: where a disk is full it would be said every ten seconds.
-            tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept from now on");
-            self.history = None;
+        match kept {
+            // Told once: where a disk is full it would be said every ten seconds. Once there is room it is kept again.
+            Err(error) if !self.is_unwritten => {
+                tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept for now");
+                self.is_unwritten = true;
+            }
+            Ok(()) if self.is_unwritten && !closed.is_empty() => {
+                tracing::info!(vm = %seat.intent.name, "its history is kept again");
+                self.is_unwritten = false;
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -155,6 +172,11 @@ impl Telemetry {
         vms.entry(seat.id).or_insert_with(|| Arc::new(Mutex::new(Watched::open(seat)))).clone()
     }
 
+    /// The same of a VM that is watched already: one that is no more is not taken up again.
+    fn known(&self, vm: VmId) -> Option<Arc<Mutex<Watched>>> {
+        locked(&self.vms).get(&vm).cloned()
+    }
+
     /// The VM is no more.
     pub(crate) fn forget(&self, vm: VmId) {
         locked(&self.vms).remove(&vm);
@@ -162,7 +184,7 @@ impl Telemetry {
 
     /// How a VM was when it was last looked at; `None`: it was not since the node began.
     pub(crate) fn seen(&self, vm: VmId) -> Option<UsageObserved> {
-        let watched = locked(&self.vms).get(&vm).cloned()?;
+        let watched = self.known(vm)?;
         let watched = locked(&watched);
         let mut faults = *watched.merger.faults();
         faults.add(watched.series.faults());
@@ -203,16 +225,22 @@ impl HostAgent {
             }
             tick += 1;
             let seats = self.look_at_all().await;
-            for (_, seat) in running.iter().filter(|(vm, _)| !seats.contains_key(vm)) {
-                locked(&self.telemetry.watched(seat)).end(seat);
-            }
+            running.retain(|vm, _| !seats.contains_key(vm));
+            self.end_watching(&running);
             for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
                 self.ask_in_background(seat.clone());
             }
             running = seats;
         }
-        for seat in running.values() {
-            locked(&self.telemetry.watched(seat)).end(seat);
+        self.end_watching(&running);
+    }
+
+    /// These do not run any more, or nobody looks at them any more.
+    fn end_watching(&self, ended: &BTreeMap<VmId, Seat>) {
+        for (vm, seat) in ended {
+            if let Some(watched) = self.telemetry.known(*vm) {
+                locked(&watched).end(seat);
+            }
         }
     }
 
@@ -232,10 +260,9 @@ impl HostAgent {
 
     /// Asks VMM and guest, unless they still owe an answer.
     fn ask_in_background(self: &Arc<Self>, seat: Seat) {
-        if locked(&self.telemetry.asking).contains_key(&seat.id) {
+        if !locked(&self.telemetry.asking).insert(seat.id) {
             return;
         }
-        locked(&self.telemetry.asking).insert(seat.id, Instant::now());
         let node = self.clone();
         self.tasks.spawn(async move {
             node.ask_vmm_and_guest(&seat).await;
@@ -255,7 +282,7 @@ impl HostAgent {
             disk_took_ns: all.disk_took_ns,
             ..VmCounters::default()
         });
-        let watched = self.telemetry.watched(seat);
+        let Some(watched) = self.telemetry.known(seat.id) else { return };
         if let Some(disks) = disks {
             locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.count(at, &disks));
         }
