@@ -1,8 +1,14 @@
 //! From what a VM does to what it is: the second stage. Must never take what is missing for zero.
 
+pub mod change;
+
+pub mod label;
+
 mod reference;
 
 pub mod shift;
+
+pub mod traits;
 
 pub use reference::Reference;
 

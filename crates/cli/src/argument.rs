@@ -107,6 +107,9 @@ pub enum Command {
     /// Tokens for the API.
     #[command(subcommand)]
     Token(Token),
+    /// Labels: what VMs are known by.
+    #[command(subcommand)]
+    Personality(Personality),
     /// Histories of VMs, as files.
     #[command(subcommand)]
     Telemetry(Telemetry),
@@ -153,6 +156,31 @@ pub struct Demo {
     /// Where the report goes.
     #[arg(long, default_value = "demo-report.json", value_name = "FILE")]
     pub report: PathBuf,
+}
+
+/// Labels.
+#[derive(Debug, Subcommand)]
+pub enum Personality {
+    /// All labels that VMs are known by.
+    Labels,
+    /// Learn a label from a VM as it is now: what it did in the last two minutes is what such a VM does.
+    Teach {
+        /// Which.
+        vm: String,
+        /// The label, as in `file server`: lower-case letters and digits, in words.
+        label: String,
+        /// Only say whether it could be learned.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Forget what was taught of a label; what ships with Proteus stays.
+    Forget {
+        /// The label.
+        label: String,
+        /// Only say what would be forgotten.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Virtual machines.
@@ -212,6 +240,9 @@ pub enum Vm {
     Show {
         /// Which.
         vm: String,
+        /// What it is observed to be: its label and why, what it became, and the whole record, part by part.
+        #[arg(long)]
+        personality: bool,
     },
     /// Where a VM is not as Proteus left it: settings that somebody else changed, and such as a guest moves by itself,
     /// as its memory.
@@ -703,6 +734,19 @@ pub enum Bench {
         /// Folder of guests and images: boots a real guest and measures each step on it.
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
+    },
+    /// How well VMs are told apart: real guests serve, compile, compress and do nothing, and the labels that they get
+    /// are counted, by host and guest and by the host alone; one VM changes its work twice. About half an hour.
+    Personality {
+        /// Folder of guests and images: `small`, `nginx`, `redis`, `postgresql`, `compiler`.
+        #[arg(long, default_value = "/var/lib/proteus/images", value_name = "DIR")]
+        images: PathBuf,
+        /// Write prototypes of work that is not judged afterwards to this file, and judge nothing.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+        /// Serve on for so many minutes, and count what is told that did not happen.
+        #[arg(long, default_value_t = 0, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(0..=10_080))]
+        steady: u32,
     },
     /// What the guest agent costs in a real guest, beside QEMU's guest agent and Prometheus's node exporter in the
     /// same guest, each asked once a second.

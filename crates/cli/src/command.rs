@@ -1,5 +1,7 @@
 //! What each command does: ask the API, print the answer, give back an exit code.
 
+mod label;
+
 mod snapshot;
 
 mod transfer;
@@ -70,6 +72,7 @@ impl Session {
             Command::Arm(Arm { vm }) => self.arm(vm.clone()).await,
             Command::Audit(audit) => self.audit(audit).await,
             Command::Token(token) => self.token(token).await,
+            Command::Personality(command) => self.personality(command).await,
             Command::Telemetry(command) => self.transfer(command).await,
             Command::Serve(_)
             | Command::Demo(_)
@@ -101,7 +104,8 @@ impl Session {
                 self.print(&all, || output::vms(&all));
                 Ok(0)
             }
-            Vm::Show { vm } => self.show(vm).await,
+            Vm::Show { vm, personality: true } => self.show_personality(vm).await,
+            Vm::Show { vm, personality: false } => self.show(vm).await,
             Vm::Differences { vm } => {
                 let all: Vec<DifferenceView> =
                     self.client.get(&format!("/vms/{}/differences", segment(vm))).await?;

@@ -24,13 +24,14 @@ pub async fn problems(store: Arc<dyn Store>, entropy: Entropy) -> Result<Vec<Str
     unreadable::<Morph>(&records, "morph/", &mut found).await?;
     unreadable::<Version>(&records, "version/", &mut found).await?;
     unreadable::<ProfileRecord>(&records, "profile/", &mut found).await?;
+    crate::personality::unreadable(&records, &mut found).await?;
     if let Err(error) = Audit::new(store, entropy).verify(None).await {
         found.push(format!("the audit log: {}", chain(&error)));
     }
     Ok(found)
 }
 
-async fn unreadable<T: DeserializeOwned>(
+pub(crate) async fn unreadable<T: DeserializeOwned>(
     records: &Records,
     prefix: &str,
     found: &mut Vec<String>,

@@ -8,6 +8,7 @@ use crate::console::Consoles;
 use crate::hand::Hands;
 use crate::look::{Glance, Looks};
 use crate::made::Made;
+use crate::personality::Personalities;
 use crate::record::{Batch, Entropy, RecordError, Records};
 use crate::seen::Seen;
 use crate::store::{Rev, Store};
@@ -43,6 +44,17 @@ pub enum ControlEvent {
         vm: VmName,
         /// What happened.
         what: &'static str,
+    },
+    /// What a VM is was learned, or it changed.
+    Personality {
+        /// When.
+        at: UnixMillis,
+        /// Which.
+        vm: VmName,
+        /// `label`: it bears another; `shift` or `anomaly`.
+        what: &'static str,
+        /// What it is now.
+        label: String,
     },
     /// A morph moved on.
     Morph {
@@ -137,6 +149,7 @@ pub struct Control {
     pub(crate) glances: Looks<Glance<VmObserved>>,
     pub(crate) measurements: Looks<Glance<Measurement>>,
     pub(crate) watches: Looks<()>,
+    pub(crate) personalities: Personalities,
     pub(crate) consoles: Consoles,
     pub(crate) shared_files: OnceLock<PathBuf>,
     pub(crate) backups: OnceLock<Backups>,
@@ -164,6 +177,7 @@ impl Control {
             glances: Looks::default(),
             measurements: Looks::default(),
             watches: Looks::default(),
+            personalities: Personalities::default(),
             consoles: Consoles::default(),
             shared_files: OnceLock::new(),
             backups: OnceLock::new(),
@@ -314,6 +328,17 @@ pub(crate) mod key {
 
     pub(crate) fn vm(id: VmId) -> String {
         format!("vm/{id}")
+    }
+
+    pub(crate) fn personality(id: VmId) -> String {
+        format!("personality/{id}")
+    }
+
+    /// What taught prototypes begin with.
+    pub(crate) const PROTOTYPES: &str = "prototype/";
+
+    pub(crate) fn prototype(id: u128) -> String {
+        format!("{PROTOTYPES}{id:032x}")
     }
 
     pub(crate) fn boot(id: VmId) -> String {

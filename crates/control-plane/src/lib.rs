@@ -31,6 +31,8 @@ pub mod check;
 
 mod import;
 
+pub mod personality;
+
 pub mod uplink;
 
 pub mod exec;

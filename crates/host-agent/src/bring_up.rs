@@ -2,10 +2,14 @@
 //! for. One that cannot be started keeps no other from it. Idempotent: run again after Proteus restarts, it finds what
 //! runs and leaves it. Does so anew whenever the guest starts anew by itself, as after a panic.
 
+use crate::error::guest_error;
 use crate::guest::{Guest, GuestError};
+use crate::node::HostAgent;
 use proteus_hypervisor::driver::{Driver, Seat};
-use proteus_model::id::ServiceName;
+use proteus_model::id::{ServiceName, VmId};
+use proteus_protocol::guest::v1::service::{ServiceState, ServiceStatus};
 use proteus_protocol::guest::v1::{Reply, Request};
+use proteus_protocol::node::v1::{NodeError, ServiceObserved};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 const AGENT_LIMIT: Duration = Duration::from_secs(300);
 /// Wait for one hello: an agent that is not up yet does not answer.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
+/// Longest wait for the list of a VM's services: a look too, at more of it.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Longest start of a service: PostgreSQL makes its database first, which takes a minute under emulation.
 const SERVICE_LIMIT: Duration = Duration::from_secs(240);
 
@@ -79,7 +85,10 @@ async fn bring_up(
         _ => return Err(GuestError::Confused),
     };
     for service in &seat.intent.services {
-        if running.iter().any(|status| status.name == service.as_str()) {
+        // One that is stopped could not be started by who tried last.
+        let is_there =
+            |status: &ServiceStatus| status.name == service.as_str() && status.state != ServiceState::Stopped;
+        if running.iter().any(is_there) {
             continue;
         }
         match start_service(guest, &path, seat, service).await {
@@ -178,4 +187,45 @@ async fn bring_up_once(driver: &dyn Driver, guest: &Guest, seat: &Seat, bring: &
 /// Waits until the guest starts anew by itself. `None`: its VMM ended, or nobody would notice.
 async fn next_reboot(reboots: &mut Option<watch::Receiver<u64>>) -> Option<()> {
     reboots.as_mut()?.changed().await.ok()
+}
+
+impl HostAgent {
+    /// The services of a VM, as its agent says, and why those that it could not start do not run.
+    pub(crate) async fn services_of(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError> {
+        self.seat(vm)?;
+        let mut failures = self
+            .bringing_up()
+            .get(&vm)
+            .map(|bring| bring.progress.borrow().failures.clone())
+            .unwrap_or_default();
+        let services = match self.ask_within(vm, Request::Services, LIST_LIMIT).await {
+            Ok(Reply::Services { services }) => services,
+            Ok(_) => return Err(guest_error(GuestError::Confused)),
+            // Why nothing was started is told also where nobody inside answers.
+            Err(error) if failures.is_empty() => return Err(error),
+            Err(_) => Vec::new(),
+        };
+        let observed = services.into_iter().filter_map(|status| {
+            Some(ServiceObserved {
+                // A guest that makes up names gets nothing shown.
+                name: status.name.parse().ok()?,
+                state: format!("{:?}", status.state).to_lowercase(),
+                serving: status.state.is_serving(),
+                notes: status.notes,
+                log: status.log,
+            })
+        });
+        let mut observed: Vec<ServiceObserved> = observed.collect();
+        // The agent has its own word on those that it knows. One that it could not start it calls stopped.
+        observed.retain(|service| service.state != "stopped" || !failures.contains_key(&service.name));
+        failures.retain(|name, _| observed.iter().all(|service| service.name != *name));
+        observed.extend(failures.into_iter().map(|(name, why)| ServiceObserved {
+            name,
+            state: "failed".into(),
+            serving: false,
+            notes: vec![format!("not started: {why}")],
+            log: String::new(),
+        }));
+        Ok(observed)
+    }
 }

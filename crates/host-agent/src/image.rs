@@ -26,6 +26,7 @@ pub(crate) mod tool;
 
 mod tree;
 
+pub(crate) use artifact::digest_file;
 pub use artifact::{ImageKind, ImageMetadata};
 pub use full::{FullGuest, FullOptions, build_agent_deb, build_full};
 pub use package::{PackageImage, build_package_image};

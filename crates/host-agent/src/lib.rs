@@ -29,6 +29,8 @@ mod health;
 
 mod console;
 
+mod base;
+
 mod telemetry;
 
 mod bring_up;

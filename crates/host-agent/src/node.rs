@@ -1,5 +1,6 @@
 //! The node: the [`Node`] API over a driver. Everything about a VM that the control plane can ask or order.
 
+use crate::base::Digests;
 use crate::bring_up::BringUp;
 use crate::clock::now;
 use crate::console::Console;
@@ -27,9 +28,10 @@ use proteus_protocol::guest::v1::request::{CapabilityName, ExecRequest};
 use proteus_protocol::guest::v1::{Blob, HelloReply, Reply, Request, Sample};
 use proteus_protocol::node::v1::{
     CloneTimes, ConsoleObserved, ExecIntent, ExecObserved, HealthObserved, HistoryObserved, HostReport,
-    ImportObserved, Measurement, Node, NodeError, NodeErrorCode, ServiceObserved, StepCost, UsageObserved,
+    ImportObserved, Measurement, Node, NodeError, NodeErrorCode, RecentObserved, ServiceObserved, StepCost,
+    UsageObserved,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +39,6 @@ use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
 const GLANCE_LIMIT: Duration = Duration::from_secs(2);
-/// Longest wait for the list of a VM's services: a look too, at more of it.
-const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// Time between asking a program's end and giving up on the channel that should bring it.
 const EXEC_SLACK: Duration = Duration::from_secs(10);
 /// Longest time for a guest to notice a plugged vCPU: 1 s under emulation, times ten for load.
@@ -83,6 +83,7 @@ pub struct HostAgent {
     bringing_up: Mutex<HashMap<VmId, BringUp>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) telemetry: Telemetry,
+    pub(crate) digests: Arc<Digests>,
 }
 
 fn meminfo(field: &str) -> Option<Bytes> {
@@ -112,6 +113,7 @@ impl HostAgent {
             bringing_up: Mutex::default(),
             tasks: TaskTracker::new(),
             telemetry: Telemetry::new(),
+            digests: Arc::default(),
         };
         // All at once: one whose VMM does not answer keeps no other waiting.
         let looking = all.into_iter().map(|seat| {
@@ -157,7 +159,7 @@ impl HostAgent {
         self.tasks.spawn(bring_up::run(self.driver.clone(), self.guest(seat.id), seat.clone(), bring));
     }
 
-    fn bringing_up(&self) -> MutexGuard<'_, HashMap<VmId, BringUp>> {
+    pub(crate) fn bringing_up(&self) -> MutexGuard<'_, HashMap<VmId, BringUp>> {
         self.bringing_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -201,7 +203,12 @@ impl HostAgent {
         self.ask_within(vm, request, ANSWER_LIMIT).await
     }
 
-    async fn ask_within(&self, vm: VmId, request: Request, limit: Duration) -> Result<Reply, NodeError> {
+    pub(crate) async fn ask_within(
+        &self,
+        vm: VmId,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Reply, NodeError> {
         let path = self.agent_path(vm).await?;
         match self.guest(vm).ask_within(&path, request, limit).await {
             Ok(reply) => Ok(reply),
@@ -677,6 +684,14 @@ impl Node for HostAgent {
         Ok(self.telemetry.seen(vm).unwrap_or_default())
     }
 
+    async fn base_images(&self, vm: VmId) -> Result<BTreeMap<String, String>, NodeError> {
+        self.base_of(vm).await
+    }
+
+    async fn recent(&self) -> Result<Vec<RecentObserved>, NodeError> {
+        Ok(self.recent_of_all())
+    }
+
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
         self.history_of(vm, tier)
     }
@@ -741,40 +756,7 @@ impl Node for HostAgent {
     }
 
     async fn services(&self, vm: VmId) -> Result<Vec<ServiceObserved>, NodeError> {
-        self.seat(vm)?;
-        let mut failures = self
-            .bringing_up()
-            .get(&vm)
-            .map(|bring| bring.progress.borrow().failures.clone())
-            .unwrap_or_default();
-        let services = match self.ask_within(vm, Request::Services, LIST_LIMIT).await {
-            Ok(Reply::Services { services }) => services,
-            Ok(_) => return Err(guest_error(GuestError::Confused)),
-            // Why nothing was started is told also where nobody inside answers.
-            Err(error) if failures.is_empty() => return Err(error),
-            Err(_) => Vec::new(),
-        };
-        let observed = services.into_iter().filter_map(|status| {
-            Some(ServiceObserved {
-                // A guest that makes up names gets nothing shown.
-                name: status.name.parse().ok()?,
-                state: format!("{:?}", status.state).to_lowercase(),
-                serving: status.state.is_serving(),
-                notes: status.notes,
-                log: status.log,
-            })
-        });
-        let mut observed: Vec<ServiceObserved> = observed.collect();
-        // The agent has its own word on those that it knows.
-        failures.retain(|name, _| observed.iter().all(|service| service.name != *name));
-        observed.extend(failures.into_iter().map(|(name, why)| ServiceObserved {
-            name,
-            state: "failed".into(),
-            serving: false,
-            notes: vec![format!("not started: {why}")],
-            log: String::new(),
-        }));
-        Ok(observed)
+        self.services_of(vm).await
     }
 
     async fn console_output(&self, vm: VmId, from: u64) -> Result<ConsoleObserved, NodeError> {

@@ -10,16 +10,18 @@ use crate::clock::now;
 use crate::error::driver_error;
 use crate::node::HostAgent;
 use history::{History, HistoryError};
-use proteus_brain::telemetry::{Closed, Merger, Series};
+use proteus_brain::telemetry::{Applications, Closed, Merger, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
-use proteus_model::telemetry::{GuestSample, Metric, Reading};
+use proteus_model::telemetry::{Bucket, GuestSample, Metric, Reading};
 use proteus_model::unit::{Bytes, Permille, UnixMillis};
 use proteus_model::vm::VmCounters;
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
-use proteus_protocol::node::v1::{HistoryObserved, Measurement, NodeError, NodeErrorCode, UsageObserved};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use proteus_protocol::node::v1::{
+    HistoryObserved, Measurement, NodeError, NodeErrorCode, RecentObserved, UsageObserved,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +34,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_EVERY: u64 = 10;
 /// So long what was asked stands for now, ms: until it is asked again, and some.
 const TOLD_MS: u64 = 15_000;
+/// So long after its last word a guest counts as heard, ms.
+const HEARD_MS: u64 = 45_000;
+/// Short buckets that are at hand: a minute.
+const RECENT: usize = 6;
 /// Longest wait for a VMM that is asked for its disks' counters: tens of milliseconds are usual. Nobody else has the VM in
 /// hand meanwhile.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
@@ -49,6 +55,11 @@ struct Watched {
     /// What was asked last, and when.
     told: Option<(u64, Reading)>,
     last: Option<(UnixMillis, Reading)>,
+    /// The latest short buckets, the oldest first.
+    recent: VecDeque<Bucket>,
+    applications: Applications,
+    /// When the guest was heard last, and its CPUs then.
+    heard: Option<(u64, Option<u32>)>,
 }
 
 /// All VMs, as they are watched.
@@ -95,10 +106,16 @@ impl Watched {
             asked: Reading::default(),
             told: None,
             last: None,
+            recent: VecDeque::new(),
+            applications: Applications::default(),
+            heard: None,
         }
     }
 
     fn keep(&mut self, seat: &Seat, closed: &[Closed]) {
+        self.recent
+            .extend(closed.iter().filter(|closed| closed.tier == 0).map(|closed| closed.bucket.clone()));
+        self.recent.drain(..self.recent.len().saturating_sub(RECENT));
         let Some(history) = &self.history else { return };
         let kept = closed.iter().try_for_each(|closed| history.put(closed.tier, &closed.bucket));
         match kept {
@@ -146,12 +163,33 @@ impl Watched {
         reading
     }
 
+    /// What the guest says of its programs.
+    fn hear_of_programs(&mut self, at_ms: u64, word: &GuestSample) {
+        self.heard = Some((at_ms, word.cpu.as_ref().map(|cpu| cpu.online)));
+        if let Some(processes) = &word.processes {
+            self.applications.hear(now(), processes);
+        }
+    }
+
+    /// The last minute, as far as it is known.
+    fn recent(&self, seat: &Seat, at_ms: u64) -> RecentObserved {
+        let heard = self.heard.filter(|(at, _)| at_ms.saturating_sub(*at) <= HEARD_MS);
+        RecentObserved {
+            vm: seat.id,
+            vcpus: heard.and_then(|(_, online)| online).unwrap_or(seat.intent.vcpus).max(1),
+            buckets: self.recent.iter().cloned().collect(),
+            applications: heard.map(|_| self.applications.list()),
+        }
+    }
+
     /// It does not run any more.
     fn end(&mut self, seat: &Seat) {
         let closed = self.series.flush();
         self.keep(seat, &closed);
         self.merger.begin_anew();
-        (self.told, self.last) = (None, None);
+        self.applications.begin_anew();
+        (self.told, self.last, self.heard) = (None, None, None);
+        self.recent.clear();
         if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
             tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
         }
@@ -287,7 +325,9 @@ impl HostAgent {
             locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.count(at, &disks));
         }
         if let Some(word) = self.word_of(seat.id).await {
-            locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.hear(at, &word));
+            let mut watched = locked(&watched);
+            watched.hear_of_programs(self.telemetry.steady_ms(), &word);
+            watched.hear(self.telemetry.steady_ms(), |merger, at| merger.hear(at, &word));
         }
     }
 
@@ -298,6 +338,18 @@ impl HostAgent {
             return None;
         }
         GuestSample::try_from(self.glance(vm).await?).ok()
+    }
+
+    /// The last minute of every VM that was looked at and runs.
+    pub(crate) fn recent_of_all(&self) -> Vec<RecentObserved> {
+        let seats: Vec<Seat> = self.seats().all().filter(|seat| !seat.newborn).cloned().collect();
+        let at_ms = self.telemetry.steady_ms();
+        let recent = |seat: &Seat| {
+            let watched = self.telemetry.known(seat.id)?;
+            let watched = locked(&watched);
+            watched.last.map(|_| watched.recent(seat, at_ms))
+        };
+        seats.iter().filter_map(recent).collect()
     }
 
     /// A VM's history of one resolution.

@@ -1,5 +1,15 @@
 //! What a VM is observed to be. Never what it is asked to be: that is a profile.
 
+mod label;
+
+mod traits;
+
+pub use label::{
+    Candidate, ChangeKind, Evidence, Judgement, LABEL_CHARS_MAX, Label, LabelError, Labelled,
+    PersonalityChange, Prototype,
+};
+pub use traits::{TRAITS, Trait, TraitVector};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -1,7 +1,11 @@
 //! What was measured inside a VM at one moment. Counters are totals since boot; rates are the reader's business.
 //! A value that could not be read is `None`, never zero. Must never hold a judgement: that is `personality`.
 
+mod application;
+
 mod metric;
+
+pub use application::{APPLICATIONS_MAX, Application};
 
 pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};
 

@@ -3,6 +3,8 @@
 
 mod agent;
 
+mod label;
+
 use crate::demo::host::Host;
 use crate::service;
 use anyhow::{Context, Result, ensure};
@@ -64,6 +66,9 @@ fn row(what: impl Into<String>, mut samples: Vec<Duration>, baseline: impl Into<
 pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
     let (rounds, images) = match bench {
         Bench::Agent { images, seconds } => return agent::run(cli, images, *seconds).await,
+        Bench::Personality { images, record, steady } => {
+            return label::run(cli, images, record.as_deref(), *steady).await;
+        }
         Bench::Morph { rounds, images } => (rounds, images),
     };
     let mut rows = simulated(*rounds).await?;

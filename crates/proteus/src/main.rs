@@ -70,6 +70,7 @@ async fn run(cli: Cli) -> u8 {
         | Command::Arm(_)
         | Command::Audit(_)
         | Command::Token(_)
+        | Command::Personality(_)
         | Command::Telemetry(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {

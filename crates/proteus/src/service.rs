@@ -140,6 +140,7 @@ impl Service {
         control.resume().await.context("take up what a crash cut short")?;
         control.watch_vms();
         control.keep_history_short();
+        control.watch_personalities();
         Ok((control, node))
     }
 

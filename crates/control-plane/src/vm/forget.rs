@@ -50,9 +50,9 @@ impl Control {
     /// Every record that goes with a VM, of one or of all; the VMs' own records and names are not among them.
     async fn traces(&self, only: Option<VmId>) -> Result<Vec<Trace>, ControlError> {
         let mut all = Vec::new();
-        for kind in ["version/", "snapshot/", "boot/"] {
+        for kind in ["version/", "snapshot/", "boot/", "personality/"] {
             let prefix = match only {
-                // A boot is one record: its key ends with the VM.
+                // Of some there is one record: its key ends with the VM.
                 Some(vm) => format!("{kind}{vm}"),
                 None => kind.to_owned(),
             };
@@ -106,6 +106,7 @@ impl Control {
         }
         self.commit_audited(delete_all(batch, last)?, entry).await?;
         self.seen.forget(record.id);
+        self.personalities.forget(record.id);
         Ok(())
     }
 

@@ -95,9 +95,10 @@ impl Root {
         let selector = DiskSelector::Serial(data.serial.to_owned());
         selector.validate().map_err(|e| Failure::invalid(&e))?;
         let device = Path::new("/dev").join(disk_name(&selector)?);
-        let kind = filesystem(&device)?;
+        let kind = filesystem(&device).unwrap_or("no file system that is known");
         if kind != "ext4" {
-            return Err(Failure::unsupported(format!("data disk {} holds {kind}, not ext4", data.serial)));
+            let why = "and must hold ext4: `mkfs.ext4 FILE` makes one, of a raw file, before the VM starts";
+            return Err(Failure::unsupported(format!("data disk {} holds {kind}, {why}", data.serial)));
         }
         self.ensure_directory(data.dir, User { uid: 0, gid: 0 }, 0o755)?;
         let fd = self

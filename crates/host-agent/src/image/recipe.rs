@@ -109,7 +109,8 @@ impl Recipe {
 }
 
 /// Names of all built-in recipes.
-pub const BUILT_IN: [&str; 5] = ["nginx", "redis", "postgresql", "qemu-guest-agent", "node-exporter"];
+pub const BUILT_IN: [&str; 6] =
+    ["nginx", "redis", "postgresql", "qemu-guest-agent", "node-exporter", "compiler"];
 
 /// A built-in recipe.
 pub fn built_in(name: &str) -> Result<Recipe, ImageError> {
@@ -119,6 +120,7 @@ pub fn built_in(name: &str) -> Result<Recipe, ImageError> {
         "postgresql" => Ok(postgresql()),
         "qemu-guest-agent" => Ok(beside::qemu_guest_agent()),
         "node-exporter" => Ok(beside::node_exporter()),
+        "compiler" => Ok(beside::compiler()),
         _ => Err(ImageError::NoRecipe { given: name.to_owned(), known: BUILT_IN.join(", ") }),
     }
 }

@@ -20,6 +20,9 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for Proteus to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
+/// Size of a disk for data; what is not written takes no space.
+const DATA_DISK_BYTES: u64 = 1 << 30;
+
 /// Longest wait for init to reap a VMM whose parent was killed.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -91,7 +94,26 @@ impl Host {
         host.namespace.context("the guests have no network")
     }
 
-    /// An empty qcow2 disk for a VM.
+    /// A disk for the data of a VM's service.
+    pub(crate) async fn data_disk(&self, vm: &str, service: &str) -> Result<DiskIntent> {
+        let path = self.state.join(format!("{vm}.ext4"));
+        std::fs::File::create(&path)?.set_len(DATA_DISK_BYTES)?;
+        let ended = Command::new("mkfs.ext4").arg("-q").arg(&path).status().await;
+        ensure!(
+            ended.context("run mkfs.ext4 (package e2fsprogs)")?.success(),
+            "no file system at {}",
+            path.display()
+        );
+        Ok(DiskIntent {
+            name: format!("{service}-data").parse()?,
+            path,
+            format: DiskFormat::Raw,
+            read_only: false,
+            overlay: false,
+        })
+    }
+
+    /// An empty qcow2 disk for a VM, of no service.
     pub(crate) async fn empty_disk(&self, vm: &str) -> Result<DiskIntent> {
         let path = self.state.join(format!("{vm}.qcow2"));
         let mut make = Command::new("qemu-img");

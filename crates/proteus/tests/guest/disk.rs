@@ -131,13 +131,17 @@ fn a_service_keeps_its_data_on_the_disk_of_its_name() {
     let server = Server::start();
     let disk = server.dir.path().join("redis.ext4");
     std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let made = std::process::Command::new("mkfs.ext4").arg("-q").arg(&disk).status().unwrap();
-    assert!(made.success());
-    let (images, disk) = (image_dir(), format!("redis-data={}", disk.display()));
+    let (images, file) = (image_dir(), disk.clone());
+    let disk = format!("redis-data={}", disk.display());
     let (guest, image) = (images.join("small"), images.join("redis.erofs"));
     let words = ["vm", "create", "web", "--guest", guest.to_str().unwrap(), "--memory", "256MiB"];
     let more = ["--image", image.to_str().unwrap(), "--disk", &disk];
     server.ask(&words.into_iter().chain(more).collect::<Vec<_>>());
+    // Empty: that is told at once, and with what mends it.
+    let refused = server.cli(&["vm", "start", "web", "--wait"]);
+    assert!(refused.code == 1 && refused.stderr.contains("must hold ext4"), "{}", refused.stderr);
+    server.cli(&["vm", "stop", "web", "--grace", "0s"]).ok();
+    assert!(std::process::Command::new("mkfs.ext4").arg("-q").arg(&file).status().unwrap().success());
     server.cli(&["vm", "start", "web", "--wait"]).ok();
     let redis = |argv: &[&str]| {
         let words = ["vm", "exec", "web", "--service", "redis", "--", "/usr/bin/redis-cli"];

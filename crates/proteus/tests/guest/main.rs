@@ -1,7 +1,7 @@
 //! Real guests behind a real `proteus serve`, by its command line alone: what a VM is made of, and what is left when
 //! it is gone. Must never believe Proteus where the guest or the host can be asked.
 //!
-//! Needs root, QEMU and the folder of `proteus image build small nginx` and `proteus image build debian --cloud-init`
+//! Needs root, QEMU and the folder of `proteus image build small nginx redis` and `proteus image build debian --cloud-init`
 //! (`PROTEUS_TEST_IMAGES`, else `build/images`); so it is `ignored` unless asked for.
 
 #![allow(clippy::unwrap_used, reason = "tests: a failed step is a failed test")]

@@ -1,7 +1,15 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+mod label;
+
 mod usage;
+
+pub use label::{
+    ApplicationView, CandidateView, ConfigurationView, EvidenceView, JudgementView, LabelView, LabelledView,
+    PartView, PerformanceView, PersonalityChangeView, PersonalityView, RecordView, TeachRequest, TrafficView,
+    TraitView,
+};
 
 pub use usage::{
     BucketView, HISTORY_STEPS_S, HistoryView, IMPORT_BYTES_MAX, ImportView, SummaryView, UsageView, ValueView,

@@ -7,7 +7,7 @@ use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{Bucket, Metric};
+use proteus_model::telemetry::{Application, Bucket, Metric};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
@@ -139,6 +139,19 @@ pub struct UsageObserved {
     pub faults: BTreeMap<String, u64>,
     /// How far the guest's count of its CPU time is from the host's, as a share of that; `None`: never compared.
     pub disagreement: Option<f32>,
+}
+
+/// The last minute of a VM that runs, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecentObserved {
+    /// Which.
+    pub vm: VmId,
+    /// Its vCPUs: those online by the guest's word, else those that it was built with.
+    pub vcpus: u32,
+    /// Stretches of ten seconds, the oldest first.
+    pub buckets: Vec<Bucket>,
+    /// What the guest says of its programs; `None`: it has no agent, or was not heard lately.
+    pub applications: Option<Vec<Application>>,
 }
 
 /// A VM's history of one resolution.
@@ -349,6 +362,13 @@ pub trait Node: Send + Sync {
 
     /// How it was when it was last looked at. Asks nothing of it.
     async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError>;
+
+    /// SHA-256, in hex, of what a VM was booted of and does not write, by role: `kernel`, `initramfs`, `disk NAME`,
+    /// `image NAME`.
+    async fn base_images(&self, vm: VmId) -> Result<BTreeMap<String, String>, NodeError>;
+
+    /// The last minute of every VM that runs and was looked at. Asks nothing of them.
+    async fn recent(&self) -> Result<Vec<RecentObserved>, NodeError>;
 
     /// Its history, of the resolution in this place of [`proteus_model::telemetry::Tier::ALL`].
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError>;

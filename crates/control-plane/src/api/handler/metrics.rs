@@ -6,6 +6,7 @@ use crate::look::Glance;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use proteus_model::personality::Label;
 use proteus_model::vm::PowerState;
 use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
 use std::collections::BTreeMap;
@@ -57,11 +58,14 @@ const DISAGREEMENT: Family = (
     "gauge",
     "How far the guest's count of its CPU time is from the host's.",
 );
+const LABEL: Family = ("proteus_vm_label", "gauge", "1 for the label that the VM bears, as `database`.");
+const CHANGES: Family =
+    ("proteus_vm_personality_changes_total", "counter", "Shifts and anomalies of the VM that were told.");
 const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
 const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
 
 /// All of them, in the order in which they are shown.
-const FAMILIES: [Family; 18] = [
+const FAMILIES: [Family; 20] = [
     RUNNING,
     ANSWERING,
     RESIDENT,
@@ -78,6 +82,8 @@ const FAMILIES: [Family; 18] = [
     STALLED,
     FAULTS,
     DISAGREEMENT,
+    LABEL,
+    CHANGES,
     MORPHS,
     STUCK,
 ];
@@ -160,6 +166,15 @@ impl Page {
         }
         self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
     }
+
+    fn judged(&mut self, vm: &str, label: Option<&str>, told: [u64; 2]) {
+        if let Some(label) = label {
+            self.put(LABEL, &[("vm", vm), ("label", label)], Some(1.0));
+        }
+        for (kind, times) in ["shift", "anomaly"].into_iter().zip(told) {
+            self.count(CHANGES, &[("vm", vm), ("kind", kind)], Some(times), 1.0);
+        }
+    }
 }
 
 pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
@@ -175,6 +190,9 @@ pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoR
         // A VM without a place was never watched.
         if let Ok(seen) = control.node().usage(record.id).await {
             page.watched(&vm, &seen);
+        }
+        if let Some((label, told)) = control.personalities.shown(record.id) {
+            page.judged(&vm, label.as_ref().map(Label::as_str), told);
         }
     }
     let mut outcomes = BTreeMap::<&str, u64>::new();

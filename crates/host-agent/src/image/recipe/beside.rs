@@ -1,9 +1,9 @@
-//! Other agents as images, for `proteus bench agent` to put ours beside. Not for use: who can reach the guest can ask
-//! them anything.
+//! Images for `proteus bench` alone: other agents to put ours beside, and a compiler to give a VM work. Not for use: who
+//! can reach the guest can ask them anything.
 
 use super::{MANIFEST_VERSION, ROOT, Recipe, any_address, texts};
 use proteus_protocol::guest::v1::ServiceManifest;
-use proteus_protocol::guest::v1::service::{Probe, ReadyCheck, Signal, SocketOwnership};
+use proteus_protocol::guest::v1::service::{PrepareStep, Probe, ReadyCheck, Signal, SocketOwnership};
 use std::collections::BTreeMap;
 
 fn recipe(name: &str, packages: &[&str], argv: &[&str], port: u16) -> Recipe {
@@ -46,4 +46,16 @@ pub(super) fn qemu_guest_agent() -> Recipe {
 pub(super) fn node_exporter() -> Recipe {
     let argv = ["/usr/bin/prometheus-node-exporter", "--web.listen-address=:9100"];
     recipe("node-exporter", &["prometheus-node-exporter"], &argv, 9100)
+}
+
+/// A C compiler and compressors. What is done with them is run inside, with `proteus vm exec --service compiler`; the
+/// service itself only waits. Its folder `/data` is on its data disk where it has one.
+pub(super) fn compiler() -> Recipe {
+    let packages = ["gcc", "libc6-dev", "socat", "dash", "xz-utils", "bzip2", "gzip", "coreutils"];
+    let argv = ["/usr/bin/socat", "TCP-LISTEN:9102,fork,reuseaddr", "OPEN:/dev/null"];
+    let mut recipe = recipe("compiler", &packages, &argv, 9102);
+    recipe.service.data_dir = Some("/data".to_owned());
+    recipe.service.prepare =
+        vec![PrepareStep::Directory { path: "/data".to_owned(), user: ROOT, mode: 0o755 }];
+    recipe
 }

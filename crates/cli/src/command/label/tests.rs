@@ -1,0 +1,136 @@
+//! What a personality looks like, known and hardly known.
+
+use super::*;
+use expect_test::expect;
+use serde_json::{from_value, json};
+
+const NOW: u64 = 1_790_000_600_000;
+
+fn unknown(source: &str, why: &str) -> serde_json::Value {
+    json!({"source": source, "at": null, "coverage": 0.0, "value": null, "missing": [why]})
+}
+
+fn record() -> serde_json::Value {
+    json!({
+        "VMID": "vm-1", "BaseImageID": unknown("host", "kernel: it is gone"),
+        "ConfigurationHistory": {"source": "records", "at": NOW - 7_300_000, "coverage": 1.0, "missing": [],
+            "value": [{"at": NOW - 7_300_000, "version": 0, "profile": null, "morph": null, "changed": []}]},
+        "ApplicationUsageStats": {"source": "guest", "at": NOW - 4000, "coverage": 1.0, "missing": [],
+            "value": [{"name": "nginx", "cpu_share": 0.9, "cpu_ms": 61_000, "starts": 1, "processes": 2,
+                "resident_max": 9 << 20, "first_at": NOW - 600_000, "last_at": NOW - 4000}]},
+        "DataFootprintAnalysis": unknown("guest", "files are not looked at: not supported here"),
+        "NetworkTrafficProfile": {"source": "host", "at": NOW - 200_000, "coverage": 0.5, "missing": [],
+            "value": {"received": 10.0, "sent": 90.0, "sent_share": 0.9, "packet_in": 90.5, "packet_out": 1100.0,
+                "burstiness": null, "by_hour": vec![Some(1.0f32); 24]}},
+        "UserBehaviorModel": unknown("guest", "off"),
+        "PerformanceMetrics": {"source": "host", "at": NOW - 200_000, "coverage": 0.5, "missing": [],
+            "value": {"cpu": {"p50": 400.0, "p95": 812.5, "unit": "m"}}},
+        "WeightedTraitVector": {"source": "host", "at": NOW - 4000, "coverage": 0.1, "missing": ["forks: no agent was heard"],
+            "value": [{"name": "cpu_use", "meaning": "share of its vCPUs in use", "value": 0.4, "deviation": -0.5,
+                "weight": 0.75, "of_guest": false}]},
+    })
+}
+
+/// One of which much is known.
+fn known() -> PersonalityView {
+    let judgement = |label: Option<&str>, with_guest: bool| {
+        json!({"label": label, "confidence": 0.8, "with_guest": with_guest,
+            "why_not": label.is_none().then_some("it is nearly as much cache as web frontend"),
+            "candidates": [{"label": "web frontend", "distance": 0.25}, {"label": "cache", "distance": 1.0}],
+            "evidence": [{"trait": "sent_share", "seen": "share of traffic that it sends: 0.90 (typical: 0.91)",
+                "weight": 1.5}, {"trait": null, "seen": "a guest says so", "weight": -0.1}]})
+    };
+    from_value(json!({
+        "vm": "web", "at": NOW - 4000, "label": "web frontend", "judgement": judgement(Some("web frontend"), true),
+        "host_only": judgement(None, false), "departed": false, "inherited_from": "gold",
+        "labels": [{"since": NOW - 7_300_000, "label": null}, {"since": NOW - 900_000, "label": "web frontend"}],
+        "changes": [{"kind": "shift", "began_at": NOW - 950_000, "told_at": NOW - 900_000, "from": null,
+            "to": "web frontend", "evidence": []}],
+        "record": record(),
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_personality_is_told_with_its_reasons_its_age_and_what_is_missing() {
+    let view = known();
+    expect![[r#"
+        web: web frontend (4 s ago)
+        its first label is from its template, gold
+
+        now, by host and guest: web frontend (confidence 80 %)
+          for      share of traffic that it sends: 0.90 (typical: 0.91)
+          against  a guest says so
+          nearest: web frontend 0.25, cache 1.00 (distances; beyond 1 is little alike)
+        now, by the host alone: don't know: it is nearly as much cache as web frontend (confidence 80 %)
+          for      share of traffic that it sends: 0.90 (typical: 0.91)
+          against  a guest says so
+          nearest: web frontend 0.25, cache 1.00 (distances; beyond 1 is little alike)
+
+        labels over time
+          2026-09-21 12:21:40 UTC  don't know
+          2026-09-21 14:08:20 UTC  web frontend
+
+        shifts and anomalies
+          2026-09-21 14:07:30 UTC  shift    don't know → web frontend
+
+        VMID vm-1
+
+        BaseImageID (by host, not seen, 0 % known)
+          missing: kernel: it is gone
+
+        ConfigurationHistory (by records, 2 h ago, 100 % known)
+          WHEN (UTC)           VERSION  PROFILE  CHANGED
+          2026-09-21 12:21:40  0        -
+
+        ApplicationUsageStats (by guest, 4 s ago, 100 % known)
+          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  SINCE (UTC)
+          nginx    90 %  61.0 s    2    1       9 MiB        2026-09-21 14:13:20
+
+        DataFootprintAnalysis (by guest, not seen, 0 % known)
+          missing: files are not looked at: not supported here
+
+        NetworkTrafficProfile (by host, 3 min ago, 50 % known)
+          received 10.0 KiB/s, sent 90.0 KiB/s, share sent 90 %, packets of 90.5 B in and 1100 B out, burstiness -
+          by hour of the day (UTC): ████████████████████████
+
+        UserBehaviorModel (by guest, not seen, 0 % known)
+          missing: off
+
+        PerformanceMetrics (by host, 3 min ago, 50 % known)
+          METRIC  P50  P95  UNIT
+          cpu     400  812  m
+
+        WeightedTraitVector (by host, 4 s ago, 10 % known)
+          TRAIT    VALUE  DEVIATION  WEIGHT  SAID BY  WHAT IT IS
+          cpu_use  0.40   -0.5       0.75    host     share of its vCPUs in use
+          missing: forks: no agent was heard
+    "#]]
+    .assert_eq(&whole(&view, NOW));
+}
+
+#[test]
+fn a_vm_that_is_hardly_known_is_told_so() {
+    let view: PersonalityView = from_value(json!({
+        "vm": "new", "at": null, "label": null, "judgement": null, "host_only": null, "departed": true,
+        "inherited_from": null, "labels": [], "changes": [], "record": record(),
+    }))
+    .unwrap();
+    let text = whole(&view, NOW);
+    assert!(text.starts_with("new: don't know (not judged yet)\nit is away from what it was"), "{text}");
+}
+
+#[test]
+fn labels_are_listed_with_who_taught_them() {
+    let all: Vec<LabelView> = from_value(json!([
+        {"label": "cache", "sources": ["redis, 50 clients", "redis, 4 clients"], "taught": 0},
+        {"label": "mail server", "sources": ["VM mx1"], "taught": 1},
+    ]))
+    .unwrap();
+    expect![[r#"
+        LABEL        SHIPPED  TAUGHT  TAUGHT BY
+        cache        2        0
+        mail server  0        1       VM mx1
+    "#]]
+    .assert_eq(&labels(&all));
+}

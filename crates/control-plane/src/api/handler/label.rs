@@ -1,0 +1,53 @@
+//! Routes of what VMs are observed to be.
+
+use super::{Answer, DryRun, DryRunQuery, Shared, parse};
+use crate::api::access::Caller;
+use crate::api::refusal::Refusal;
+use axum::body::Bytes as Body;
+use axum::extract::{Extension, Path, Query, State};
+use axum::response::Json;
+use proteus_model::personality::Label;
+use proteus_protocol::api::v1::{LabelView, PersonalityView, TeachRequest};
+
+fn label_of(text: &str) -> Result<Label, Refusal> {
+    let hint = "as in `web frontend`; `proteus personality labels` shows those that are known";
+    text.parse()
+        .map_err(|error: proteus_model::personality::LabelError| Refusal::invalid(error.to_string(), hint))
+}
+
+pub(in crate::api) async fn personality(
+    State(control): Shared,
+    Path(vm): Path<String>,
+) -> Answer<PersonalityView> {
+    Ok(Json(control.personality(&vm).await?))
+}
+
+pub(in crate::api) async fn labels(State(control): Shared) -> Answer<Vec<LabelView>> {
+    Ok(Json(control.known_labels().await?))
+}
+
+pub(in crate::api) async fn teach(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
+    body: Body,
+) -> Answer<LabelView> {
+    let TeachRequest { label } = parse(&body)?;
+    let label = label_of(&label)?;
+    let runner = control.clone();
+    let work = async move { control.teach(&vm, label, dry_run, &caller.name).await };
+    Ok(Json(runner.run_to_end(work).await?))
+}
+
+pub(in crate::api) async fn forget_label(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(label): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
+) -> Answer<usize> {
+    let label = label_of(&label)?;
+    let runner = control.clone();
+    let work = async move { control.forget_label(&label, dry_run, &caller.name).await };
+    Ok(Json(runner.run_to_end(work).await?))
+}

@@ -1,0 +1,268 @@
+//! What each VM is observed to be: every ten seconds the last minute of every VM that runs is judged, and what came of
+//! it is kept. Must never ask anything of a VM, nor take a guest's word for more than advice.
+
+mod record;
+
+mod teach;
+
+mod view;
+
+use crate::check;
+use crate::control::{Control, ControlError, ControlEvent, key};
+use crate::record::{Records, Versioned};
+use crate::store::StoreError;
+use crate::vm::VmRecord;
+use proteus_brain::personality::change::ChangeWatch;
+use proteus_brain::personality::label::{LabelWatch, Labels, Programs, shipped};
+use proteus_brain::personality::traits::{TRAIT_BUCKETS, traits};
+use proteus_model::id::VmId;
+use proteus_model::personality::{ChangeKind, Judgement, Label, Labelled, TraitVector};
+use proteus_model::telemetry::{Bucket, Tier};
+use proteus_model::unit::UnixMillis;
+use proteus_protocol::node::v1::RecentObserved;
+use record::PersonalityRecord;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often VMs are judged: as often as a short bucket ends.
+const JUDGE_EVERY: Duration = Duration::from_secs(10);
+/// How often what is known is written where nothing was told.
+const KEEP_EVERY_MS: u64 = 600_000;
+/// Vectors of lately that a label is learned from: two minutes.
+const LATELY: usize = 12;
+
+/// One VM, as it is judged.
+struct Judged {
+    record: PersonalityRecord,
+    label: LabelWatch,
+    change: ChangeWatch,
+    /// Begin of the last bucket that was judged.
+    bucket: Option<UnixMillis>,
+    /// The vectors of lately, the oldest first.
+    lately: VecDeque<TraitVector>,
+    /// The last judgement with all that is known, and by the host alone.
+    judgements: Option<[Judgement; 2]>,
+    kept_at: UnixMillis,
+}
+
+/// All VMs, as they are judged.
+#[derive(Default)]
+pub(crate) struct Personalities {
+    vms: Mutex<HashMap<VmId, Judged>>,
+    /// `None`: not read yet.
+    labels: Mutex<Option<Arc<Labels>>>,
+}
+
+impl Personalities {
+    fn vms(&self) -> MutexGuard<'_, HashMap<VmId, Judged>> {
+        self.vms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn labels(&self) -> MutexGuard<'_, Option<Arc<Labels>>> {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The VM is no more.
+    pub(crate) fn forget(&self, vm: VmId) {
+        self.vms().remove(&vm);
+    }
+
+    /// The label that a VM bears, and how often it changed, of each kind; `None`: it was not judged since Proteus began.
+    pub(crate) fn shown(&self, vm: VmId) -> Option<(Option<Label>, [u64; 2])> {
+        let vms = self.vms();
+        let judged = vms.get(&vm)?;
+        Some((judged.label.borne().cloned(), judged.record.told))
+    }
+}
+
+/// What one look told.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    label: bool,
+    change: Option<ChangeKind>,
+}
+
+impl Judged {
+    fn resume(record: PersonalityRecord, at: UnixMillis) -> Self {
+        Self {
+            label: LabelWatch::resume(record.label().cloned()),
+            change: ChangeWatch::resume(record.usual.clone()),
+            bucket: None,
+            lately: VecDeque::new(),
+            judgements: None,
+            record,
+            kept_at: at,
+        }
+    }
+
+    /// Judges the last minute.
+    fn look(&mut self, at: UnixMillis, recent: &RecentObserved, labels: &Labels) -> Told {
+        let buckets = unbroken(&recent.buckets);
+        let newest = buckets.last().map(|bucket| bucket.begins_at);
+        if newest.is_none() || newest == self.bucket {
+            return Told::default();
+        }
+        self.bucket = newest;
+        if let Some(applications) = &recent.applications {
+            self.record.applications = Some((at, applications.clone()));
+        }
+        let vector = traits(buckets, recent.vcpus);
+        if vector.known().next().is_none() {
+            return Told::default();
+        }
+        let programs: Option<Programs> = recent
+            .applications
+            .as_ref()
+            .map(|all| all.iter().map(|app| (app.name.clone(), app.cpu_share)).collect());
+        let whole = labels.judge(&vector, programs.as_ref());
+        let host = labels.judge(&vector.of_host(), None);
+        self.lately.push_back(vector);
+        self.lately.drain(..self.lately.len().saturating_sub(LATELY));
+        self.record.judged(at, &vector);
+        let mut told = Told::default();
+        if self.label.push(whole.label.as_ref()) {
+            self.record.labelled(Labelled { since: at, label: self.label.borne().cloned() });
+            told.label = true;
+        }
+        self.judgements = Some([whole, host]);
+        if let Some(change) = self.change.push(at, &vector, self.label.borne(), labels) {
+            told.change = Some(change.kind);
+            self.record.changed(change);
+        }
+        told
+    }
+}
+
+/// The buckets at the end that follow each other without a gap, at most a minute.
+fn unbroken(buckets: &[Bucket]) -> &[Bucket] {
+    let step = Tier::ALL[0].step_s * 1000;
+    let follows = |pair: &&[Bucket]| pair[1].begins_at.0 == pair[0].begins_at.0 + step;
+    let pairs = buckets.windows(2).rev().take_while(follows).count();
+    let length = (pairs + 1).min(TRAIT_BUCKETS).min(buckets.len());
+    &buckets[buckets.len() - length..]
+}
+
+/// Names records of personalities and taught prototypes that cannot be read.
+pub(crate) async fn unreadable(records: &Records, found: &mut Vec<String>) -> Result<(), StoreError> {
+    check::unreadable::<PersonalityRecord>(records, "personality/", found).await?;
+    check::unreadable::<teach::Taught>(records, key::PROTOTYPES, found).await
+}
+
+impl Control {
+    /// Judges all VMs now and again until Proteus ends.
+    pub fn watch_personalities(self: &Arc<Self>) {
+        let (control, stopped) = (self.clone(), self.stopped());
+        self.spawn(async move {
+            while tokio::time::timeout(JUDGE_EVERY, stopped.cancelled()).await.is_err() {
+                if let Err(error) = control.judge_all().await {
+                    tracing::warn!(%error, "VMs are not judged for now");
+                }
+            }
+            control.keep_all_personalities().await;
+        });
+    }
+
+    /// One look at the last minute of every VM that runs.
+    async fn judge_all(&self) -> Result<(), ControlError> {
+        let labels = self.labels().await?;
+        for recent in self.node.recent().await? {
+            if !self.personalities.vms().contains_key(&recent.vm) {
+                self.know(recent.vm).await?;
+            }
+            let at = self.now();
+            let (told, due) = {
+                let mut vms = self.personalities.vms();
+                let Some(judged) = vms.get_mut(&recent.vm) else { continue };
+                let told = judged.look(at, &recent, &labels);
+                let due = judged.bucket.is_some() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
+                (told, due)
+            };
+            if told != Told::default() {
+                self.tell_personality(recent.vm, &told).await;
+            }
+            if told != Told::default() || due {
+                self.keep_personality(recent.vm).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on where a VM's record ends; a clone that has none begins with what its template was.
+    async fn know(&self, vm: VmId) -> Result<(), ControlError> {
+        let Some(known) = self.records.get::<VmRecord>(&key::vm(vm)).await? else { return Ok(()) };
+        let record = match self.kept_personality(vm).await? {
+            Some(kept) => kept.value,
+            None => match known.value.cloned_from {
+                Some(template) => {
+                    let of_template = self.kept_personality(template).await?.map(|kept| kept.value);
+                    PersonalityRecord::inherited(self.now(), template, of_template)
+                }
+                None => PersonalityRecord::new(self.now()),
+            },
+        };
+        let judged = Judged::resume(record, self.now());
+        self.personalities.vms().entry(vm).or_insert(judged);
+        Ok(())
+    }
+
+    async fn kept_personality(&self, vm: VmId) -> Result<Option<Versioned<PersonalityRecord>>, ControlError> {
+        Ok(self.records.get(&key::personality(vm)).await?)
+    }
+
+    async fn tell_personality(&self, vm: VmId, told: &Told) {
+        let Ok(record) = self.vm_of(vm).await else { return };
+        let (label, _) = self.personalities.shown(vm).unwrap_or_default();
+        let label = label.map_or_else(|| "don't know".to_owned(), String::from);
+        if let Some(kind) = told.change {
+            tracing::info!(vm = %record.intent.name, %label, "{}", kind.name());
+        }
+        let what = told.change.map_or("label", ChangeKind::name);
+        self.tell(ControlEvent::Personality { at: self.now(), vm: record.intent.name, what, label });
+    }
+
+    /// Writes down what is known of a VM. Where that fails it is tried again with the next look that is due.
+    async fn keep_personality(&self, vm: VmId) {
+        if let Err(error) = self.try_keep_personality(vm).await {
+            tracing::warn!(%vm, %error, "what was learned of a VM is not written down yet");
+        }
+    }
+
+    async fn try_keep_personality(&self, vm: VmId) -> Result<(), ControlError> {
+        let known = {
+            let mut vms = self.personalities.vms();
+            let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
+            judged.kept_at = self.now();
+            judged.record.usual = judged.change.memory();
+            judged.record.clone()
+        };
+        // Only for a VM that is there: one that is deleted meanwhile leaves nothing.
+        let Some(there) = self.records.get::<VmRecord>(&key::vm(vm)).await? else { return Ok(()) };
+        let rev = self.kept_personality(vm).await?.map(|kept| kept.rev);
+        let batch = self.records.batch().only_if(&key::vm(vm), Some(there.rev))?;
+        self.records.commit(batch.put(&key::personality(vm), &known, rev)?).await?;
+        Ok(())
+    }
+
+    async fn keep_all_personalities(&self) {
+        let all: Vec<VmId> = self.personalities.vms().keys().copied().collect();
+        for vm in all {
+            self.keep_personality(vm).await;
+        }
+    }
+
+    /// The labels that VMs are known by: those that ship and those that were taught.
+    async fn labels(&self) -> Result<Arc<Labels>, ControlError> {
+        if let Some(labels) = self.personalities.labels().clone() {
+            return Ok(labels);
+        }
+        let mut all = shipped();
+        all.extend(self.taught().await?.into_iter().map(|(_, taught)| taught.value.prototype));
+        let labels = Arc::new(Labels::new(&all));
+        *self.personalities.labels() = Some(labels.clone());
+        Ok(labels)
+    }
+}
+
+#[cfg(test)]
+mod tests;

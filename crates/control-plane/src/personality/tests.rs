@@ -1,0 +1,112 @@
+//! What one look tells, and which buckets it is made of.
+
+use super::*;
+use proteus_model::personality::{Prototype, Trait};
+use proteus_model::telemetry::{Application, METRICS, Metric, Summary};
+use proteus_model::unit::{Bytes, Millis};
+
+fn bucket(at_s: u64, cpu: f32, packets: f32) -> Bucket {
+    let mut summaries = [None; METRICS];
+    let values = [
+        (Metric::Cpu, cpu),
+        (Metric::Overhead, 5.0),
+        (Metric::PacketsReceived, packets),
+        (Metric::PacketsSent, packets),
+        (Metric::Received, packets / 8.0),
+        (Metric::Sent, packets),
+        (Metric::DiskRead, 0.0),
+        (Metric::DiskWritten, 0.0),
+    ];
+    for (metric, value) in values {
+        let all = Summary { min: value, p50: value, p95: value, max: value, mean: value };
+        summaries[metric as usize] = Some(all);
+    }
+    Bucket { begins_at: UnixMillis(at_s * 1000), readings: 10, summaries }
+}
+
+fn recent(until_s: u64, cpu: f32, packets: f32) -> RecentObserved {
+    let buckets = (0..6).map(|at| bucket(until_s - 60 + at * 10, cpu, packets)).collect();
+    RecentObserved { vm: VmId::from_bits(7), vcpus: 1, buckets, applications: None }
+}
+
+fn labels() -> Labels {
+    let of = |name: &str, cpu: f32, packets: f32| {
+        let traits = traits(&recent(1000, cpu, packets).buckets, 1);
+        Prototype { label: name.parse().unwrap(), source: "a test".into(), traits }
+    };
+    Labels::new(&[of("web frontend", 400.0, 900.0), of("idle", 2.0, 0.1), of("batch analytics", 990.0, 0.2)])
+}
+
+#[test]
+fn a_gap_ends_what_is_looked_at() {
+    let all = [10, 20, 40, 50, 60].map(|at| bucket(at, 1.0, 1.0));
+    assert_eq!(unbroken(&all).len(), 3);
+    assert_eq!(unbroken(&all[..1]).len(), 1);
+    assert!(unbroken(&[]).is_empty());
+    let many: Vec<Bucket> = (0..20).map(|at| bucket(at * 10, 1.0, 1.0)).collect();
+    assert_eq!(unbroken(&many).first().map(|b| b.begins_at.0), Some(140_000));
+}
+
+#[test]
+fn a_label_comes_after_three_looks_and_other_work_is_a_shift() {
+    let labels = labels();
+    let mut judged = Judged::resume(PersonalityRecord::new(UnixMillis(0)), UnixMillis(0));
+    let mut told = Vec::new();
+    for look in 0..60u64 {
+        let until = 1000 + look * 10;
+        let (cpu, packets) = if look < 30 { (400.0, 900.0) } else { (980.0, 0.2) };
+        let at = UnixMillis(until * 1000);
+        let new = judged.look(at, &recent(until, cpu, packets), &labels);
+        // Asked again before there is more to see, it says nothing.
+        assert_eq!(judged.look(at, &recent(until, cpu, packets), &labels), Told::default());
+        if new != Told::default() {
+            told.push((look, new.label, new.change));
+        }
+    }
+    assert_eq!(
+        told,
+        [(2, true, None), (32, true, None), (35, false, Some(ChangeKind::Shift))],
+        "{:?}",
+        judged.judgements
+    );
+    let change = judged.record.changes[0].clone();
+    assert_eq!(change.from.map(String::from).as_deref(), Some("web frontend"));
+    assert_eq!(change.to.map(String::from).as_deref(), Some("batch analytics"));
+    assert_eq!((judged.record.told, judged.record.labels.len(), judged.record.looks), ([1, 0], 2, 60));
+    // After a restart it bears its label at once, and tells nothing anew.
+    let text = serde_json::to_string(&judged.record).unwrap();
+    let mut again = Judged::resume(serde_json::from_str(&text).unwrap(), UnixMillis(0));
+    assert_eq!(again.record, judged.record);
+    assert_eq!(again.look(UnixMillis(2_000_000), &recent(2000, 980.0, 0.2), &labels), Told::default());
+    assert_eq!(again.label.borne().map(Label::as_str), Some("batch analytics"));
+}
+
+#[test]
+fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
+    let mut judged = Judged::resume(PersonalityRecord::new(UnixMillis(0)), UnixMillis(0));
+    let nginx = Application {
+        name: "nginx".into(),
+        cpu_share: 1.0,
+        cpu: Millis(5),
+        starts: 1,
+        processes: 2,
+        resident_max: Bytes::mib(3),
+        first_at: UnixMillis(1),
+        last_at: UnixMillis(2),
+    };
+    for look in 0..3 {
+        let until = 1000 + look * 10;
+        let applications = Some(vec![nginx.clone()]);
+        let seen = RecentObserved { applications, ..recent(until, 400.0, 900.0) };
+        judged.look(UnixMillis(until * 1000), &seen, &labels());
+    }
+    let [whole, host] = judged.judgements.as_ref().unwrap();
+    assert!(whole.with_guest && !host.with_guest && whole.confidence > host.confidence);
+    assert!(judged.record.traits.get(Trait::CpuUse).is_some());
+    let template = VmId::from_bits(9);
+    let clone = PersonalityRecord::inherited(UnixMillis(5), template, Some(judged.record));
+    assert_eq!(clone.label().map(Label::as_str), Some("web frontend"));
+    assert_eq!((clone.inherited_from, clone.applications.is_none(), clone.looks), (Some(template), true, 0));
+    let stranger = PersonalityRecord::inherited(UnixMillis(5), template, None);
+    assert_eq!((stranger.label(), stranger.inherited_from), (None, None));
+}

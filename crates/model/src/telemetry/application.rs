@@ -1,0 +1,28 @@
+//! What the programs of a guest do, by the guest's own word. Must never hold more of them than are shown.
+
+use crate::unit::{Bytes, Millis, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+/// Most programs that are told apart in a VM: those that used least lately are left out.
+pub const APPLICATIONS_MAX: usize = 32;
+
+/// All processes of one name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Application {
+    /// The kernel's name of its processes, 15 bytes at most.
+    pub name: String,
+    /// Its share of all CPU time that was seen used in about the last minute, 0–1.
+    pub cpu_share: f32,
+    /// CPU time that it was seen to use. Processes that lived between two looks are not in it.
+    pub cpu: Millis,
+    /// How many of its processes began while it was watched, and were seen.
+    pub starts: u64,
+    /// Its processes at the last look.
+    pub processes: u32,
+    /// The most memory that its processes had together, as resident pages.
+    pub resident_max: Bytes,
+    /// When it was first seen.
+    pub first_at: UnixMillis,
+    /// When it was last seen.
+    pub last_at: UnixMillis,
+}

@@ -1,0 +1,407 @@
+//! `proteus bench personality`: real guests do real work, and the labels that they get are counted. Prototypes are
+//! recorded of some work (`--record`), and other work of the same kinds is judged, so that nothing is judged that was
+//! learned. Must never count a look whose minute has more than one work in it, but to tell how long a label took.
+
+mod case;
+
+use super::BOOT_LIMIT;
+use crate::demo::host::Host;
+use anyhow::{Context, Result, ensure};
+use case::{Case, GUESTS, Guest, Work, ready};
+use proteus_brain::personality::traits::{median, traits};
+use proteus_cli::argument::{Cli, OutputForm};
+use proteus_cli::output::table;
+use proteus_cli::terminal;
+use proteus_cli::wait::wait_serving;
+use proteus_model::personality::{Prototype, TraitVector};
+use proteus_model::telemetry::{Bucket, METRICS, Metric, Summary};
+use proteus_model::unit::{Millis, UnixMillis};
+use proteus_protocol::api::v1::{
+    BucketView, ExecRequest, ExecView, HistoryView, JudgementView, PersonalityView, StopRequest, StopView,
+    VmView,
+};
+use proteus_protocol::guest::v1::Blob;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+/// Stretches of ten seconds that are left out at the begin of a work: what began it is in the first.
+const LEFT_OUT: u64 = 1;
+/// Stretches of one prototype: three vectors of a minute.
+const RECORDED: usize = 8;
+/// How long each work is judged.
+const JUDGED: Duration = Duration::from_secs(150);
+/// From when on a look's minute has nothing else in it.
+const SETTLED: Duration = Duration::from_secs(80);
+/// Longest time of each work that a VM changes to, and how often its personality is asked for.
+const CHANGED: Duration = Duration::from_secs(240);
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// Longest run inside a guest that is asked for at once.
+const INSIDE: Millis = Millis(600_000);
+/// What a look says that says nothing.
+const UNKNOWN: &str = "don't know";
+
+/// Work that is under way.
+enum Busy {
+    Nothing,
+    Client(Child),
+    Inside(JoinHandle<()>),
+}
+
+impl Busy {
+    async fn end(self, host: &Host, vm: &str) -> Result<()> {
+        match self {
+            Self::Nothing => {}
+            Self::Client(mut child) => child.kill().await.context("end the client")?,
+            Self::Inside(task) => {
+                task.abort();
+                // The loop sees it before its next round.
+                inside(host, vm, "touch /data/stop; while [ -e /data/busy ]; do sleep 1; done").await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn exec(host: &Host, vm: &str, script: &str) -> Result<ExecView> {
+    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    let service = Some("compiler".to_owned());
+    let request = ExecRequest { argv, service, stdin: Blob::default(), timeout_ms: INSIDE };
+    Ok(host.client.post(&format!("/vms/{vm}/exec"), &request).await?)
+}
+
+async fn inside(host: &Host, vm: &str, script: &str) -> Result<()> {
+    let ended = exec(host, vm, script).await?;
+    ensure!(ended.exit_code == Some(0), "in {vm}: {script}: {}", ended.stderr);
+    Ok(())
+}
+
+async fn begin(host: &Host, vm: &str, address: Ipv4Addr, case: &Case) -> Result<Busy> {
+    if let Some(script) = ready(case.label) {
+        inside(host, vm, script).await?;
+    }
+    match case.work {
+        Work::Idle => Ok(Busy::Nothing),
+        Work::Client(words) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &host.namespace().await?]);
+            command.args(words.iter().map(|word| word.replace("{}", &address.to_string())));
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            Ok(Busy::Client(command.spawn().with_context(|| format!("run {}", words[0]))?))
+        }
+        Work::Inside(script) => {
+            let script = format!(
+                "rm -f /data/stop; touch /data/busy; while [ ! -e /data/stop ]; do {script}; done; rm -f /data/busy"
+            );
+            let (client, path) = (host.client.clone(), format!("/vms/{vm}/exec"));
+            let argv = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+            let service = Some("compiler".to_owned());
+            let request = ExecRequest { argv, service, stdin: Blob::default(), timeout_ms: INSIDE };
+            // Told apart by what the VM does, not by what this answers.
+            Ok(Busy::Inside(tokio::spawn(async move {
+                let _ = client.post::<ExecView>(&path, &request).await;
+            })))
+        }
+    }
+}
+
+/// Boots a guest that serves; its address.
+async fn boot(host: &Host, vm: &str, services: &[&str], disk: bool, images: &Path) -> Result<Ipv4Addr> {
+    let disks = match disk {
+        true => vec![host.data_disk(vm, services[0]).await?],
+        false => Vec::new(),
+    };
+    let started = host.create_vm_with(vm, services, images, disks).await?;
+    let view: VmView = wait_serving(&host.client, started, BOOT_LIMIT).await?;
+    let address = view.address.context("the guest has no address")?;
+    if services.contains(&"postgresql") {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &host.namespace().await?, "pgbench", "-i", "-q", "-s", "2"]);
+        let made = command.args(["-h", &address.to_string(), "-U", "bench", "bench"]).output().await?;
+        ensure!(made.status.success(), "pgbench: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(address)
+}
+
+async fn stop(host: &Host, vm: &str) -> Result<()> {
+    let _: StopView =
+        host.client.post(&format!("/vms/{vm}/stop"), &StopRequest { grace_ms: Millis(15_000) }).await?;
+    Ok(())
+}
+
+fn now() -> UnixMillis {
+    (crate::service::clock())()
+}
+
+fn bucket(view: &BucketView) -> Bucket {
+    let mut summaries = [None; METRICS];
+    for metric in Metric::ALL {
+        summaries[metric as usize] = view.values.get(metric.name()).map(|s| Summary {
+            min: s.min,
+            p50: s.p50,
+            p95: s.p95,
+            max: s.max,
+            mean: s.mean,
+        });
+    }
+    Bucket { begins_at: view.begins_at, readings: view.readings, summaries }
+}
+
+/// The median of the vectors of the work that began at `began`, once there are enough.
+async fn recorded(host: &Host, vm: &str, began: UnixMillis) -> Result<TraitVector> {
+    let from = UnixMillis((began.0 / 10_000 + 1 + LEFT_OUT) * 10_000);
+    loop {
+        let path = format!("/vms/{vm}/history?step_s=10&since={}", from.0);
+        let view: HistoryView = host.client.get(&path).await?;
+        if view.buckets.len() >= RECORDED {
+            let buckets: Vec<Bucket> = view.buckets.iter().map(bucket).collect();
+            let vectors: Vec<TraitVector> = buckets.windows(6).map(|minute| traits(minute, 1)).collect();
+            return Ok(median(&vectors));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// Three digits after the point: more would be noise.
+fn rounded(vector: &TraitVector) -> TraitVector {
+    vector.known().map(|(this, value)| (this, (value * 1000.0).round() / 1000.0)).collect::<Vec<_>>().into()
+}
+
+async fn record(host: &Host, vm: &str, guest: &Guest, images: &Path) -> Result<Vec<Prototype>> {
+    let address = boot(host, vm, &[guest.service], guest.disk, images).await?;
+    let mut all = Vec::new();
+    for case in guest.cases.iter().filter(|case| case.recorded) {
+        let busy = begin(host, vm, address, case).await?;
+        let vector = recorded(host, vm, now()).await?;
+        busy.end(host, vm).await?;
+        terminal::say_aside(format_args!("recorded {}: {}", case.label, case.name));
+        all.push(Prototype {
+            label: case.label.parse()?,
+            source: case.name.to_owned(),
+            traits: rounded(&vector),
+        });
+    }
+    stop(host, vm).await?;
+    Ok(all)
+}
+
+/// How a stretch of work was judged.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Outcome {
+    vm: String,
+    truth: &'static str,
+    name: &'static str,
+    /// Looks by label, all that is known and the host alone.
+    looks: [BTreeMap<String, usize>; 2],
+    /// Seconds until a look said the right label and every later one did too; `None`: the last did not.
+    right_after: [Option<u64>; 2],
+    /// Shifts and anomalies that were told.
+    told: Vec<String>,
+}
+
+fn said(judgement: Option<&JudgementView>) -> String {
+    judgement.and_then(|view| view.label.clone()).unwrap_or_else(|| UNKNOWN.to_owned())
+}
+
+/// Watches a VM at one work for so long.
+async fn watch(host: &Host, vm: &str, case: &Case, time: Duration) -> Result<Outcome> {
+    let (start, began) = (Instant::now(), now());
+    let mut outcome = Outcome { vm: vm.to_owned(), truth: case.label, name: case.name, ..Outcome::default() };
+    let mut seen = None;
+    while start.elapsed() < time {
+        let view: PersonalityView = host.client.get(&format!("/vms/{vm}/personality")).await?;
+        let after = start.elapsed();
+        // A look of before this work began says nothing of it.
+        if view.at.is_some_and(|at| at > began) && view.at != seen {
+            seen = view.at;
+            for (which, judgement) in
+                [view.judgement.as_ref(), view.host_only.as_ref()].into_iter().enumerate()
+            {
+                let label = said(judgement);
+                let is_right = label == case.label;
+                let first = outcome.right_after[which].unwrap_or(after.as_secs());
+                outcome.right_after[which] = is_right.then_some(first);
+                if after >= SETTLED {
+                    *outcome.looks[which].entry(label).or_default() += 1;
+                }
+            }
+        }
+        let new = view.changes.iter().filter(|change| change.told_at >= began);
+        outcome.told = new
+            .map(|change| {
+                let word = |label: &Option<String>| label.clone().unwrap_or_else(|| UNKNOWN.to_owned());
+                let seconds = (change.told_at.0 - began.0) / 1000;
+                format!("{} {} → {} after {seconds} s", change.kind, word(&change.from), word(&change.to))
+            })
+            .collect();
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    Ok(outcome)
+}
+
+async fn judge(host: &Host, vm: &str, guest: &Guest, images: &Path) -> Result<Vec<Outcome>> {
+    let address = boot(host, vm, &[guest.service], guest.disk, images).await?;
+    let mut all = Vec::new();
+    for case in guest.cases.iter().filter(|case| !case.recorded) {
+        let busy = begin(host, vm, address, case).await?;
+        let outcome = watch(host, vm, case, JUDGED).await?;
+        busy.end(host, vm).await?;
+        terminal::say_aside(format_args!(
+            "{}: {} was {}",
+            case.name,
+            case.label,
+            in_words(&outcome.looks[0])
+        ));
+        all.push(outcome);
+    }
+    stop(host, vm).await?;
+    Ok(all)
+}
+
+fn in_words(looks: &BTreeMap<String, usize>) -> String {
+    let words: Vec<String> = looks.iter().map(|(label, count)| format!("{label} {count} ×")).collect();
+    if words.is_empty() { "not looked at".to_owned() } else { words.join(", ") }
+}
+
+/// One VM that serves pages, becomes a cache, and serves pages again; then, where asked for, goes on.
+async fn change(host: &Host, vm: &str, images: &Path, steady: u32) -> Result<Vec<Outcome>> {
+    let address = boot(host, vm, &["nginx", "redis"], false, images).await?;
+    let find = |label: &str| {
+        let judged = GUESTS.iter().flat_map(|guest| guest.cases).filter(|case| !case.recorded);
+        judged.copied().find(|case| case.label == label && case.work != Work::Idle)
+    };
+    let (web, cache) = (find("web frontend").context("no work")?, find("cache").context("no work")?);
+    let mut all = Vec::new();
+    for case in [web, cache, web] {
+        let busy = begin(host, vm, address, &case).await?;
+        let mut time = CHANGED;
+        if all.len() == 2 {
+            time += Duration::from_secs(u64::from(steady) * 60);
+        }
+        let outcome = watch(host, vm, &case, time).await?;
+        busy.end(host, vm).await?;
+        terminal::say_aside(format_args!("{vm}: {}: {}", case.name, outcome.told.join("; ")));
+        all.push(outcome);
+    }
+    stop(host, vm).await?;
+    Ok(all)
+}
+
+/// The confusion table of one of the two ways to judge.
+fn confusion(outcomes: &[Outcome], which: usize) -> String {
+    let mut labels: Vec<&str> = outcomes.iter().map(|outcome| outcome.truth).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let columns: Vec<&str> = labels.iter().copied().chain([UNKNOWN]).collect();
+    let row = |truth: &&str| {
+        let count = |label: &&str| {
+            let own = outcomes.iter().filter(|outcome| outcome.truth == *truth);
+            own.filter_map(|outcome| outcome.looks[which].get(*label)).sum::<usize>().to_string()
+        };
+        std::iter::once((*truth).to_owned()).chain(columns.iter().map(count)).collect::<Vec<_>>()
+    };
+    let heading: Vec<&str> = std::iter::once("WAS \\ SAID").chain(columns.iter().copied()).collect();
+    table(&heading, &labels.iter().map(row).collect::<Vec<_>>())
+}
+
+fn print(form: OutputForm, judged: &[Outcome], changed: &[Outcome]) {
+    let ways = ["host and guest", "host alone"];
+    if form == OutputForm::Json {
+        for (part, outcomes) in [("labels", judged), ("changes", changed)] {
+            for o in outcomes {
+                terminal::say(format_args!(
+                    "{}",
+                    json!({"bench": part, "vm": o.vm, "label": o.truth, "work": o.name,
+                        "looks": {"host and guest": o.looks[0], "host alone": o.looks[1]},
+                        "right_after_s": {"host and guest": o.right_after[0], "host alone": o.right_after[1]},
+                        "told": o.told})
+                ));
+            }
+        }
+        return;
+    }
+    for (which, way) in ways.into_iter().enumerate() {
+        terminal::say(format_args!("looks at settled work, by {way}"));
+        terminal::write(&(confusion(judged, which) + "\n"));
+    }
+    let after = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |s| format!("{s} s"));
+    let row = |o: &Outcome| {
+        let told = if o.told.is_empty() { "-".to_owned() } else { o.told.join("; ") };
+        vec![o.name.to_owned(), o.truth.to_owned(), after(o.right_after[0]), after(o.right_after[1]), told]
+    };
+    let rows: Vec<_> = judged.iter().chain(changed).map(row).collect();
+    terminal::write(&table(&["WORK", "IS", "RIGHT AFTER", "BY THE HOST", "TOLD"], &rows));
+}
+
+/// Runs it.
+pub(super) async fn run(cli: &Cli, images: &Path, out: Option<&Path>, steady: u32) -> Result<u8> {
+    let images = std::fs::canonicalize(images).with_context(|| format!("find {}", images.display()))?;
+    for name in ["nginx", "redis", "postgresql", "compiler"] {
+        ensure!(
+            images.join(format!("{name}.json")).is_file(),
+            "there is no image of {name}: `proteus image build small nginx redis postgresql compiler --out {}` makes them",
+            images.display()
+        );
+    }
+    let vms: Vec<String> = (0..GUESTS.len()).map(|at| format!("work-{at}")).collect();
+    let mut host = Host::start().await?;
+    let done = if let Some(out) = out {
+        record_all(&host, &vms, &images, out).await
+    } else {
+        judge_all(&host, &vms, &images, steady)
+            .await
+            .map(|(judged, changed)| print(cli.output, &judged, &changed))
+    };
+    let all: Vec<&str> = vms.iter().map(String::as_str).chain(out.is_none().then_some("changes")).collect();
+    for left in host.end(&all).await {
+        terminal::say_aside(format_args!("left behind: {left}"));
+    }
+    done.map(|()| 0)
+}
+
+/// All guests, two at a time; what came of each, in one list.
+async fn two_at_a_time<'a, T, F>(
+    vms: &'a [String],
+    work: impl Fn(&'a str, &'static Guest) -> F,
+) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<Vec<T>>>,
+{
+    let queue = Mutex::new(vms.iter().zip(&GUESTS));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || async {
+        let mut all = Vec::new();
+        while let Some((vm, guest)) = next() {
+            all.extend(work(vm, guest).await?);
+        }
+        Ok::<_, anyhow::Error>(all)
+    };
+    let (mut one, other) = tokio::try_join!(worker(), worker())?;
+    one.extend(other);
+    Ok(one)
+}
+
+async fn record_all(host: &Host, vms: &[String], images: &Path, out: &Path) -> Result<()> {
+    let all = two_at_a_time(vms, |vm, guest| record(host, vm, guest, images)).await?;
+    let mut lines: Vec<String> = all.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    lines.sort();
+    // One to a line, so that a difference shows which.
+    std::fs::write(out, format!("[\n  {}\n]\n", lines.join(",\n  ")))
+        .with_context(|| format!("write {}", out.display()))
+}
+
+async fn judge_all(
+    host: &Host,
+    vms: &[String],
+    images: &Path,
+    steady: u32,
+) -> Result<(Vec<Outcome>, Vec<Outcome>)> {
+    let judged = two_at_a_time(vms, |vm, guest| judge(host, vm, guest, images)).await?;
+    Ok((judged, change(host, "changes", images, steady).await?))
+}

@@ -1,0 +1,318 @@
+//! What a VM is observed to be, as it is shown. What is not known is not there, and each part says why.
+
+use proteus_model::personality::{Candidate, Evidence, Judgement, Labelled, PersonalityChange};
+use proteus_model::telemetry::Application;
+use proteus_model::unit::UnixMillis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How near a VM is to a label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CandidateView {
+    /// Which.
+    pub label: String,
+    /// Distance to its nearest prototype, in robust deviations: 0 is the same, beyond 1 is little alike.
+    pub distance: f32,
+}
+
+/// What speaks for a label, or against it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EvidenceView {
+    /// The trait; `None`: programs that the guest names.
+    #[serde(rename = "trait")]
+    pub of: Option<String>,
+    /// What was seen, in words.
+    pub seen: String,
+    /// How much it speaks for it, or against it where negative.
+    pub weight: f32,
+}
+
+impl From<Evidence> for EvidenceView {
+    fn from(evidence: Evidence) -> Self {
+        let Evidence { of, seen, weight } = evidence;
+        Self { of: of.map(|this| this.name().to_owned()), seen, weight }
+    }
+}
+
+/// What the last look says that a VM is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JudgementView {
+    /// Its label; `None`: don't know.
+    pub label: Option<String>,
+    /// How sure, 0–1: the part of the nearest label in the two nearest; 0.5 is torn between them.
+    pub confidence: f32,
+    /// All labels, the nearest first.
+    pub candidates: Vec<CandidateView>,
+    /// What speaks for the nearest and against it, the strongest first.
+    pub evidence: Vec<EvidenceView>,
+    /// Why it is not known, where it is not.
+    pub why_not: Option<String>,
+    /// Whether the guest's word had a part in it.
+    pub with_guest: bool,
+}
+
+impl From<Judgement> for JudgementView {
+    fn from(judgement: Judgement) -> Self {
+        let candidate =
+            |c: Candidate| CandidateView { label: c.label.as_str().to_owned(), distance: c.distance };
+        Self {
+            label: judgement.label.map(String::from),
+            confidence: judgement.confidence,
+            candidates: judgement.candidates.into_iter().map(candidate).collect(),
+            evidence: judgement.evidence.into_iter().map(EvidenceView::from).collect(),
+            why_not: judgement.why_not,
+            with_guest: judgement.with_guest,
+        }
+    }
+}
+
+/// Since when a VM bears a label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LabelledView {
+    /// Since, in milliseconds since 1970.
+    #[schemars(with = "u64")]
+    pub since: UnixMillis,
+    /// Its label; `None`: not known.
+    pub label: Option<String>,
+}
+
+impl From<Labelled> for LabelledView {
+    fn from(labelled: Labelled) -> Self {
+        Self { since: labelled.since, label: labelled.label.map(String::from) }
+    }
+}
+
+/// That a VM changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PersonalityChangeView {
+    /// `shift`: it became something else, and stays it. `anomaly`: it does what it did not, and became nothing else.
+    pub kind: String,
+    /// When it began, in milliseconds since 1970.
+    #[schemars(with = "u64")]
+    pub began_at: UnixMillis,
+    /// When it was told.
+    #[schemars(with = "u64")]
+    pub told_at: UnixMillis,
+    /// What it was before; `None`: that was not known.
+    pub from: Option<String>,
+    /// What it is since.
+    pub to: Option<String>,
+    /// What moved, the most first.
+    pub evidence: Vec<EvidenceView>,
+}
+
+impl From<PersonalityChange> for PersonalityChangeView {
+    fn from(change: PersonalityChange) -> Self {
+        Self {
+            kind: change.kind.name().to_owned(),
+            began_at: change.began_at,
+            told_at: change.told_at,
+            from: change.from.map(String::from),
+            to: change.to.map(String::from),
+            evidence: change.evidence.into_iter().map(EvidenceView::from).collect(),
+        }
+    }
+}
+
+/// A part of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartView<T> {
+    /// Who says so: `host`, `guest`, `host and guest`, `records`.
+    pub source: String,
+    /// When it was seen last, in milliseconds since 1970; `None`: not yet.
+    #[schemars(with = "Option<u64>")]
+    pub at: Option<UnixMillis>,
+    /// How much of it is known, 0–1: of the time that it tells of, or of its values.
+    pub coverage: f32,
+    /// What is known; `None`: nothing.
+    pub value: Option<T>,
+    /// What is not, and why.
+    pub missing: Vec<String>,
+}
+
+impl<T> PartView<T> {
+    /// One of which nothing is known.
+    pub fn unknown(source: &str, why: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            at: None,
+            coverage: 0.0,
+            value: None,
+            missing: vec![why.to_owned()],
+        }
+    }
+}
+
+/// A change of how a VM is built or set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigurationView {
+    /// When, in milliseconds since 1970.
+    #[schemars(with = "u64")]
+    pub at: UnixMillis,
+    /// Its version since.
+    pub version: u64,
+    /// Its profile since.
+    pub profile: Option<String>,
+    /// The morph that did it; `None`: the VM was made.
+    pub morph: Option<String>,
+    /// Settings that are other than in the version before.
+    pub changed: Vec<String>,
+}
+
+/// All processes of one name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ApplicationView {
+    /// The kernel's name of its processes.
+    pub name: String,
+    /// Its share of the CPU time that was seen used in about the last minute, 0–1.
+    pub cpu_share: f32,
+    /// CPU time that it was seen to use since it was first seen, ms.
+    pub cpu_ms: u64,
+    /// How many of its processes began since, and were seen.
+    pub starts: u64,
+    /// Its processes now.
+    pub processes: u32,
+    /// The most memory that they had together, bytes.
+    pub resident_max: u64,
+    /// When it was first seen, in milliseconds since 1970.
+    #[schemars(with = "u64")]
+    pub first_at: UnixMillis,
+    /// When it was last seen.
+    #[schemars(with = "u64")]
+    pub last_at: UnixMillis,
+}
+
+impl From<Application> for ApplicationView {
+    fn from(app: Application) -> Self {
+        Self {
+            name: app.name,
+            cpu_share: app.cpu_share,
+            cpu_ms: app.cpu.0,
+            starts: app.starts,
+            processes: app.processes,
+            resident_max: app.resident_max.0,
+            first_at: app.first_at,
+            last_at: app.last_at,
+        }
+    }
+}
+
+/// What a VM sends and receives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficView {
+    /// Mean received over the last hour, KiB/s.
+    pub received: f32,
+    /// Mean sent over the last hour, KiB/s.
+    pub sent: f32,
+    /// Bytes sent as a share of all, 0–1; `None`: there were none.
+    pub sent_share: Option<f32>,
+    /// Mean size of a packet received, bytes.
+    pub packet_in: Option<f32>,
+    /// Mean size of a packet sent, bytes.
+    pub packet_out: Option<f32>,
+    /// Burstiness: the 95th percentile of both directions over their mean.
+    pub burstiness: Option<f32>,
+    /// Mean of both directions by the hour of the day (UTC), KiB/s, over the last sixty days; `None`: that hour was
+    /// never seen.
+    pub by_hour: Vec<Option<f32>>,
+}
+
+/// How a metric was over the last hour.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PerformanceView {
+    /// Median of the minutes' means.
+    pub p50: f32,
+    /// 95th percentile of the minutes' 95th percentiles.
+    pub p95: f32,
+    /// What it is measured in.
+    pub unit: String,
+}
+
+/// One dimension of the trait vector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TraitView {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub meaning: String,
+    /// Its value, in the unit of `meaning`.
+    pub value: f32,
+    /// Distance from the median of all prototypes, in robust deviations, at most 4 either way.
+    pub deviation: f32,
+    /// How much it counts, 0–1.
+    pub weight: f32,
+    /// Whether there is only the guest's word for it.
+    pub of_guest: bool,
+}
+
+/// The parts of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct RecordView {
+    /// Its id.
+    #[serde(rename = "VMID")]
+    pub vm_id: String,
+    /// What it was booted of: SHA-256 by file.
+    #[serde(rename = "BaseImageID")]
+    pub base_image_id: PartView<BTreeMap<String, String>>,
+    /// Every change of how it is built or set, the oldest first.
+    pub configuration_history: PartView<Vec<ConfigurationView>>,
+    /// Its programs.
+    pub application_usage_stats: PartView<Vec<ApplicationView>>,
+    /// Its files.
+    pub data_footprint_analysis: PartView<BTreeMap<String, f32>>,
+    /// What it sends and receives.
+    pub network_traffic_profile: PartView<TrafficView>,
+    /// What its people do, by their consent.
+    pub user_behavior_model: PartView<BTreeMap<String, f32>>,
+    /// How it fares, by metric.
+    pub performance_metrics: PartView<BTreeMap<String, PerformanceView>>,
+    /// The trait vector.
+    pub weighted_trait_vector: PartView<Vec<TraitView>>,
+}
+
+/// What a VM is observed to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PersonalityView {
+    /// Its name.
+    pub vm: String,
+    /// When it was last judged, in milliseconds since 1970; `None`: it is not known yet.
+    #[schemars(with = "Option<u64>")]
+    pub at: Option<UnixMillis>,
+    /// The label that it bears: three looks in a row agreed; `None`: don't know.
+    pub label: Option<String>,
+    /// The last look, with all that is known.
+    pub judgement: Option<JudgementView>,
+    /// The same by what the host alone sees.
+    pub host_only: Option<JudgementView>,
+    /// The labels that it bore, the oldest first.
+    pub labels: Vec<LabelledView>,
+    /// Shifts and anomalies, the oldest first.
+    pub changes: Vec<PersonalityChangeView>,
+    /// Whether it is away from what it was, and not yet told what became of it.
+    pub departed: bool,
+    /// The template that it has its first label from.
+    pub inherited_from: Option<String>,
+    /// All that is known of it.
+    pub record: RecordView,
+}
+
+/// Asks for a label to be learned from a VM as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TeachRequest {
+    /// The label: lower-case letters and digits, in words.
+    pub label: String,
+}
+
+/// A label that VMs are known by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LabelView {
+    /// Its text.
+    pub label: String,
+    /// What it was learned from: VMs that shipped with Proteus, and VMs of here.
+    pub sources: Vec<String>,
+    /// How many of these were taught here.
+    pub taught: usize,
+}
