@@ -758,4 +758,18 @@ pub enum Bench {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
         seconds: u32,
     },
+    /// What the steady look at every VM costs the host, with a real VMM, tap and control group behind each; no guest
+    /// boots, and everything is removed.
+    Telemetry {
+        /// VMs that are looked at.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        vms: u16,
+        /// For how long.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=3600))]
+        seconds: u32,
+        /// Instead of that: takes in readings of so many VMs that there are not, each every ten seconds of so long,
+        /// as fast as it can.
+        #[arg(long, value_name = "VMS", conflicts_with = "vms", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        ingest: Option<u32>,
+    },
 }

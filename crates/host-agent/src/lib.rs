@@ -31,7 +31,7 @@ mod console;
 
 mod base;
 
-mod telemetry;
+pub mod telemetry;
 
 mod bring_up;
 

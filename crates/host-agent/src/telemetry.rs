@@ -6,6 +6,10 @@ mod history;
 
 mod transfer;
 
+mod intake;
+
+pub use intake::Intake;
+
 use crate::clock::now;
 use crate::error::driver_error;
 use crate::node::HostAgent;
@@ -132,10 +136,10 @@ impl Watched {
         }
     }
 
-    fn look(&mut self, seat: &Seat, at_ms: u64, host: &VmCounters) {
+    /// `at` by the wall clock, `at_ms` by the steady one.
+    fn look(&mut self, seat: &Seat, at: UnixMillis, at_ms: u64, host: &VmCounters) {
         let mut reading = self.merger.count(at_ms, host);
         reading.fill(&std::mem::take(&mut self.asked));
-        let at = now();
         self.last = Some((at, reading));
         let closed = self.series.push(at, at_ms, &reading);
         self.keep(seat, &closed);
@@ -291,7 +295,7 @@ impl HostAgent {
             own.map(|seat| (seat.id, seat.clone())).collect()
         };
         for (vm, seat) in &seats {
-            locked(&self.telemetry.watched(seat)).look(seat, self.telemetry.steady_ms(), &books[vm]);
+            locked(&self.telemetry.watched(seat)).look(seat, now(), self.telemetry.steady_ms(), &books[vm]);
         }
         seats
     }

@@ -5,6 +5,8 @@ mod agent;
 
 mod label;
 
+mod telemetry;
+
 use crate::demo::host::Host;
 use crate::service;
 use anyhow::{Context, Result, ensure};
@@ -69,6 +71,10 @@ pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
         Bench::Personality { images, record, steady } => {
             return label::run(cli, images, record.as_deref(), *steady).await;
         }
+        Bench::Telemetry { ingest: Some(vms), seconds, .. } => {
+            return telemetry::ingest(cli, *vms, *seconds).await;
+        }
+        Bench::Telemetry { vms, seconds, ingest: None } => return telemetry::look(cli, *vms, *seconds).await,
         Bench::Morph { rounds, images } => (rounds, images),
     };
     let mut rows = simulated(*rounds).await?;

@@ -224,15 +224,19 @@ impl Host {
         left
     }
 
-    /// Processes, namespaces, control groups and memory files that should be gone.
     fn leftovers(&self, pids: &[u32]) -> Vec<String> {
-        let name = format!("proteus-{}", self.instance);
-        let mut paths = vec![PathBuf::from("/run/netns").join(&name), PathBuf::from("/dev/shm").join(&name)];
-        for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"] {
-            paths.push(Path::new(hierarchy).join(&name));
-        }
-        paths.extend(pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))));
-        paths.retain(|path| path.exists());
-        paths.iter().map(|path| path.display().to_string()).collect()
+        leftovers(&self.instance, pids)
     }
+}
+
+/// Processes, namespaces, control groups and memory files of an instance that should be gone.
+pub(crate) fn leftovers(instance: &str, pids: &[u32]) -> Vec<String> {
+    let name = format!("proteus-{instance}");
+    let mut paths = vec![PathBuf::from("/run/netns").join(&name), PathBuf::from("/dev/shm").join(&name)];
+    for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"] {
+        paths.push(Path::new(hierarchy).join(&name));
+    }
+    paths.extend(pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))));
+    paths.retain(|path| path.exists());
+    paths.iter().map(|path| path.display().to_string()).collect()
 }
