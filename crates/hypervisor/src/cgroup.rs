@@ -7,7 +7,7 @@
 use proteus_model::setting::Weight;
 use proteus_model::unit::MilliCpu;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Length of the period over which a cap is counted. Short: a capped guest then pauses for at most 20 ms at a
@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 const PERIOD_US: u64 = 20_000;
 /// Least CPU that can be granted: the kernel takes no quota under 1 ms, and 1 ms of 20 ms is 50 thousandths.
 pub const CAP_MIN: MilliCpu = MilliCpu(50);
+
+/// Longest file that is read: thousands of threads, or of mounts.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Which hierarchy holds the `cpu` controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +41,13 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    // Without asking first how long it is, which the kernel does not say of such a file: it is read every second.
+    let whole = || -> io::Result<String> {
+        let mut text = String::with_capacity(4096);
+        fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    whole().map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 /// Our own group, made free of processes: a group with processes in it cannot hand controllers to its children.

@@ -8,15 +8,52 @@ use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::{PowerState, VmCounters};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Time that a thread ran, and that it was ready and did not, ns.
-fn schedstat(pid: u32, tid: u32) -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
-    let mut fields = text.split_whitespace();
+/// What the threads of a VMM have had, ns. Each is read once.
+#[derive(Default)]
+struct Threads {
+    /// Time that the vCPUs ran, and that they were ready and did not.
+    vcpus: Option<(u64, u64)>,
+    /// Time that all of them ran.
+    all: Option<u64>,
+}
+
+/// Reads the time that a thread ran, and that it was ready and did not, ns: one line, which one read gives whole.
+fn schedstat(path: &Path) -> Option<(u64, u64)> {
+    // Three numbers of 20 digits at most.
+    let mut line = [0; 128];
+    let length = File::open(path).ok()?.read(&mut line).ok()?;
+    let text = std::str::from_utf8(&line[..length]).ok()?;
+    let mut fields = text.split_ascii_whitespace();
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+impl Threads {
+    /// `None` where one of them could not be read: a sum without it would be a wrong one.
+    fn read(pid: u32, vcpus: &[u32]) -> Self {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Self::default() };
+        let mut read = Self { vcpus: Some((0, 0)), all: Some(0) };
+        let (mut seen, mut found) = (0, 0);
+        for mut path in tasks.flatten().map(|task| task.path()) {
+            let tid: Option<u32> = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            path.push("schedstat");
+            let time = schedstat(&path);
+            seen += 1;
+            read.all = read.all.zip(time).map(|(all, (ran, _))| all + ran);
+            if tid.is_some_and(|tid| vcpus.contains(&tid)) {
+                found += 1;
+                read.vcpus = read.vcpus.zip(time).map(|(all, time)| (all.0 + time.0, all.1 + time.1));
+            }
+        }
+        read.all = read.all.filter(|_| seen > 0);
+        read.vcpus = read.vcpus.filter(|_| found > 0 && found == vcpus.len());
+        read
+    }
 }
 
 /// The books of one VM. `links`: what its tap counted, where that could be read.
@@ -24,18 +61,11 @@ fn books(pid: u32, group: &Group, resident: Option<u64>, links: Option<LinkCount
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut counters =
         VmCounters { at: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(0)), ..VmCounters::default() };
-    let vcpus = group.threads().unwrap_or_default();
-    let per_vcpu: Option<Vec<(u64, u64)>> = vcpus.iter().map(|tid| schedstat(pid, *tid)).collect();
-    if let Some(all) = per_vcpu.filter(|all| !all.is_empty()) {
-        counters.vcpu_run_ns = Some(all.iter().map(|(run, _)| run).sum());
-        counters.vcpu_wait_ns = Some(all.iter().map(|(_, wait)| wait).sum());
-    }
+    let threads = Threads::read(pid, &group.threads().unwrap_or_default());
+    (counters.vcpu_run_ns, counters.vcpu_wait_ns) = threads.vcpus.unzip();
+    counters.vmm_run_ns = threads.all;
     counters.throttled_ns = group.throttled_ns();
     counters.resident = resident.map(Bytes);
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let tids = tasks.filter_map(|task| task.file_name().to_string_lossy().parse().ok());
-    let per_task: Option<Vec<u64>> = tids.map(|tid| schedstat(pid, tid).map(|(run, _)| run)).collect();
-    counters.vmm_run_ns = per_task.filter(|all| !all.is_empty()).map(|all| all.iter().sum());
     if let Some(links) = links {
         // What the host's end of a tap sends is what the guest receives.
         counters.net_to_guest = Some(links.sent);
