@@ -4,7 +4,7 @@
 
 mod history;
 
-mod transfer;
+pub(crate) mod transfer;
 
 mod intake;
 

@@ -8,7 +8,9 @@
 mod random;
 
 use proteus_model::telemetry::GuestSample;
+use proteus_protocol::guest::GUEST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, HEADER_BYTES, encode};
+use proteus_protocol::guest::v1::sample::{NAME_BYTES_MAX, PROCESSES_MAX, Process};
 use proteus_protocol::guest::v1::setting::{ApplicationSelector, DiskSelector, Priority, PriorityClass};
 use proteus_protocol::guest::v1::{
     Blob, ErrorCode, Event, ExecRequest, GuestMessage, HostMessage, Knob, Reply, Request, Sample,
@@ -104,6 +106,89 @@ fn what_the_host_hears() {
             let _ = GuestSample::try_from(*sample);
         }
     });
+}
+
+/// Numbers that no guest has, where a sample has one.
+const LIES: [&str; 14] = [
+    "-1",
+    "-0",
+    "0",
+    "1e999",
+    "1e19",
+    "NaN",
+    "Infinity",
+    "null",
+    "\"7\"",
+    "18446744073709551615",
+    "18446744073709551616",
+    "4611686018427387904",
+    "4611686018427387905",
+    "0.5",
+];
+
+#[test]
+fn samples_that_lie() {
+    let good = r#"{"sequence":3,"taken_at_ms":1790000000000,"uptime_ms":5,"cpu":{"user_us":1,"system_us":2,
+        "idle_us":3,"iowait_us":4,"steal_us":5,"online":2,"running":1,"blocked":0,"switches":9,"forks":8},
+        "memory":{"total":536870912,"available":268435456,"free":1,"cached":2,"major_faults":3},
+        "pressure":{"cpu_some":{"avg10":12,"avg60":1000,"total_us":77},"io_some":{"avg10":0,"avg60":1,"total_us":2}},
+        "disks":[{"name":"vda","serial":null,"reads":1,"read":2,"writes":3,"written":4,"busy_ms":5,"in_flight":6}],
+        "processes":[{"pid":1,"started_ticks":2,"name":"init","cpu_us":3,"resident":4,"threads":5}]}"#;
+    let most = 1 << 62;
+    let (mut taken, mut refused) = (0u64, 0u64);
+    for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
+        let mut random = Random(round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut text = good.to_owned();
+        for _ in 0..random.below(4) {
+            let digits: Vec<usize> =
+                text.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
+            let at = digits[random.below(digits.len())];
+            let end = text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |length| at + length);
+            text.replace_range(at..end, LIES[random.below(LIES.len())]);
+        }
+        let read = serde_json::from_str::<Sample>(&text).ok();
+        let Some(word) = read.and_then(|sample| GuestSample::try_from(sample).ok()) else {
+            refused += 1;
+            continue;
+        };
+        taken += 1;
+        assert!(word.sequence <= most, "{text}");
+        if let Some(cpu) = word.cpu {
+            assert!(
+                (1..=4096).contains(&cpu.online) && cpu.user_us.checked_add(cpu.system_us).is_some(),
+                "{text}"
+            );
+        }
+        if let Some(memory) = word.memory {
+            assert!(memory.available <= memory.total && memory.total.0 <= most, "{text}");
+        }
+        for pressure in [word.pressure.cpu_some, word.pressure.io_some].into_iter().flatten() {
+            assert!(
+                pressure.avg10.0 <= 1000 && pressure.avg60.0 <= 1000 && pressure.total_us <= most,
+                "{text}"
+            );
+        }
+    }
+    assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
+}
+
+#[test]
+fn a_million_processes_are_refused() {
+    let process = Process { name: "x".repeat(2 * NAME_BYTES_MAX), ..Process::default() };
+    let of = |count: usize| Sample { processes: Some(vec![process.clone(); count]), ..Sample::default() };
+    assert!(GuestSample::try_from(of(PROCESSES_MAX)).is_ok());
+    assert!(GuestSample::try_from(of(PROCESSES_MAX + 1)).is_err());
+    let empty = Sample { processes: Some(vec![Process::default(); 1_000_000]), ..Sample::default() };
+    let message = GuestMessage::Event { event: Event::Sample { sample: Box::new(empty.clone()) } };
+    assert!(GuestSample::try_from(empty).is_err());
+    // Longer than a guest may send: it is never held as a whole.
+    let mut decoder = Decoder::<GuestMessage>::new(GUEST_PAYLOAD_BYTES_MAX);
+    for chunk in encode(&message, usize::MAX).unwrap().chunks(1 << 16) {
+        decoder.push(chunk);
+        while let Some(message) = decoder.next() {
+            assert!(message.is_err(), "it was taken");
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use proteus_model::unit::UnixMillis;
 
 /// Longest line, bytes.
 const LINE_BYTES_MAX: usize = 4096;
+/// Greatest value: what a history can hold. What is beyond would be shown as less than it was.
+const VALUE_MAX: f32 = 1e12;
 /// Beyond this a number of seconds is one of milliseconds: the year 5138.
 const SECONDS_MAX: u64 = 100_000_000_000;
 
@@ -34,12 +36,17 @@ fn error(line: usize, field: &str, expected: impl Into<String>, found: &str) -> 
     CsvError { line, field: field.to_owned(), expected: expected.into(), found }
 }
 
-/// Readings in the order of the lines. An empty field was not measured.
-pub fn parse(text: &str) -> Result<Vec<(UnixMillis, Reading)>, CsvError> {
+/// Readings in the order of the lines, read one by one: of a few bytes a line there may be millions. An empty field was
+/// not measured.
+pub fn parse(
+    text: &str,
+) -> Result<impl Iterator<Item = Result<(UnixMillis, Reading), CsvError>> + '_, CsvError> {
+    // What some programs begin a file with, to say that it is UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
-    let (heading, first) =
-        lines.next().ok_or_else(|| error(1, "heading", "`time` and names of metrics", ""))?;
-    let mut names = heading.split(',').map(str::trim);
+    let heading = || error(1, "heading", "`time` and names of metrics", "");
+    let (names, first) = lines.next().ok_or_else(heading)?;
+    let mut names = names.split(',').map(str::trim);
     match names.next() {
         Some("time") => {}
         other => return Err(error(first, "heading", "`time` first", other.unwrap_or_default())),
@@ -54,7 +61,10 @@ pub fn parse(text: &str) -> Result<Vec<(UnixMillis, Reading)>, CsvError> {
         }
         columns.push(metric);
     }
-    lines.map(|(line, number)| row(line, number, &columns)).collect()
+    if columns.is_empty() {
+        return Err(heading());
+    }
+    Ok(lines.map(move |(line, number)| row(line, number, &columns)))
 }
 
 fn row(line: &str, number: usize, columns: &[Metric]) -> Result<(UnixMillis, Reading), CsvError> {
@@ -68,13 +78,13 @@ fn row(line: &str, number: usize, columns: &[Metric]) -> Result<(UnixMillis, Rea
     })?;
     let mut reading = Reading::default();
     for metric in columns {
-        let expected = || format!("a number of {} that is not negative, or nothing", metric.unit());
+        let expected = || format!("a number of {} from 0 to 10^12, or nothing", metric.unit());
         let field =
             fields.next().ok_or_else(|| error(number, metric.name(), expected(), "the end of the line"))?;
         if field.is_empty() {
             continue;
         }
-        let value = field.parse::<f32>().ok().filter(|value| value.is_finite() && *value >= 0.0);
+        let value = field.parse::<f32>().ok().filter(|value| (0.0..=VALUE_MAX).contains(value));
         reading.set(*metric, Some(value.ok_or_else(|| error(number, metric.name(), expected(), field))?));
     }
     match fields.next() {
@@ -164,9 +174,14 @@ mod tests {
         }
     }
 
+    fn read(text: &str) -> Result<Vec<(UnixMillis, Reading)>, CsvError> {
+        parse(text)?.collect()
+    }
+
     #[test]
     fn lines_become_readings_and_an_empty_field_was_not_measured() {
-        let read = parse("time,cpu,sent\n1795888800,250,\n\n1795888810,,12.5\n").unwrap();
+        // As a spreadsheet writes it.
+        let read = read("\u{feff}time,cpu,sent\r\n1795888800,250,\r\n\r\n1795888810,,12.5").unwrap();
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].1.get(Metric::Cpu), read[0].1.get(Metric::Sent)), (Some(250.0), None));
         assert_eq!((read[1].1.get(Metric::Cpu), read[1].1.get(Metric::Sent)), (None, Some(12.5)));
@@ -174,14 +189,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named_with_line_and_field() {
-        let said = |text: &str| parse(text).unwrap_err().to_string();
+        let said = |text: &str| read(text).unwrap_err().to_string();
         assert!(said("").starts_with("line 1, heading: expected `time`"));
+        assert!(said("time\n5\n").contains("names of metrics"));
+        assert!(said("time,cpu\n6,2e12\n").starts_with("line 2, cpu"));
         assert!(said("cpu,time\n").starts_with("line 1, heading: expected `time` first"));
         assert!(said("time,watts\n").contains("expected one of cpu, memory"));
         assert!(said("time,cpu,cpu\n").contains("each metric once"));
         assert_eq!(
             said("time,cpu\n5,1\n6,NaN\n"),
-            "line 3, cpu: expected a number of m that is not negative, or nothing, found \"NaN\""
+            "line 3, cpu: expected a number of m from 0 to 10^12, or nothing, found \"NaN\""
         );
         assert!(said("time,cpu\n6,-1\n").starts_with("line 2, cpu"));
         assert!(said("time,cpu\n6\n").contains("the end of the line"));

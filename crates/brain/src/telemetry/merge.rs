@@ -4,7 +4,7 @@
 use super::fault::{Fault, Faults};
 use proteus_model::telemetry::{GuestSample, Metric, Reading};
 use proteus_model::unit::Bytes;
-use proteus_model::vm::VmCounters;
+use proteus_model::vm::{MEMORY_MAX, VmCounters};
 
 /// Longest time between two looks of which a rate is told: beyond it what happened in between is not known.
 const GAP_MS: u64 = 60_000;
@@ -182,7 +182,7 @@ impl Merger {
 
     fn guest_rates(&mut self, at: u64, sample: &GuestSample, reading: &mut Reading) {
         let used = sample.memory.as_ref().and_then(|memory| {
-            let used = memory.total.0.checked_sub(memory.available.0);
+            let used = memory.total.0.checked_sub(memory.available.0).filter(|used| *used <= MEMORY_MAX.0);
             if used.is_none() {
                 self.faults.count(Fault::Absurd);
             }

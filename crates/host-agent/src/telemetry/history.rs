@@ -5,11 +5,15 @@
 //! ```text
 //! | heading, 4096 B                                     | ring of tier 0 | ring of tier 1 | ring of tier 2 |
 //! | magic | CRC-32 | length | JSON: VM, metrics, tiers  |
-//! slot: | begins at, ms, u64 | readings, u16 | 5 × u16 for each metric | CRC-32 of these, u32 |   little endian
+//! slot: | begins at, ms, u64 | readings, u16 | 5 × u16 for each metric | checksum, u32 |   little endian
 //! ```
+//! A slot's checksum is the CRC-32 of what is before it, XOR that of the heading's text, XOR its tier: a slot of another
+//! VM's history, or of another ring, is none of this one's. Version 1 had the CRC-32 alone.
+//!
 //! A value v is kept as its logarithm: round(2370 · ln(1 + v)), which is exact to 0.03 % up to 10^12; 65535 is
 //! "missing". 12 240 slots of 224 bytes are 2.7 MB a VM, and a file takes only what was written.
 
+use proteus_brain::telemetry::Closed;
 use proteus_model::id::VmId;
 use proteus_model::telemetry::{Bucket, METRICS, Metric, Summary, Tier};
 use proteus_model::unit::UnixMillis;
@@ -21,7 +25,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 16] = b"proteus history\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest that is read. What it has is taken over into one of today.
+const VERSION_MIN: u32 = 1;
+/// No moment is later: the year 10000.
+const MOMENT_END: UnixMillis = UnixMillis(253_402_300_800_000);
 const HEADING_BYTES: usize = 4096;
 /// Magic, checksum, length.
 const HEADING_FIXED: usize = 16 + 4 + 4;
@@ -67,20 +75,22 @@ impl Heading {
         }
     }
 
-    fn encode(&self) -> io::Result<Vec<u8>> {
+    /// Its bytes, and the checksum of its text.
+    fn encode(&self) -> io::Result<(Vec<u8>, u32)> {
         let text = serde_json::to_vec(self)?;
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(crc32(&text).to_le_bytes());
+        let (mut bytes, sum) = (MAGIC.to_vec(), crc32(&text));
+        bytes.extend(sum.to_le_bytes());
         bytes.extend(u32::try_from(text.len()).map_err(io::Error::other)?.to_le_bytes());
         bytes.extend(text);
         if bytes.len() > HEADING_BYTES {
             return Err(io::Error::other("the heading does not fit"));
         }
         bytes.resize(HEADING_BYTES, 0);
-        Ok(bytes)
+        Ok((bytes, sum))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, HistoryError> {
+    /// The heading, and the checksum of its text.
+    fn decode(bytes: &[u8]) -> Result<(Self, u32), HistoryError> {
         let foreign = |why: &str| HistoryError::Foreign(why.to_owned());
         let short = || foreign("it is cut off in its heading");
         let fixed = bytes.get(..HEADING_FIXED).ok_or_else(short)?;
@@ -91,24 +101,27 @@ impl Heading {
         let length = number(20) as usize;
         let end = HEADING_FIXED.checked_add(length).filter(|end| *end <= HEADING_BYTES);
         let text = bytes.get(HEADING_FIXED..end.ok_or_else(short)?).ok_or_else(short)?;
-        if crc32(text) != number(16) {
+        let sum = crc32(text);
+        if sum != number(16) {
             return Err(foreign("its heading is damaged"));
         }
         let heading: Self =
             serde_json::from_slice(text).map_err(|error| HistoryError::Foreign(error.to_string()))?;
-        if heading.version != VERSION {
-            let why = format!("it is of version {}, and this Proteus reads {VERSION}", heading.version);
+        if !(VERSION_MIN..=VERSION).contains(&heading.version) {
+            let why = format!("it is of version {}, and this Proteus reads up to {VERSION}", heading.version);
             return Err(HistoryError::Foreign(why));
         }
         let tiers: Vec<(u64, u64)> = Tier::ALL.iter().map(|tier| (tier.step_s, tier.slots)).collect();
         if heading.tiers != tiers || heading.metrics.len() > METRICS_MAX {
             return Err(foreign("it has other resolutions or too many columns"));
         }
-        Ok(heading)
+        Ok((heading, sum))
     }
 
-    fn layout(&self) -> Layout {
-        Layout { columns: self.metrics.iter().map(|name| Metric::named(name)).collect() }
+    /// `sum`: the checksum of its text.
+    fn layout(&self, sum: u32) -> Layout {
+        let columns = self.metrics.iter().map(|name| Metric::named(name)).collect();
+        Layout { columns, key: (self.version > VERSION_MIN).then_some(sum) }
     }
 }
 
@@ -116,6 +129,8 @@ impl Heading {
 #[derive(Debug, Clone, PartialEq)]
 struct Layout {
     columns: Vec<Option<Metric>>,
+    /// Tells its slots from those of others; `None`: it is too old to.
+    key: Option<u32>,
 }
 
 impl Layout {
@@ -133,7 +148,12 @@ impl Layout {
         self.ring_at(tier) + begins_at.0 / (step_s * 1000) % slots * self.slot_bytes() as u64
     }
 
-    fn encode(&self, bucket: &Bucket) -> Vec<u8> {
+    fn checksum(&self, tier: usize, body: &[u8]) -> u32 {
+        let key = self.key.map_or(0, |key| key ^ tier as u32);
+        crc32(body) ^ key
+    }
+
+    fn encode(&self, tier: usize, bucket: &Bucket) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.slot_bytes());
         bytes.extend(bucket.begins_at.0.to_le_bytes());
         bytes.extend(bucket.readings.to_le_bytes());
@@ -144,7 +164,7 @@ impl Layout {
                 bytes.extend(value.to_le_bytes());
             }
         }
-        bytes.extend(crc32(&bytes).to_le_bytes());
+        bytes.extend(self.checksum(tier, &bytes).to_le_bytes());
         bytes
     }
 
@@ -154,7 +174,7 @@ impl Layout {
             return Ok(None);
         }
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or(())?;
-        if crc32(body) != u32::from_le_bytes(*sum) {
+        if self.checksum(tier, body) != u32::from_le_bytes(*sum) {
             return Err(());
         }
         let (begins_at, rest) = body.split_first_chunk::<8>().ok_or(())?;
@@ -162,7 +182,10 @@ impl Layout {
         let begins_at = UnixMillis(u64::from_le_bytes(*begins_at));
         let Tier { step_s, slots } = Tier::ALL[tier];
         // Whole, but of another place: as when a file was put together by hand.
-        if !begins_at.0.is_multiple_of(step_s * 1000) || begins_at.0 / (step_s * 1000) % slots != slot {
+        if begins_at >= MOMENT_END
+            || !begins_at.0.is_multiple_of(step_s * 1000)
+            || begins_at.0 / (step_s * 1000) % slots != slot
+        {
             return Err(());
         }
         let mut summaries = [None; METRICS];
@@ -170,7 +193,7 @@ impl Layout {
             values.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect();
         for (column, codes) in self.columns.iter().zip(codes.chunks_exact(VALUES)) {
             if let Some(metric) = column {
-                summaries[*metric as usize] = summary(codes);
+                summaries[*metric as usize] = summary(codes)?;
             }
         }
         Ok(Some(Bucket { begins_at, readings: u16::from_le_bytes(*readings), summaries }))
@@ -187,11 +210,19 @@ fn value(code: u16) -> Option<f32> {
     (code != MISSING).then(|| (f32::from(code) / STEPS).exp_m1())
 }
 
-/// The values of a summary, in their order; `None`: one is missing.
-fn summary(codes: &[u16]) -> Option<Summary> {
+/// The values of a summary, in their order; `Ok(None)`: not measured. `Err`: nobody wrote that, as some are missing and
+/// others are not, or the least is not the least.
+fn summary(codes: &[u16]) -> Result<Option<Summary>, ()> {
+    let [min, p50, p95, max, mean] = *codes else { return Err(()) };
+    if codes.iter().all(|code| *code == MISSING) {
+        return Ok(None);
+    }
+    if min > p50 || p50 > p95 || p95 > max || mean < min || mean > max {
+        return Err(());
+    }
     let values: Option<Vec<f32>> = codes.iter().map(|code| value(*code)).collect();
-    let [min, p50, p95, max, mean] = values?.try_into().ok()?;
-    Some(Summary { min, p50, p95, max, mean })
+    let [min, p50, p95, max, mean] = values.and_then(|values| values.try_into().ok()).ok_or(())?;
+    Ok(Some(Summary { min, p50, p95, max, mean }))
 }
 
 /// Buckets that were read, and how many slots were damaged.
@@ -203,6 +234,29 @@ pub(crate) struct Found {
     pub(crate) damaged: u64,
 }
 
+impl Found {
+    /// Adds a bucket that is later than all of its tier. Of what comes in only as much is held as a history does.
+    pub(super) fn push_latest(&mut self, closed: Closed) {
+        let slots = slots(closed.tier);
+        let buckets = &mut self.buckets[closed.tier];
+        if buckets.len() >= 2 * slots {
+            buckets.drain(..slots);
+        }
+        buckets.push(closed.bucket);
+    }
+
+    /// Gives up what the ring would, too.
+    pub(super) fn keep_latest(&mut self) {
+        for (tier, buckets) in self.buckets.iter_mut().enumerate() {
+            buckets.drain(..buckets.len().saturating_sub(slots(tier)));
+        }
+    }
+}
+
+fn slots(tier: usize) -> usize {
+    usize::try_from(Tier::ALL[tier].slots).unwrap_or(usize::MAX)
+}
+
 /// Whether bytes begin as a history does.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
@@ -210,8 +264,8 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 
 /// Reads a history from bytes. The VM that it was of.
 pub(super) fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
-    let heading = Heading::decode(bytes)?;
-    let layout = heading.layout();
+    let (heading, sum) = Heading::decode(bytes)?;
+    let layout = heading.layout(sum);
     let mut found = Found::default();
     for (tier, kind) in Tier::ALL.into_iter().enumerate() {
         for slot in 0..kind.slots {
@@ -254,7 +308,7 @@ impl History {
             other => Some(other.map_err(Self::error(path, "read"))?),
         };
         let kept = bytes.as_deref().map(Heading::decode);
-        if let Some(Ok(kept)) = &kept
+        if let Some(Ok((kept, sum))) = &kept
             && *kept == heading
         {
             let file = File::options().read(true).write(true).open(path);
@@ -262,7 +316,7 @@ impl History {
                 Self {
                     path: path.to_owned(),
                     file: file.map_err(Self::error(path, "open"))?,
-                    layout: heading.layout(),
+                    layout: heading.layout(*sum),
                 },
                 None,
             ));
@@ -271,7 +325,7 @@ impl History {
         if let Some(aside) = &aside {
             std::fs::rename(path, aside).map_err(Self::error(path, "put aside"))?;
         }
-        // Of fewer columns, or of the VM that it was cloned from: what it has is taken over.
+        // Older, of fewer columns, or of the VM that it was cloned from: what it has is taken over.
         let found = bytes.as_deref().and_then(|bytes| decode(bytes).ok()).map(|(_, found)| found);
         let next = path.with_extension("next");
         let made = Self::make(&next, &heading)?;
@@ -286,9 +340,9 @@ impl History {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(path).map_err(Self::error(path, "make"))?;
-        let bytes = heading.encode().map_err(Self::error(path, "make"))?;
+        let (bytes, sum) = heading.encode().map_err(Self::error(path, "make"))?;
         file.write_all_at(&bytes, 0).map_err(Self::error(path, "write"))?;
-        Ok(Self { path: path.to_owned(), file, layout: heading.layout() })
+        Ok(Self { path: path.to_owned(), file, layout: heading.layout(sum) })
     }
 
     /// Keeps a bucket in the place of the oldest. Where there is one of the same time already, the fuller stays.
@@ -300,7 +354,7 @@ impl History {
         {
             return Ok(());
         }
-        let bytes = self.layout.encode(bucket);
+        let bytes = self.layout.encode(tier, bucket);
         self.file.write_all_at(&bytes, at).map_err(Self::error(&self.path, "write"))
     }
 
@@ -338,3 +392,6 @@ impl History {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod fuzz;

@@ -18,22 +18,23 @@ fn refused(message: String, hint: &str) -> NodeError {
 fn from_csv(text: &str) -> Result<(Found, BTreeMap<String, u64>), NodeError> {
     let hint =
         "the first line names `time` and metrics, as in `time,cpu,memory`; an empty field was not measured";
-    let readings = csv::parse(text).map_err(|error| refused(error.to_string(), hint))?;
+    let refused = |error: csv::CsvError| refused(error.to_string(), hint);
     let (mut series, mut found, now) = (Series::default(), Found::default(), now());
-    let mut keep = |closed: Vec<proteus_brain::telemetry::Closed>| {
-        for closed in closed {
-            found.buckets[closed.tier].push(closed.bucket);
-        }
-    };
-    for (at, reading) in &readings {
-        keep(series.place(*at, now, reading));
+    for reading in csv::parse(text).map_err(refused)? {
+        let (at, reading) = reading.map_err(refused)?;
+        series.place(at, now, &reading).into_iter().for_each(|closed| found.push_latest(closed));
     }
-    keep(series.flush());
+    series.flush().into_iter().for_each(|closed| found.push_latest(closed));
+    found.keep_latest();
     let faults = series.faults().counted().map(|(fault, times)| (fault.name().to_owned(), times)).collect();
     Ok((found, faults))
 }
 
-fn read(bytes: &[u8]) -> Result<(Found, BTreeMap<String, u64>), NodeError> {
+/// What a file has, and what was wrong with its order.
+pub(crate) type Incoming = (Found, BTreeMap<String, u64>);
+
+/// Reads all of a file. Takes as long as the file is large.
+pub(crate) fn read(bytes: &[u8]) -> Result<Incoming, NodeError> {
     if history::is_one(bytes) {
         let hint = "`proteus telemetry export` writes such files";
         let found = history::decode(bytes).map_err(|error| refused(error.to_string(), hint))?;
@@ -60,11 +61,10 @@ impl HostAgent {
     pub(crate) fn imported(
         &self,
         vm: VmId,
-        bytes: &[u8],
+        (mut found, faults): Incoming,
         dry_run: bool,
     ) -> Result<ImportObserved, NodeError> {
         let seat = self.seat(vm)?;
-        let (mut found, faults) = read(bytes)?;
         // What is of the future is somebody's wrong clock: it would hide what comes until then.
         let (now, mut future) = (now(), 0);
         for buckets in &mut found.buckets {

@@ -92,8 +92,7 @@ fn times(one: Duration, other: Duration) -> String {
 
 /// A token that is cancelled once somebody wants this to end, by ctrl-C or a TERM: what was made is removed then.
 fn interruption() -> Result<CancellationToken> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {

@@ -129,3 +129,32 @@ fn a_history_of_fewer_columns_is_read_by_their_names() {
     assert!(near(bucket.summaries[Metric::Cpu as usize].unwrap().max, 5.0));
     assert_eq!(bucket.summaries[Metric::Sent as usize], None);
 }
+
+#[test]
+fn a_history_of_the_version_before_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history");
+    let old = History::make(&path, &Heading { version: 1, ..Heading::own(vm()) }).unwrap();
+    old.put(0, &bucket(0, 3, 5.0)).unwrap();
+    let before = old.read().unwrap().buckets;
+    drop(old);
+    let (history, aside) = History::open(&path, vm()).unwrap();
+    let found = history.read().unwrap();
+    assert_eq!((aside, found.damaged, found.buckets), (None, 0, before));
+    assert_eq!(Heading::decode(&history.export().unwrap()).unwrap().0, Heading::own(vm()));
+}
+
+#[test]
+fn a_slot_of_another_history_or_ring_is_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (open(&dir.path().join("ours")), dir.path().join("theirs"));
+    let theirs = History::open(&theirs, VmId::from_bits(8 << 96)).unwrap().0;
+    theirs.put(0, &bucket(0, 3, 5.0)).unwrap();
+    let mut mixed = theirs.export().unwrap();
+    mixed[..HEADING_BYTES].copy_from_slice(&ours.export().unwrap()[..HEADING_BYTES]);
+    let (_, found) = decode(&mixed).unwrap();
+    assert_eq!((found.buckets.iter().flatten().count(), found.damaged), (0, 1));
+    let slot = ours.layout.encode(0, &bucket(1, 3, 5.0));
+    let place = bucket(1, 3, 5.0).begins_at.0 / (Tier::ALL[1].step_s * 1000) % Tier::ALL[1].slots;
+    assert_eq!(ours.layout.decode(1, place, &slot), Err(()), "it is of the ring of tier 0");
+}

@@ -52,7 +52,8 @@ impl Files {
 
 /// CPU time of reading all of them once a second until `stop` hangs up, and how often that was.
 pub(super) fn read(namespace: &str, all: &[Files], stop: &Receiver<()>) -> Result<(Duration, u32)> {
-    let namespace = File::open(Path::new("/run/netns").join(namespace)).context("find the guests' network")?;
+    let namespace =
+        File::open(Path::new("/run/netns").join(namespace)).context("find the guests' network")?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .context("enter the guests' network")?;
     let mut buffer = vec![0; 64 << 10];

@@ -9,10 +9,10 @@ use proteus_host_agent::telemetry::Intake;
 use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::VmCounters;
+use proteus_protocol::guest::GUEST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::sample::{Cpu, Disk, Memory, Nic, Pressure, PressureSet, Process};
 use proteus_protocol::guest::v1::{GuestMessage, Reply, Sample};
-use proteus_protocol::guest::GUEST_PAYLOAD_BYTES_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::ClockId;
 use std::fs::File;
@@ -102,7 +102,8 @@ fn word(round: u64) -> Result<Vec<u8>> {
         processes: Some((0..PROCESSES).map(process).collect()),
         cgroups: None,
     };
-    let message = GuestMessage::Reply { id: round, reply: Box::new(Reply::Sample { sample: Box::new(sample) }) };
+    let message =
+        GuestMessage::Reply { id: round, reply: Box::new(Reply::Sample { sample: Box::new(sample) }) };
     encode(&message, GUEST_PAYLOAD_BYTES_MAX).context("write a guest's word")
 }
 
@@ -211,8 +212,11 @@ fn lines(vms: u32, measured: &Measured) -> Vec<Line> {
         .goal(format!("less than the {} s until the next", STEP.as_secs()))
         .beside(format!("{} the plain write", times(round, write))),
         Line::new("share of one core", format!("{:.2} %", share(round, STEP))).goal("less than 100 %"),
-        Line::new("as much written to as many files, and nothing else", format!("{:.3} s of CPU", write.as_secs_f64()))
-            .beside("baseline"),
+        Line::new(
+            "as much written to as many files, and nothing else",
+            format!("{:.3} s of CPU", write.as_secs_f64()),
+        )
+        .beside("baseline"),
         Line::new("resident memory", megabytes(*after))
             .goal(format!("at most {}", megabytes(memory)))
             .beside(format!("{each:.1} kB more for each VM")),

@@ -189,7 +189,9 @@ impl Bench {
     async fn measure(&mut self, vms: u16, seconds: u32, stop: &CancellationToken) -> Result<Measured> {
         terminal::say_aside(format_args!("{vms} VMs are started"));
         self.start(vms, stop).await?;
-        terminal::say_aside(format_args!("for {seconds} s nobody looks, and the files are read for themselves"));
+        terminal::say_aside(format_args!(
+            "for {seconds} s nobody looks, and the files are read for themselves"
+        ));
         let (idle, plain, looks) = self.take_idle(seconds, stop).await?;
         let end = CancellationToken::new();
         let watching = tokio::spawn(self.node.clone().watch(end.clone()));
@@ -242,13 +244,19 @@ fn lines(vms: u16, measured: &Measured) -> Vec<Line> {
     let plain = *plain / (*looks).max(1);
     let memory = MEMORY + MEMORY_VM * u64::from(vms);
     vec![
-        Line::new(format!("node that looks at {vms} VMs once a second"), format!("{:.2} % of a core", looking.share()))
-            .goal(format!("at most {goal:.2} %"))
-            .beside(format!("{} the plain reading", times(own, plain))),
+        Line::new(
+            format!("node that looks at {vms} VMs once a second"),
+            format!("{:.2} % of a core", looking.share()),
+        )
+        .goal(format!("at most {goal:.2} %"))
+        .beside(format!("{} the plain reading", times(own, plain))),
         Line::new("the same node while nobody looks", format!("{:.2} % of a core", idle.share()))
             .beside("it greets guests that do not answer"),
-        Line::new("so one look at one VM", format!("{:.0} µs of CPU", look.as_secs_f64() * 1e6 / f64::from(vms)))
-            .beside(format!("{} the plain reading", times(look, plain))),
+        Line::new(
+            "so one look at one VM",
+            format!("{:.0} µs of CPU", look.as_secs_f64() * 1e6 / f64::from(vms)),
+        )
+        .beside(format!("{} the plain reading", times(look, plain))),
         Line::new(
             "the same files, read and thrown away, per VM",
             format!("{:.0} µs of CPU", plain.as_secs_f64() * 1e6 / f64::from(vms)),
