@@ -17,12 +17,12 @@ fn vm(number: u128) -> VmId {
     VmId::from_bits(number << 96)
 }
 
-/// Buckets of every tier, beside each other and at the ring's end.
-fn written(random: &mut Random) -> Vec<(usize, Bucket)> {
+/// Buckets of every tier from the same moment on, anywhere in their rings and over their ends.
+fn written(random: &mut Random, from: u64) -> Vec<(usize, Bucket)> {
     let mut all = Vec::new();
     for (tier, kind) in Tier::ALL.into_iter().enumerate() {
         let step = kind.step_s * 1000;
-        let first = BEGIN / step + random.next() % kind.slots;
+        let first = BEGIN / step + from % kind.slots;
         for number in 0..8 + random.next() % 8 {
             let mut summaries = [None; METRICS];
             for summary in &mut summaries {
@@ -66,20 +66,24 @@ fn mutate(random: &mut Random, data: &mut Vec<u8>, other: &[u8], layout: &Layout
             4 => drop(data.splice(at..at, (0..random.below(300)).map(|_| random.next() as u8))),
             // A block of the disk that went to the wrong place, or is of another file.
             5 | 6 => {
-                let from = if random.below(2) == 0 { other.to_vec() } else { data.clone() };
-                let (block, length) = (random.below(from.len()) & !0xFFF, 4096 << random.below(4));
+                let from = if random.below(3) > 0 { other.to_vec() } else { data.clone() };
+                let (block, length) = (somewhere(random, &from) & !0xFFF, 4096 << random.below(4));
                 let part = &from[block..(block + length).min(from.len())];
-                let to = if random.below(2) == 0 { block } else { at & !0xFFF };
+                let to = if random.below(3) > 0 { block } else { at & !0xFFF };
                 if let Some(place) = data.get_mut(to..to + part.len()) {
                     place.copy_from_slice(part);
                 }
             }
             // A whole slot in another's place, of its own ring or another.
             7 | 8 => {
-                let rings = [random.below(3), random.below(3)].map(|tier| layout.ring_at(tier) as usize);
-                let places = rings.map(|ring| ring + random.below(400) * bytes);
-                if let Some(slot) = data.get(places[0]..places[0] + bytes).map(<[u8]>::to_vec)
-                    && let Some(place) = data.get_mut(places[1]..places[1] + bytes)
+                let slot_at = |at: usize| {
+                    let rings = [0, 1, 2].map(|tier| layout.ring_at(tier) as usize);
+                    let ring = rings.into_iter().rev().find(|ring| *ring <= at);
+                    ring.map(|ring| ring + (at - ring) / bytes * bytes)
+                };
+                if let (Some(from), Some(to)) = (slot_at(at), slot_at(somewhere(random, data)))
+                    && let Some(slot) = data.get(from..from + bytes).map(<[u8]>::to_vec)
+                    && let Some(place) = data.get_mut(to..to + bytes)
                 {
                     place.copy_from_slice(&slot);
                 }
@@ -132,7 +136,8 @@ fn a_history_of_any_bytes() {
     for round in 0..iterations {
         let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let (own, other) = (path("own"), path("other"));
-        let (ours, theirs) = (written(&mut random), written(&mut random));
+        let from = random.next();
+        let (ours, theirs) = (written(&mut random, from), written(&mut random, from));
         let (whole, foreign) = (history(&own, vm(1), &ours), history(&other, vm(2), &theirs));
         let before = decode(&whole).unwrap().1;
         let mut data = whole;
