@@ -187,7 +187,7 @@ fn what_is_huge_is_refused_in_few_words() {
         format!("time,cpu\n5,{long}\n"),
         format!("time,cpu\n{long}"),
         format!("time,{long}\n5,1\n"),
-        format!("{long}"),
+        long.clone(),
         format!("time,cpu\n5,1{comma}\n"),
         format!("time,cpu{comma}\n5,1\n"),
     ] {
