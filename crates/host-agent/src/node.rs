@@ -7,7 +7,7 @@ use crate::console::Console;
 use crate::error::{driver_error, guest_error, seat_error, uplink_error};
 use crate::guest::{ANSWER_LIMIT, Guest, GuestError};
 use crate::seat::Seats;
-use crate::telemetry::{Telemetry, transfer};
+use crate::telemetry::Telemetry;
 use crate::{bring_up, convert, disk, health, reach, template};
 use async_trait::async_trait;
 use proteus_hypervisor::driver::{Driver, DriverError, Seat};
@@ -35,7 +35,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::task::JoinError;
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for the agent of a VM that is just looked at.
@@ -707,12 +706,7 @@ impl Node for HostAgent {
         bytes: &[u8],
         dry_run: bool,
     ) -> Result<ImportObserved, NodeError> {
-        self.seat(vm)?;
-        let bytes = bytes.to_vec();
-        // Seconds for a large one, in which nobody else would get this thread.
-        let read = tokio::task::spawn_blocking(move || transfer::read(&bytes)).await;
-        let failed = |error: JoinError| NodeError::new(NodeErrorCode::Failed, error.to_string());
-        self.imported(vm, read.map_err(failed)??, dry_run)
+        self.imported(vm, bytes, dry_run).await
     }
 
     async fn exec(&self, vm: VmId, exec: &ExecIntent) -> Result<ExecObserved, NodeError> {

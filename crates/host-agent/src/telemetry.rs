@@ -4,7 +4,7 @@
 
 mod history;
 
-pub(crate) mod transfer;
+mod transfer;
 
 mod intake;
 

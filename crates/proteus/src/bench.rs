@@ -7,6 +7,8 @@ mod label;
 
 mod telemetry;
 
+mod look;
+
 use crate::demo::host::Host;
 use crate::service;
 use anyhow::{Context, Result, ensure};
@@ -72,9 +74,9 @@ pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
             return label::run(cli, images, record.as_deref(), *steady).await;
         }
         Bench::Telemetry { ingest: Some(vms), seconds, .. } => {
-            return telemetry::ingest(cli, *vms, *seconds).await;
+            return look::ingest(cli, *vms, *seconds).await;
         }
-        Bench::Telemetry { vms, seconds, ingest: None } => return telemetry::look(cli, *vms, *seconds).await,
+        Bench::Telemetry { vms, seconds, ingest: None } => return look::node(cli, *vms, *seconds).await,
         Bench::Morph { rounds, images } => (rounds, images),
     };
     let mut rows = simulated(*rounds).await?;

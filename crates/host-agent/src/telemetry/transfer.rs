@@ -9,6 +9,7 @@ use proteus_brain::telemetry::{Series, csv};
 use proteus_model::id::VmId;
 use proteus_protocol::node::v1::{ImportObserved, NodeError, NodeErrorCode};
 use std::collections::BTreeMap;
+use tokio::task::JoinError;
 
 fn refused(message: String, hint: &str) -> NodeError {
     NodeError { hint: Some(hint.to_owned()), ..NodeError::new(NodeErrorCode::File, message) }
@@ -31,10 +32,10 @@ fn from_csv(text: &str) -> Result<(Found, BTreeMap<String, u64>), NodeError> {
 }
 
 /// What a file has, and what was wrong with its order.
-pub(crate) type Incoming = (Found, BTreeMap<String, u64>);
+type Incoming = (Found, BTreeMap<String, u64>);
 
 /// Reads all of a file. Takes as long as the file is large.
-pub(crate) fn read(bytes: &[u8]) -> Result<Incoming, NodeError> {
+fn read(bytes: &[u8]) -> Result<Incoming, NodeError> {
     if history::is_one(bytes) {
         let hint = "`proteus telemetry export` writes such files";
         let found = history::decode(bytes).map_err(|error| refused(error.to_string(), hint))?;
@@ -58,13 +59,18 @@ impl HostAgent {
     }
 
     /// Takes a history in, beside what there is: of two stretches of the same time the fuller stays.
-    pub(crate) fn imported(
+    pub(crate) async fn imported(
         &self,
         vm: VmId,
-        (mut found, faults): Incoming,
+        bytes: &[u8],
         dry_run: bool,
     ) -> Result<ImportObserved, NodeError> {
         let seat = self.seat(vm)?;
+        let bytes = bytes.to_vec();
+        // Seconds for a large one, in which nobody else would get this thread.
+        let read = tokio::task::spawn_blocking(move || read(&bytes)).await;
+        let failed = |error: JoinError| NodeError::new(NodeErrorCode::Failed, error.to_string());
+        let (mut found, faults) = read.map_err(failed)??;
         // What is of the future is somebody's wrong clock: it would hide what comes until then.
         let (now, mut future) = (now(), 0);
         for buckets in &mut found.buckets {

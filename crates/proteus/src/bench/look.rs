@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use ingest::run as ingest;
-pub(super) use node::run as look;
+pub(super) use node::run as node;
 
 /// What a node may take by itself, bytes: 30 MB.
 const MEMORY: u64 = 30_000_000;

@@ -239,3 +239,20 @@ pub(in crate::bench) async fn run(cli: &Cli, vms: u32, seconds: u32) -> Result<u
     print(cli, lines(vms, &measured.context("the bench failed")??));
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_up_is_taken_in_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let measured = measure(dir.path(), 3, 7, &CancellationToken::new()).unwrap();
+        assert_eq!(measured.rounds, 7);
+        // A heading and a slot of each of the first two rings at least.
+        assert!(measured.on_disk >= 3 * 3 * 4096, "{}", measured.on_disk);
+        let told = CancellationToken::new();
+        told.cancel();
+        assert!(measure(&dir.path().join("none"), 0, 1, &told).is_err());
+    }
+}

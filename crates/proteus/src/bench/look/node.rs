@@ -35,6 +35,8 @@ const GUEST: Bytes = Bytes::mib(96);
 const VCPUS: u32 = 2;
 /// Longest wait for every VM to have been looked at and asked: that is once in ten seconds.
 const SEEN_LIMIT: Duration = Duration::from_secs(60);
+/// So long after its start the node greets a guest that does not answer (`bring_up.rs` of the node).
+const GREETED: Duration = Duration::from_secs(300);
 /// How often that is looked for.
 const POLL: Duration = Duration::from_millis(100);
 /// Longest wait for the kernel to take an ended VMM out of sight.
@@ -188,6 +190,7 @@ impl Bench {
 
     async fn measure(&mut self, vms: u16, seconds: u32, stop: &CancellationToken) -> Result<Measured> {
         terminal::say_aside(format_args!("{vms} VMs are started"));
+        let start = Instant::now();
         self.start(vms, stop).await?;
         terminal::say_aside(format_args!(
             "for {seconds} s nobody looks, and the files are read for themselves"
@@ -201,6 +204,11 @@ impl Bench {
             Err(error) => Err(error),
         };
         let resident = resident();
+        if start.elapsed() > GREETED {
+            terminal::say_aside(format_args!(
+                "the node gave up greeting guests meanwhile: one look costs more than the difference says"
+            ));
+        }
         end.cancel();
         watching.await.context("the task that looks at VMs failed")?;
         Ok(Measured { idle, plain, looks, looking: looking?, resident: resident? })
