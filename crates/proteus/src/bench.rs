@@ -5,8 +5,6 @@ mod agent;
 
 mod label;
 
-mod telemetry;
-
 mod look;
 
 use crate::demo::host::Host;
