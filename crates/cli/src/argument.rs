@@ -113,6 +113,8 @@ pub enum Command {
     /// Histories of VMs, as files.
     #[command(subcommand)]
     Telemetry(Telemetry),
+    /// Write what is known of a VM, or of all, into an HTML page with plots: no server and no network is needed to read it.
+    Report(Report),
     /// The state of Proteus.
     #[command(subcommand)]
     Store(Store),
@@ -318,6 +320,24 @@ pub enum Telemetry {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// What a page is about, and where it goes.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// This VM: what it is, all that is kept of what it used, its versions and morphs.
+    #[arg(required_unless_present = "fleet", conflicts_with = "fleet")]
+    pub vm: Option<String>,
+    /// All VMs, and what they take of the host together. There is one host: `--host` is the same.
+    #[arg(long, visible_alias = "host")]
+    pub fleet: bool,
+    /// The page. A file that is there is replaced once the new one is whole.
+    #[arg(short, long, value_name = "FILE.html")]
+    pub out: PathBuf,
+    /// How fine. Without: of a VM the finest that reaches back over all that is kept of it, of all VMs a minute. Of all
+    /// VMs the last half-hour, three hours or thirty hours are shown.
+    #[arg(long, value_enum)]
+    pub step: Option<Step>,
 }
 
 /// Which history is shown.

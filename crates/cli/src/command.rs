@@ -2,6 +2,8 @@
 
 mod label;
 
+mod report;
+
 mod snapshot;
 
 mod transfer;
@@ -74,6 +76,7 @@ impl Session {
             Command::Token(token) => self.token(token).await,
             Command::Personality(command) => self.personality(command).await,
             Command::Telemetry(command) => self.transfer(command).await,
+            Command::Report(report) => self.report(report).await,
             Command::Serve(_)
             | Command::Demo(_)
             | Command::Doctor

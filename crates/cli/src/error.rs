@@ -28,6 +28,15 @@ pub enum CommandError {
         #[source]
         source: std::io::Error,
     },
+    /// A file of the user's could not be written.
+    #[error("write {path}")]
+    Written {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// There is no such thing.
     #[error("{what}")]
     Missing {
@@ -62,7 +71,7 @@ impl CommandError {
         match self {
             Self::Usage { .. } => 2,
             Self::Missing { .. } => 3,
-            Self::File { .. } | Self::Failed { .. } | Self::TimedOut { .. } => 1,
+            Self::File { .. } | Self::Written { .. } | Self::Failed { .. } | Self::TimedOut { .. } => 1,
             Self::Client(ClientError::Unreachable { .. }) => 7,
             Self::Client(ClientError::Address { .. }) => 2,
             Self::Client(ClientError::Strange(_)) => 1,
@@ -82,7 +91,9 @@ impl CommandError {
             Self::Usage { hint, .. } => ("usage", Vec::new(), Some(hint.clone())),
             Self::Missing { hint, .. } => ("not_found", Vec::new(), Some(hint.clone())),
             Self::TimedOut { hint, .. } => ("timed_out", Vec::new(), Some(hint.clone())),
-            Self::File { source, .. } => ("file", vec![source.to_string()], None),
+            Self::File { source, .. } | Self::Written { source, .. } => {
+                ("file", vec![source.to_string()], None)
+            }
             Self::Failed { because, hint, .. } => ("failed", because.clone(), Some(hint.clone())),
             Self::Client(ClientError::Unreachable { place, why }) => {
                 ("unreachable", Vec::new(), Some(way_to(place, why).to_owned()))

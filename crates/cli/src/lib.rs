@@ -17,6 +17,8 @@ mod intent;
 
 mod plot;
 
+mod report;
+
 pub mod output;
 
 pub mod terminal;

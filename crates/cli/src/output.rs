@@ -44,7 +44,8 @@ pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn power_word(power: PowerState) -> &'static str {
+/// The word for a state.
+pub(crate) fn power_word(power: PowerState) -> &'static str {
     match power {
         PowerState::Stopped => "stopped",
         PowerState::Running => "running",
@@ -72,7 +73,7 @@ pub fn moment(at: UnixMillis) -> String {
 }
 
 /// vCPUs and memory that a VM has, by what Proteus manages on it; what that does not say is as its owner asked.
-fn present(vm: &VmView) -> (u32, Bytes) {
+pub(crate) fn present(vm: &VmView) -> (u32, Bytes) {
     let (mut vcpus, mut memory, mut plugged) = (vm.intent.vcpus, vm.intent.memory, Bytes::ZERO);
     for setting in &vm.managed {
         match setting {
@@ -284,10 +285,22 @@ pub fn plan(plan: &Plan, skip_unsupported: bool) -> String {
 }
 
 /// How one measure compares.
-fn comparison(c: &Comparison) -> String {
+pub(crate) fn comparison(c: &Comparison) -> String {
     let told = |value: Option<f64>| or_dash(value.map(|value| c.told(value)));
     let (before, after, limit) = (told(c.before), told(c.after), told(c.limit));
     format!("{}: {before} before, {after} after, limit {limit}: {}", c.measure, c.why)
+}
+
+/// What verification came to, where there was one.
+pub(crate) fn verdict(morph: &Morph) -> Option<&'static str> {
+    let report = morph.verification.as_ref()?;
+    let checks = morph.plan.verify.as_ref().is_some_and(|verify| !verify.health.is_empty());
+    let limits = report.comparisons.iter().any(|c| c.limit.is_some());
+    Some(match report.passed {
+        true if !checks && !limits => "nothing to verify: no check and no limit is set",
+        true => "verification passed",
+        false => "verification failed",
+    })
 }
 
 /// A morph.
@@ -318,14 +331,10 @@ pub fn morph(morph: &Morph) -> String {
         let _ =
             writeln!(text, "  left alone: {} was {}, somebody made it {}", left.knob, left.ours, left.found);
     }
+    if let Some(verdict) = verdict(morph) {
+        let _ = writeln!(text, "  {verdict}");
+    }
     if let Some(report) = &morph.verification {
-        let checks = morph.plan.verify.as_ref().is_some_and(|verify| !verify.health.is_empty());
-        let limits = report.comparisons.iter().any(|c| c.limit.is_some());
-        let _ = match report.passed {
-            true if !checks && !limits => writeln!(text, "  nothing to verify: no check and no limit is set"),
-            true => writeln!(text, "  verification passed"),
-            false => writeln!(text, "  verification failed"),
-        };
         for c in report.comparisons.iter().filter(|c| c.limit.is_some()) {
             let _ = writeln!(text, "    {}", comparison(c));
         }

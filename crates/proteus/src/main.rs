@@ -72,6 +72,8 @@ async fn run(cli: Cli) -> u8 {
         | Command::Token(_)
         | Command::Personality(_)
         | Command::Telemetry(_) => return ask(&cli).await,
+        | Command::Telemetry(_)
+        | Command::Report(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {
         let body = ErrorBody {

@@ -50,7 +50,7 @@ impl Session {
     }
 
     async fn export(&self, vm: &str, out: &Path) -> Outcome {
-        let failed = |source| CommandError::File { path: out.to_owned(), source };
+        let failed = |source| CommandError::Written { path: out.to_owned(), source };
         let bytes = self.client.download(&format!("/vms/{}/history/file", segment(vm))).await?;
         let mut file = File::options().write(true).create_new(true).open(out).map_err(failed)?;
         let written = file.write_all(&bytes).and_then(|()| file.sync_all());
