@@ -115,6 +115,8 @@ pub enum Command {
     Telemetry(Telemetry),
     /// Write what is known of a VM, or of all, into an HTML page with plots: no server and no network is needed to read it.
     Report(Report),
+    /// Watch all VMs: what they use, where they wait, which morphs are under way.
+    Top(Top),
     /// The state of Proteus.
     #[command(subcommand)]
     Store(Store),
@@ -338,6 +340,50 @@ pub struct Report {
     /// VMs the last half-hour, three hours or thirty hours are shown.
     #[arg(long, value_enum)]
     pub step: Option<Step>,
+}
+
+/// How all VMs are watched.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Print it once as a table, and end: for programs, and where there is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    /// In which order at first; keys change it.
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub sort: SortWord,
+    /// Time between two looks, at least 500ms. Of many VMs those on the screen are asked for at each, the others in turn.
+    #[arg(long, default_value = "2s", value_name = "TIME", conflicts_with = "once")]
+    pub interval: Millis,
+}
+
+/// An order of VMs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SortWord {
+    /// By name.
+    Name,
+    /// Most CPU time first.
+    Cpu,
+    /// Most memory first.
+    Memory,
+    /// Highest pressure first.
+    Pressure,
+    /// Most disk throughput first.
+    Disk,
+    /// Most network throughput first.
+    Traffic,
+}
+
+impl From<SortWord> for crate::top::Sort {
+    fn from(word: SortWord) -> Self {
+        match word {
+            SortWord::Name => Self::Name,
+            SortWord::Cpu => Self::Cpu,
+            SortWord::Memory => Self::Memory,
+            SortWord::Pressure => Self::Pressure,
+            SortWord::Disk => Self::Disk,
+            SortWord::Traffic => Self::Traffic,
+        }
+    }
 }
 
 /// Which history is shown.

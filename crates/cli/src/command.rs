@@ -6,6 +6,8 @@ mod report;
 
 mod snapshot;
 
+mod top;
+
 mod transfer;
 
 mod uplink;
@@ -77,6 +79,7 @@ impl Session {
             Command::Personality(command) => self.personality(command).await,
             Command::Telemetry(command) => self.transfer(command).await,
             Command::Report(report) => self.report(report).await,
+            Command::Top(top) => self.top(top).await,
             Command::Serve(_)
             | Command::Demo(_)
             | Command::Doctor

@@ -23,4 +23,6 @@ pub mod output;
 
 pub mod terminal;
 
+mod top;
+
 pub mod wait;

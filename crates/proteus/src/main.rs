@@ -73,7 +73,8 @@ async fn run(cli: Cli) -> u8 {
         | Command::Personality(_)
         | Command::Telemetry(_) => return ask(&cli).await,
         | Command::Telemetry(_)
-        | Command::Report(_) => return ask(&cli).await,
+        | Command::Report(_)
+        | Command::Top(_) => return ask(&cli).await,
     };
     done.unwrap_or_else(|error| {
         let body = ErrorBody {
