@@ -46,6 +46,8 @@ impl Columns {
         let steps = until.0.saturating_sub(begin).div_ceil(step).max(1);
         let each = steps.div_ceil(most.max(1)) * step;
         let count = (steps * step).div_ceil(each);
+        // They end with the last step; what is too much is before the first.
+        let begin = (begin + steps * step).saturating_sub(count * each);
         Self { span: Span { begin, end: begin + count * each }, each, count }
     }
 
