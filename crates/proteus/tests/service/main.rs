@@ -24,6 +24,8 @@ mod refusal;
 
 mod memory;
 
+mod overview;
+
 mod removal;
 
 #[path = "../../../../tests/support/images.rs"]
