@@ -251,3 +251,15 @@ fn a_look_asks_for_what_is_seen_and_for_the_others_in_turn() {
     assert_eq!(choose(&vms[..40], &all, last), (all, last));
     assert!(choose(&[], &seen, last).0.is_empty());
 }
+
+#[test]
+fn what_was_measured_long_ago_is_not_what_is_used_now() {
+    let mut old = usage(900.0);
+    old.at = old.at.map(|at| proteus_model::unit::UnixMillis(at.0 - FRESH_MS - 1));
+    let mut top = Top::new(Sort::Cpu);
+    let vms = vec![vm(1, "old", "running"), vm(2, "new", "running")];
+    top.take(look(vms, vec![(1, Ok(old)), (2, Ok(usage(100.0)))]));
+    assert_eq!(names(&top), "new old");
+    assert_eq!(top.entries[1].figures.cpu, None);
+    assert_eq!(top.entries[0].figures.cpu, Some(100.0));
+}
