@@ -71,7 +71,6 @@ async fn run(cli: Cli) -> u8 {
         | Command::Audit(_)
         | Command::Token(_)
         | Command::Personality(_)
-        | Command::Telemetry(_) => return ask(&cli).await,
         | Command::Telemetry(_)
         | Command::Report(_)
         | Command::Top(_) => return ask(&cli).await,
