@@ -14,6 +14,8 @@ mod disk;
 
 mod full;
 
+mod personality;
+
 mod usage;
 
 #[path = "../../../../tests/support/images.rs"]

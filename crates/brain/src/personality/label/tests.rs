@@ -31,11 +31,7 @@ const IDLE: [f32; 6] = [0.0, 0.1, 0.5, 4.0, 0.0, 0.0];
 
 fn labels() -> Labels {
     let of = |name: &str, base: [f32; 6]| {
-        [-0.05, 0.05].map(|by| Prototype {
-            label: label(name),
-            source: "a test".into(),
-            traits: kind(base, by).into(),
-        })
+        [-0.05, 0.05].map(|by| Prototype { label: label(name), source: "a test".into(), traits: kind(base, by).into() })
     };
     let all = [of("web frontend", WEB), of("cache", CACHE), of("database", DATABASE), of("idle", IDLE)];
     Labels::new(&all.concat())
@@ -95,6 +91,23 @@ fn a_label_changes_once_three_windows_agree() {
     assert_eq!(watch.borne(), Some(&web));
     assert!(!watch.push(None) && !watch.push(None) && watch.push(None));
     assert_eq!(LabelWatch::resume(Some(idle.clone())).borne(), Some(&idle));
+}
+
+#[test]
+fn the_shipped_prototypes_are_whole_and_each_is_what_it_says() {
+    let shipped = shipped();
+    let labels = Labels::new(&shipped);
+    let names: Vec<&str> = labels.names().into_iter().map(Label::as_str).collect();
+    assert_eq!(names, ["batch analytics", "build farm", "cache", "database", "idle", "web frontend"]);
+    for prototype in &shipped {
+        let seen = prototype.traits;
+        assert_eq!(labels.judge(&seen, None).label, Some(prototype.label.clone()), "{}", prototype.source);
+        let host = labels.judge(&seen.of_host(), None);
+        assert_eq!(host.label, Some(prototype.label.clone()), "host alone: {}: {host:?}", prototype.source);
+    }
+    for (name, programs) in PROGRAMS {
+        assert!(name.parse::<Label>().is_ok() && programs.iter().all(|program| program.len() <= 15));
+    }
 }
 
 proptest! {
