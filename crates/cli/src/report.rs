@@ -14,6 +14,8 @@ mod markup;
 
 mod part;
 
+mod portrait;
+
 mod series;
 
 mod vm;

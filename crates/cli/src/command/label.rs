@@ -4,7 +4,7 @@
 use super::{Outcome, Session, asked};
 use crate::argument::Personality;
 use crate::client::segment;
-use crate::output::{moment, table};
+use crate::output::{moment, number, table};
 use proteus_protocol::api::v1::{
     ApplicationView, ConfigurationView, JudgementView, LabelView, PartView, PerformanceView,
     PersonalityChangeView, PersonalityView, TeachRequest, TraitView,
@@ -17,15 +17,6 @@ pub(crate) const UNKNOWN: &str = "don't know";
 
 fn percent(share: f32) -> String {
     format!("{:.0} %", share * 100.0)
-}
-
-/// Three digits that tell something.
-fn number(value: f32) -> String {
-    match value.abs() {
-        v if v >= 100.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }
 
 /// How long ago, as people say it.

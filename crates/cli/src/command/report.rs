@@ -8,7 +8,7 @@ use crate::error::{CommandError, usage};
 use crate::report::{Fleet, Member, Single, brief_metrics, fleet, single};
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_protocol::api::v1::{
-    AllocationView, HISTORY_MAX, HistoryView, HostView, MorphView, VersionView, VmView,
+    AllocationView, HISTORY_MAX, HistoryView, HostView, MorphView, PersonalityView, VersionView, VmView,
 };
 use serde_json::json;
 use std::fs::File;
@@ -53,6 +53,7 @@ impl Session {
             Some(step) => history(&self.client, &path, step.seconds()).await?,
             None => whole_history(&self.client, &path).await?,
         };
+        let personality: PersonalityView = self.client.get(&format!("{path}/personality")).await?;
         let versions: Vec<VersionView> =
             self.client.get(&format!("{path}/versions?limit={HISTORY_MAX}")).await?;
         let versions: Vec<_> = versions.into_iter().map(|view| view.version).collect();
@@ -65,6 +66,7 @@ impl Session {
             host: &host.name,
             vm: &view,
             history: &history,
+            personality: &personality,
             versions: &versions,
             morphs: &morphs,
             morphs_cut,

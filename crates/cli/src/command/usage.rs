@@ -3,7 +3,7 @@
 use super::{Outcome, Session};
 use crate::argument::{OutputForm, VmHistory};
 use crate::client::segment;
-use crate::output::{moment, table};
+use crate::output::{moment, number, table};
 use crate::{plot, terminal};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{BucketView, HistoryView, UsageView};
@@ -14,15 +14,6 @@ use std::time::Duration;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Widest plot.
 const PLOT_WIDTH: usize = 60;
-
-/// A value as people read it: three digits that tell something.
-fn number(value: f32) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    }
-}
 
 fn usage_text(vm: &str, view: &UsageView) -> String {
     let Some(at) = view.at else {

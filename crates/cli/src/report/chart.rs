@@ -44,6 +44,10 @@ pub(super) enum Event {
     Undone,
     /// A morph that stands where it is.
     Parked,
+    /// It became something else.
+    Shift,
+    /// It did what it does not.
+    Anomaly,
 }
 
 /// A plot.
@@ -153,7 +157,8 @@ fn drawing(lines: &[Line], area: &Area, ticks: (&[Tick], &[Tick]), marks: &[(f64
     for (at, mark) in marks {
         let class = match mark.what {
             Event::Version(_) => "mark",
-            Event::Undone | Event::Parked => "mark undone",
+            Event::Shift => "mark shift",
+            Event::Undone | Event::Parked | Event::Anomaly => "mark undone",
         };
         let _ = writeln!(svg, "<path class=\"{class}\" d=\"M{} -6V{HEIGHT}\"/>", tenth(at * WIDTH));
     }
@@ -169,14 +174,16 @@ fn mark_name(events: &[Event]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let versions = events.iter().filter_map(|event| match event {
         Event::Version(number) => Some(*number),
-        Event::Undone | Event::Parked => None,
+        _ => None,
     });
     match (versions.clone().min(), versions.max()) {
         (Some(first), Some(last)) if first < last => parts.push(format!("v{first}–v{last}")),
         (Some(only), _) => parts.push(format!("v{only}")),
         (None, _) => {}
     }
-    for (event, sign) in [(Event::Undone, "↩"), (Event::Parked, "!")] {
+    for (event, sign) in
+        [(Event::Undone, "↩"), (Event::Parked, "!"), (Event::Shift, "⇄"), (Event::Anomaly, "?")]
+    {
         match events.iter().filter(|other| **other == event).count() {
             0 => {}
             1 => parts.push(sign.to_owned()),

@@ -4,11 +4,12 @@ use super::change;
 use super::chart::figure;
 use super::markup::{escape, facts, page};
 use super::part::ALL;
+use super::portrait;
 use super::series::Columns;
 use crate::output::{moment, power_word, present};
 use proteus_model::execution::{Morph, Version};
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_protocol::api::v1::{HistoryView, VmView};
+use proteus_protocol::api::v1::{HistoryView, PersonalityView, VmView};
 
 /// Most columns of a plot: two points of a wide screen each.
 const COLUMNS_MAX: u64 = 480;
@@ -23,6 +24,8 @@ pub(crate) struct Single<'a> {
     pub vm: &'a VmView,
     /// What it used, in one resolution.
     pub history: &'a HistoryView,
+    /// What it is observed to be.
+    pub personality: &'a PersonalityView,
     /// Its versions, oldest first.
     pub versions: &'a [Version],
     /// Its morphs, newest first.
@@ -63,6 +66,7 @@ fn head(one: &Single<'_>) -> String {
     let doing = if vm.morph.is_some() { ", a morph is under way" } else { "" };
     let pairs = [
         ("State", format!("{}{doing}", escape(state(vm)))),
+        ("Is", escape(one.personality.label.as_deref().unwrap_or("don't know"))),
         ("Profile", or_dash(vm.profile.clone())),
         ("Version", vm.version.to_string()),
         ("vCPUs", format!("{vcpus} of at most {}", vm.intent.vcpus_max)),
@@ -93,7 +97,8 @@ pub(super) fn about(columns: &Columns, step_s: u64, marks: bool) -> String {
     );
     if marks {
         text.push_str(
-            " A line from top to bottom is a change: solid, a new version; dotted, a morph that was undone (↩) or parked (!).",
+            " A line from top to bottom is a change: solid, a new version; dotted, a morph that was undone (↩) or parked (!); \
+             dashed, it became something else (⇄); dotted, an anomaly (?).",
         );
     }
     text + "</p>\n"
@@ -110,7 +115,9 @@ fn plots(one: &Single<'_>) -> String {
     };
     let until = until(one.history, one.now);
     let columns = Columns::new(one.history.step_s, first.begins_at, until, COLUMNS_MAX);
-    let marks = change::marks(one.versions, one.morphs);
+    let mut marks = change::marks(one.versions, one.morphs);
+    marks.extend(portrait::marks(one.personality));
+    marks.sort_by_key(|mark| (mark.at, mark.what));
     let shown = marks.iter().any(|mark| columns.span.place(mark.at).is_some());
     text.push_str(&about(&columns, one.history.step_s, shown));
     for part in ALL {
@@ -148,7 +155,9 @@ fn changes(one: &Single<'_>) -> String {
 /// The page of one VM.
 pub(crate) fn single(one: &Single<'_>) -> String {
     let title = format!("{} – Proteus", one.vm.name);
-    page(&title, &(head(one) + &plots(one) + &changes(one)))
+    let (first, until) = (one.history.buckets.first().map_or(one.now, |first| first.begins_at), one.now);
+    let portrait = portrait::section(one.personality, first, until);
+    page(&title, &(head(one) + &portrait + &plots(one) + &changes(one)))
 }
 
 #[cfg(test)]
@@ -213,8 +222,51 @@ mod tests {
         from_value(whole).unwrap()
     }
 
+    /// Of a VM of which all is known, or nothing.
+    fn personality(known: bool) -> PersonalityView {
+        let unknown = || json!({"source": "host", "at": null, "coverage": 0.0, "value": null, "missing": []});
+        let mut record: serde_json::Map<String, Value> = [
+            "BaseImageID",
+            "ConfigurationHistory",
+            "ApplicationUsageStats",
+            "DataFootprintAnalysis",
+            "NetworkTrafficProfile",
+            "UserBehaviorModel",
+            "PerformanceMetrics",
+            "WeightedTraitVector",
+        ]
+        .map(|part| (part.to_owned(), unknown()))
+        .into_iter()
+        .collect();
+        record.insert("VMID".into(), json!("vm-1"));
+        if known {
+            let one = |name: &str, deviation: f32| {
+                json!({"name": name, "meaning": HOSTILE, "value": 1.0, "deviation": deviation, "weight": 0.5,
+                    "of_guest": false})
+            };
+            record["WeightedTraitVector"]["value"] =
+                json!([one("cpu_use", 9.0), one(HOSTILE, -1.0), one("answers", 0.5)]);
+        }
+        let seen = json!({"trait": null, "seen": HOSTILE, "weight": -1.0});
+        let judgement = json!({"label": null, "confidence": 0.5, "candidates": [], "evidence": [seen],
+            "why_not": HOSTILE, "with_guest": true});
+        let judgement = known.then_some(judgement);
+        let labels = json!([{"since": BEGIN, "label": HOSTILE}, {"since": BEGIN + 60_000, "label": null}]);
+        let change = |kind: &str| {
+            json!({"kind": kind, "began_at": BEGIN + 60_000, "told_at": BEGIN + 90_000, "from": HOSTILE, "to": null,
+                "evidence": [seen]})
+        };
+        from_value(json!({
+            "vm": "web", "at": null, "label": known.then_some(HOSTILE), "judgement": judgement, "host_only": judgement,
+            "labels": if known { labels } else { json!([]) }, "departed": false, "inherited_from": null, "record": record,
+            "changes": if known { json!([change("shift"), change("anomaly")]) } else { json!([]) },
+        }))
+        .unwrap()
+    }
+
     fn page_of(history: &HistoryView) -> String {
         single(&Single {
+            personality: &personality(!history.buckets.is_empty()),
             now: UnixMillis(BEGIN + 600_000),
             host: HOSTILE,
             vm: &vm(),
@@ -257,9 +309,16 @@ mod tests {
         // One plot for the one metric that was measured; the others are named.
         assert_eq!(page.matches("<figure").count(), 1);
         assert!(page.contains("<b>Memory</b>: not measured"));
-        for said in
-            ["↩ rolled back", "! parked", "✓ committed", "vcpus online: 1 → 2", "2 parts of its history"]
-        {
+        for said in [
+            "↩ rolled back",
+            "⇄ shift",
+            "? anomaly",
+            "<polygon class=\"area\"",
+            "! parked",
+            "✓ committed",
+            "vcpus online: 1 → 2",
+            "2 parts of its history",
+        ] {
             assert!(page.contains(said), "{said}");
         }
     }
@@ -269,6 +328,9 @@ mod tests {
         let page = page_of(&HistoryView { buckets: Vec::new(), ..history() });
         check(&page);
         assert!(page.contains("Nothing is known of it in steps of 1 min yet."));
+        assert!(
+            page.contains("It bore no label yet.") && page.contains("Too little was measured for a picture")
+        );
     }
 
     #[test]

@@ -112,6 +112,12 @@ pub(super) const COLUMNS: &[Column] = &[
         },
     },
     Column {
+        heading: "LABEL",
+        right: false,
+        width: 15,
+        cell: |_, entry| dash(entry.vm.label.clone(), |label| label),
+    },
+    Column {
         heading: "PROFILE",
         right: false,
         width: 18,

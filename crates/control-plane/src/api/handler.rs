@@ -78,7 +78,7 @@ fn parse_said<T: DeserializeOwned>(body: &Body) -> Result<T, Refusal> {
 }
 
 /// What is shown of a VM that was looked at.
-fn view_of(record: &VmRecord, seen: Glance<VmObserved>) -> VmView {
+fn view_of(control: &Control, record: &VmRecord, seen: Glance<VmObserved>) -> VmView {
     let (observed, power, problem) = match (seen.whole, seen.power) {
         (Some(Ok(observed)), _) => (Some(observed.clone()), observed.power, None),
         // It has no place yet, or its host lost it.
@@ -99,6 +99,7 @@ fn view_of(record: &VmRecord, seen: Glance<VmObserved>) -> VmView {
         name: name.clone(),
         power,
         problem,
+        label: control.personalities.shown(record.id).and_then(|(label, _)| label).map(String::from),
         profile: record.profile.clone(),
         version: record.version,
         morph: record.morph,
@@ -123,7 +124,7 @@ async fn glance(control: &Arc<Control>, record: &VmRecord) -> Glance<VmObserved>
 /// What is shown of a VM that was just made or changed: asked to the end, for nothing of it may be of before.
 async fn view(control: &Control, record: &VmRecord) -> Result<VmView, ControlError> {
     let whole = Some(control.node().observe(record.id).await);
-    Ok(view_of(record, Glance { power: None, whole }))
+    Ok(view_of(control, record, Glance { power: None, whole }))
 }
 
 pub(super) async fn host(State(control): Shared) -> Answer<HostView> {
@@ -146,7 +147,7 @@ pub(super) async fn vms(State(control): Shared) -> Answer<Vec<VmView>> {
     let records = control.vms().await?;
     let ids: Vec<VmId> = records.iter().map(|record| record.id).collect();
     let seen = control.glance_at(&ids).await;
-    Ok(Json(records.iter().zip(seen).map(|(record, seen)| view_of(record, seen)).collect()))
+    Ok(Json(records.iter().zip(seen).map(|(record, seen)| view_of(&control, record, seen)).collect()))
 }
 
 pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer<VmView> {
@@ -157,7 +158,7 @@ pub(super) async fn vm(State(control): Shared, Path(vm): Path<String>) -> Answer
         control.measure_all(&[record.id]).await;
         seen = glance(&control, &record).await;
     }
-    Ok(Json(view_of(&record, seen)))
+    Ok(Json(view_of(&control, &record, seen)))
 }
 
 /// Makes or changes a VM, to the end also when the caller goes away; the VM as it is then.

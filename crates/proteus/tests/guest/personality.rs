@@ -58,7 +58,11 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     assert_eq!((&view["label"], &view["at"]), (&Value::Null, &Value::Null), "{view}");
     assert_eq!(view["record"]["BaseImageID"]["value"]["kernel"].as_str().unwrap().len(), 64);
     let refused = server.cli(&["personality", "teach", "vm", "shop"]);
-    assert!(refused.code != 0 && refused.stderr.contains("too little is known of vm yet"), "{}", refused.stderr);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("too little is known of vm yet"),
+        "{}",
+        refused.stderr
+    );
     server.cli(&["vm", "start", "vm", "--wait"]).ok();
     let address = server.ask(&["vm", "show", "vm"])["vm"]["address"].as_str().unwrap().to_owned();
     borne(&server, "vm", "idle");
@@ -99,7 +103,8 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     // It becomes something else: what was usual for it is known still.
     drop(client);
     assert!(serves(&server, &address));
-    let _client = Client::start(&server, &["redis-benchmark", "-h", &address, "-c", "5", "-l", "-q", "-t", "get,set"]);
+    let _client =
+        Client::start(&server, &["redis-benchmark", "-h", &address, "-c", "5", "-l", "-q", "-t", "get,set"]);
     let view = borne(&server, "vm", "cache");
     assert_eq!(view["judgement"]["label"], "cache", "{view}");
     let shift = wait_for("the shift", LIMIT, || {

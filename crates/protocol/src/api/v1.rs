@@ -67,6 +67,9 @@ pub struct VmView {
     /// Why nobody can tell how it is, as where its place in the state folder is damaged.
     #[serde(default)]
     pub problem: Option<String>,
+    /// What it is observed to be, in a word; `None`: don't know, or not judged since Proteus began.
+    #[serde(default)]
+    pub label: Option<String>,
     /// Its profile, as `name@version`.
     pub profile: Option<String>,
     /// Its version: rises with each committed morph.

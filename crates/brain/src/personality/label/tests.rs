@@ -31,7 +31,11 @@ const IDLE: [f32; 6] = [0.0, 0.1, 0.5, 4.0, 0.0, 0.0];
 
 fn labels() -> Labels {
     let of = |name: &str, base: [f32; 6]| {
-        [-0.05, 0.05].map(|by| Prototype { label: label(name), source: "a test".into(), traits: kind(base, by).into() })
+        [-0.05, 0.05].map(|by| Prototype {
+            label: label(name),
+            source: "a test".into(),
+            traits: kind(base, by).into(),
+        })
     };
     let all = [of("web frontend", WEB), of("cache", CACHE), of("database", DATABASE), of("idle", IDLE)];
     Labels::new(&all.concat())
