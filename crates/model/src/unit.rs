@@ -1,5 +1,7 @@
 //! Quantities with their units in the type. Arithmetic that could wrap is checked or saturates, never silent.
 
+mod moment;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -254,7 +256,8 @@ impl fmt::Display for Millis {
 #[serde(transparent)]
 pub struct Permille(pub u32);
 
-/// A moment, in milliseconds since 1970-01-01 UTC. The clock that read it is the caller's.
+/// A moment, in milliseconds since 1970-01-01 UTC. The clock that read it is the caller's. Text form:
+/// `2026-11-28T18:00:00Z`, `1795888800` (seconds).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
