@@ -1,5 +1,9 @@
 //! What can be typed. Parsed once; unknown words are errors.
 
+mod prometheus;
+
+pub use prometheus::FromPrometheus;
+
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proteus_model::id::VmName;
@@ -312,12 +316,17 @@ pub enum Telemetry {
     },
     /// Take a history in beside what is known: a file of `telemetry export`, or CSV, whose first line names `time` and
     /// metrics (`time,cpu,memory`), times being seconds since 1970 or as 2026-11-28T18:00:00Z. An empty field was not
-    /// measured. All of it is read before any of it is taken; of two stretches of the same time the fuller stays.
+    /// measured. Or from a Prometheus, with --prometheus. All of it is read before any of it is taken; of two stretches
+    /// of the same time the fuller stays.
     Import {
         /// To which VM.
         vm: String,
         /// The file; `-` is standard input.
-        file: PathBuf,
+        #[arg(required_unless_present = "prometheus")]
+        file: Option<PathBuf>,
+        /// Or a server.
+        #[command(flatten)]
+        from: Box<FromPrometheus>,
         /// Only say what it has.
         #[arg(long)]
         dry_run: bool,

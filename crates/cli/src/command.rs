@@ -4,6 +4,8 @@ mod label;
 
 mod report;
 
+mod backfill;
+
 mod snapshot;
 
 mod top;
@@ -18,7 +20,7 @@ use crate::argument::{
     Allocation, Arm, Audit, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm,
     VmCreate,
 };
-use crate::client::{Client, segment};
+use crate::client::{Client, Connect, segment};
 use crate::error::{CommandError, usage};
 use crate::file;
 use crate::follow::follow;
@@ -40,6 +42,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A client and how answers are written.
@@ -48,6 +51,8 @@ pub struct Session {
     pub client: Client,
     /// Text or JSON.
     pub form: OutputForm,
+    /// Makes connections over TLS to other servers than Proteus, trusting the authority in a file.
+    pub tls: fn(Option<PathBuf>) -> Arc<dyn Connect>,
 }
 
 type Outcome = Result<u8, CommandError>;

@@ -19,6 +19,8 @@ mod plot;
 
 mod report;
 
+pub mod prometheus;
+
 pub mod output;
 
 pub mod terminal;

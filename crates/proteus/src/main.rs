@@ -19,7 +19,7 @@ mod tls;
 
 use clap::{CommandFactory, Parser};
 use proteus_cli::argument::{Cli, Command, OutputForm};
-use proteus_cli::client::{Client, ClientError};
+use proteus_cli::client::{Client, ClientError, Connect};
 use proteus_cli::command::Session;
 use proteus_cli::error::{CommandError, report};
 use proteus_cli::terminal;
@@ -129,7 +129,10 @@ fn client(cli: &Cli) -> Result<Client, ClientError> {
 /// Runs a command that is a request to a server.
 async fn ask(cli: &Cli) -> u8 {
     let outcome = match client(cli) {
-        Ok(client) => Session { client, form: cli.output }.run(&cli.command).await,
+        Ok(client) => {
+            let tls = |ca| -> Arc<dyn Connect> { Arc::new(tls::Connector::new(ca)) };
+            Session { client, form: cli.output, tls }.run(&cli.command).await
+        }
         Err(error) => Some(Err(CommandError::from(error))),
     };
     match outcome {

@@ -3,7 +3,7 @@
 use super::{Outcome, Session, asked};
 use crate::argument::Telemetry;
 use crate::client::segment;
-use crate::error::CommandError;
+use crate::error::{CommandError, usage};
 use crate::file::read_bounded;
 use proteus_model::unit::Bytes;
 use proteus_protocol::api::v1::{IMPORT_BYTES_MAX, ImportView};
@@ -39,8 +39,12 @@ impl Session {
     pub(super) async fn transfer(&self, command: &Telemetry) -> Outcome {
         match command {
             Telemetry::Export { vm, out } => self.export(vm, out).await,
-            Telemetry::Import { vm, file, dry_run } => {
-                let bytes = read_bounded(file, IMPORT_BYTES_MAX as u64)?;
+            Telemetry::Import { vm, file, from, dry_run } => {
+                let bytes = match (file, &from.prometheus) {
+                    (_, Some(url)) => self.from_prometheus(vm, url, from).await?,
+                    (Some(file), None) => read_bounded(file, IMPORT_BYTES_MAX as u64)?,
+                    (None, None) => return Err(usage("expected a file or --prometheus".into(), "name one")),
+                };
                 let path = asked(&format!("/vms/{}/history/file", segment(vm)), *dry_run);
                 let view: ImportView = self.client.upload(&path, bytes).await?;
                 self.print(&view, || imported(vm, &view, *dry_run));

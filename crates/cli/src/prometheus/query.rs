@@ -1,0 +1,420 @@
+//! Which questions bring a VM's metrics, and over which stretches of time. Must never add up what is of several
+//! machines: each question keeps the labels by which they would be told apart.
+
+use super::answer::Span;
+use proteus_model::telemetry::{Metric, Tier};
+use proteus_model::unit::{Millis, UnixMillis};
+use std::str::FromStr;
+
+/// Most moments of one request: a Prometheus refuses more than 11 000.
+const POINTS_MAX: u64 = 10_000;
+/// How many moments are asked for to see whether a question is of one series.
+const PROBED: u64 = 60;
+/// Longest matcher and expression, bytes.
+const MATCHER_BYTES_MAX: usize = 1024;
+const QUERY_BYTES_MAX: usize = 4096;
+/// Hardware of a guest, and not what is laid over it: that would count twice.
+const DISKS: &str = r#"device!~"(dm-|md|loop|ram|zram|nbd|sr|fd).*""#;
+const LINKS: &str = r#"device!~"lo|(veth|docker|br-|virbr|vnet|tap|tun|wg|bond|team|dummy|cni|cali|flannel|kube|lxc|podman|ovs).*""#;
+
+/// A condition on a label: `instance="10.0.0.5:9100"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matcher {
+    label: String,
+    written: String,
+}
+
+impl FromStr for Matcher {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || "expected LABEL=\"VALUE\", or with !=, =~ or !~".to_owned();
+        let text = text.trim();
+        let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).ok_or_else(bad)?;
+        let (label, rest) = text.split_at(end);
+        let whole = !label.is_empty() && !label.starts_with(|c: char| c.is_ascii_digit());
+        if !whole || label == "__name__" || text.len() > MATCHER_BYTES_MAX {
+            return Err(bad());
+        }
+        let rest = rest.trim_start();
+        let operator = ["=~", "!~", "!=", "="].into_iter().find(|operator| rest.starts_with(operator));
+        let operator = operator.ok_or_else(bad)?;
+        let value = rest[operator.len()..].trim();
+        // A shell takes quotes away that were not quoted themselves.
+        let written = match value.strip_prefix('"') {
+            Some(value) => value.strip_suffix('"').ok_or_else(bad)?.to_owned(),
+            None => value.replace('\\', "\\\\"),
+        };
+        let mut escaped = false;
+        for c in written.chars() {
+            match (escaped, c) {
+                (false, '"') => return Err(format!("{}: one condition each", bad())),
+                (_, c) if c.is_control() => return Err(bad()),
+                (false, '\\') => escaped = true,
+                _ => escaped = false,
+            }
+        }
+        if escaped {
+            return Err(bad());
+        }
+        Ok(Self { label: label.to_owned(), written: format!("{label}{operator}\"{written}\"") })
+    }
+}
+
+/// A question of one's own: `METRIC=PROMQL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnQuery {
+    /// What it brings.
+    pub metric: Metric,
+    /// Its words.
+    pub expression: String,
+}
+
+impl FromStr for OwnQuery {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, expression) = text
+            .split_once('=')
+            .ok_or("expected METRIC=PROMQL, as in memory=node_memory_Active_bytes/1048576")?;
+        let known = || format!("expected one of {}, then =", Metric::ALL.map(Metric::name).join(", "));
+        let metric = Metric::named(name.trim()).ok_or_else(known)?;
+        let expression = expression.trim().to_owned();
+        if expression.is_empty() || expression.len() > QUERY_BYTES_MAX {
+            return Err(format!("expected an expression of 1 to {QUERY_BYTES_MAX} bytes"));
+        }
+        Ok(Self { metric, expression })
+    }
+}
+
+/// A moment that is given as such, or as so long before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// A moment.
+    At(UnixMillis),
+    /// So many milliseconds ago.
+    Ago(u64),
+}
+
+impl FromStr for When {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+        let ago = days.and_then(|days| days.checked_mul(86_400_000));
+        ago.or_else(|| text.parse::<Millis>().ok().map(|ago| ago.0)).map(Self::Ago).ok_or_else(|| {
+            "expected so long ago, as in 30d or 12h, or YYYY-MM-DDThh:mm:ssZ, or seconds since 1970"
+                .to_owned()
+        })
+    }
+}
+
+impl When {
+    /// The moment that it is, in seconds.
+    pub fn second(self, now_s: u64) -> u64 {
+        match self {
+            Self::At(at) => at.0 / 1000,
+            Self::Ago(ago) => now_s.saturating_sub(ago / 1000),
+        }
+    }
+}
+
+/// What gathers the metrics that the questions are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Source {
+    /// Prometheus's node exporter inside the guest: CPU, memory, disks, links, pressure, as the guest counts them.
+    NodeExporter,
+    /// The /metrics of a Proteus, of this VM by its name unless a matcher on `vm` is given.
+    Proteus,
+}
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// What it brings.
+    pub metric: Metric,
+    /// In PromQL.
+    pub expression: String,
+    /// Whether it was typed, and so must bring something.
+    pub own: bool,
+}
+
+/// The questions of a set whose labels match, rates being over `window`; those of one's own stand in their places.
+pub fn questions(
+    source: Option<Source>,
+    vm: &str,
+    matchers: &[Matcher],
+    window: Millis,
+    own: &[OwnQuery],
+) -> Vec<Query> {
+    let mut conditions: Vec<String> = matchers.iter().map(|matcher| matcher.written.clone()).collect();
+    if source == Some(Source::Proteus) && matchers.iter().all(|matcher| matcher.label != "vm") {
+        conditions.push(format!("vm=\"{}\"", vm.replace('\\', "\\\\").replace('"', "\\\"")));
+    }
+    let asking = Asking { conditions: conditions.join(","), window };
+    let set = match source {
+        Some(Source::NodeExporter) => asking.node_exporter(),
+        Some(Source::Proteus) => asking.proteus(),
+        None => Vec::new(),
+    };
+    let mut all: Vec<Query> = set
+        .into_iter()
+        .filter(|(metric, _)| own.iter().all(|own| own.metric != *metric))
+        .map(|(metric, expression)| Query { metric, expression, own: false })
+        .collect();
+    all.extend(own.iter().map(|OwnQuery { metric, expression }| Query {
+        metric: *metric,
+        expression: expression.clone(),
+        own: true,
+    }));
+    all.sort_by_key(|query| query.metric);
+    all
+}
+
+struct Asking {
+    conditions: String,
+    window: Millis,
+}
+
+impl Asking {
+    fn select(&self, name: &str, condition: &str) -> String {
+        let all = [condition, &self.conditions].into_iter().filter(|part| !part.is_empty());
+        format!("{name}{{{}}}", all.collect::<Vec<_>>().join(","))
+    }
+
+    /// What is left of a machine when its devices are added up.
+    fn sum(by: &str, what: &str) -> String {
+        format!("sum by ({by}) ({what})")
+    }
+
+    fn rate(&self, by: &str, name: &str, condition: &str) -> String {
+        Self::sum(by, &format!("rate({}[{}ms])", self.select(name, condition), self.window.0))
+    }
+
+    fn node_exporter(&self) -> Vec<(Metric, String)> {
+        let by = "instance, job";
+        let rate = |name: &str, condition: &str| self.rate(by, name, condition);
+        let level = |name: &str| Self::sum(by, &self.select(name, ""));
+        let took = format!(
+            "({} + {})",
+            rate("node_disk_read_time_seconds_total", DISKS),
+            rate("node_disk_write_time_seconds_total", DISKS)
+        );
+        let done = format!(
+            "({} + {})",
+            rate("node_disk_reads_completed_total", DISKS),
+            rate("node_disk_writes_completed_total", DISKS)
+        );
+        vec![
+            // Waiting and stolen time is not used.
+            (
+                Metric::Cpu,
+                format!("1000 * {}", rate("node_cpu_seconds_total", r#"mode!~"idle|iowait|steal""#)),
+            ),
+            (Metric::DiskRead, format!("{} / 1024", rate("node_disk_read_bytes_total", DISKS))),
+            (Metric::DiskWritten, format!("{} / 1024", rate("node_disk_written_bytes_total", DISKS))),
+            (Metric::Received, format!("{} / 1024", rate("node_network_receive_bytes_total", LINKS))),
+            (Metric::Sent, format!("{} / 1024", rate("node_network_transmit_bytes_total", LINKS))),
+            (Metric::Reads, rate("node_disk_reads_completed_total", DISKS)),
+            (Metric::Writes, rate("node_disk_writes_completed_total", DISKS)),
+            (Metric::Flushes, rate("node_disk_flush_requests_total", DISKS)),
+            // Nothing by nothing, where no operation was done, is NaN: not measured.
+            (Metric::DiskLatency, format!("1e6 * {took} / {done}")),
+            (Metric::PacketsReceived, rate("node_network_receive_packets_total", LINKS)),
+            (Metric::PacketsSent, rate("node_network_transmit_packets_total", LINKS)),
+            (
+                Metric::GuestMemory,
+                format!(
+                    "({} - {}) / 1048576",
+                    level("node_memory_MemTotal_bytes"),
+                    level("node_memory_MemAvailable_bytes")
+                ),
+            ),
+            (Metric::PressureCpu, format!("1000 * {}", rate("node_pressure_cpu_waiting_seconds_total", ""))),
+            (
+                Metric::PressureMemory,
+                format!("1000 * {}", rate("node_pressure_memory_waiting_seconds_total", "")),
+            ),
+            (Metric::PressureIo, format!("1000 * {}", rate("node_pressure_io_waiting_seconds_total", ""))),
+            (Metric::Switches, rate("node_context_switches_total", "")),
+            (Metric::Forks, rate("node_forks_total", "")),
+        ]
+    }
+
+    fn proteus(&self) -> Vec<(Metric, String)> {
+        let by = "instance, job, vm";
+        let rate = |name: &str, condition: &str| self.rate(by, &format!("proteus_vm_{name}"), condition);
+        let share = |name: &str, condition: &str| format!("1000 * {}", rate(name, condition));
+        let kib = |name: &str, condition: &str| format!("{} / 1024", rate(name, condition));
+        let done = rate("disk_operations_total", r#"kind=~"read|write|flush""#);
+        vec![
+            (Metric::Cpu, share("cpu_seconds_total", "")),
+            (
+                Metric::Memory,
+                format!("{} / 1048576", Self::sum(by, &self.select("proteus_vm_resident_bytes", ""))),
+            ),
+            (Metric::DiskRead, kib("disk_bytes_total", r#"kind="read""#)),
+            (Metric::DiskWritten, kib("disk_bytes_total", r#"kind="write""#)),
+            (Metric::Received, kib("network_bytes_total", r#"direction="receive""#)),
+            (Metric::Sent, kib("network_bytes_total", r#"direction="transmit""#)),
+            (Metric::Reads, rate("disk_operations_total", r#"kind="read""#)),
+            (Metric::Writes, rate("disk_operations_total", r#"kind="write""#)),
+            (Metric::Flushes, rate("disk_operations_total", r#"kind="flush""#)),
+            (Metric::DiskLatency, format!("1e6 * {} / {done}", rate("disk_seconds_total", ""))),
+            (Metric::PacketsReceived, rate("network_packets_total", r#"direction="receive""#)),
+            (Metric::PacketsSent, rate("network_packets_total", r#"direction="transmit""#)),
+            (Metric::RunDelay, share("run_delay_seconds_total", "")),
+            (Metric::Throttled, share("throttled_seconds_total", "")),
+            (
+                Metric::Overhead,
+                format!(
+                    "clamp_min(1000 * ({} - {}), 0)",
+                    rate("process_cpu_seconds_total", ""),
+                    rate("cpu_seconds_total", "")
+                ),
+            ),
+            (Metric::PressureCpu, share("guest_stalled_seconds_total", r#"on="cpu""#)),
+            (Metric::PressureMemory, share("guest_stalled_seconds_total", r#"on="memory""#)),
+            (Metric::PressureIo, share("guest_stalled_seconds_total", r#"on="io""#)),
+        ]
+    }
+}
+
+/// The stretches that are asked for, oldest first, so fine as a history keeps them: its shortest step as far back as
+/// that reaches, and its middle one before, so that also of the longest there are ten values each.
+pub fn spans(since_s: u64, until_s: u64) -> Vec<Span> {
+    let [fine, middle, _] = Tier::ALL;
+    let aligned = |second: u64, step: u64| second.div_ceil(step) * step;
+    let seam = aligned(until_s.saturating_sub(fine.span_ms() / 1000), middle.step_s).max(since_s);
+    let mut all = Vec::new();
+    let coarse = seam.checked_sub(1).filter(|last| since_s <= *last);
+    let coarse = coarse.map(|last| (since_s, last, middle.step_s));
+    for (from, until_s, step_s) in coarse.into_iter().chain([(seam, until_s, fine.step_s)]) {
+        let mut from_s = aligned(from, step_s);
+        while from_s <= until_s {
+            let last = until_s.min(from_s + (POINTS_MAX - 1) * step_s);
+            all.push(Span { from_s, until_s: last, step_s });
+            from_s += POINTS_MAX * step_s;
+        }
+    }
+    all
+}
+
+/// A coarse look over all of that, by which it is seen whether a question is of one series before much is read.
+pub fn probe(since_s: u64, until_s: u64) -> Span {
+    Span {
+        from_s: since_s,
+        until_s,
+        step_s: (until_s.saturating_sub(since_s) / PROBED).max(Tier::ALL[1].step_s),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matcher_cannot_be_more_than_one_condition() {
+        let written = |text: &str| text.parse::<Matcher>().map(|matcher| matcher.written);
+        for (text, expected) in [
+            (r#"instance="10.0.0.5:9100""#, r#"instance="10.0.0.5:9100""#),
+            ("instance=10.0.0.5:9100", r#"instance="10.0.0.5:9100""#),
+            (r#" job =~ "node|vm" "#, r#"job=~"node|vm""#),
+            (r#"a!="x\"y""#, r#"a!="x\"y""#),
+            (r"a=\", r#"a="\\""#),
+            (r#"a="""#, r#"a="""#),
+        ] {
+            assert_eq!(written(text).as_deref(), Ok(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "instance",
+            "=\"a\"",
+            "1a=\"b\"",
+            r#"a="b",c="d""#,
+            r#"a="b"} or vector(1)"#,
+            r#"a=b"} or x{c="d"#,
+            r#"a="b\"#,
+            "a=\"b\nc\"",
+            "__name__=\"up\"",
+            "a>\"b\"",
+        ] {
+            assert!(written(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn moments_are_given_as_such_or_as_so_long_ago() {
+        let second = |text: &str| text.parse::<When>().map(|when| when.second(1_000_000));
+        assert_eq!(second("1970-01-02T00:00:00Z"), Ok(86_400));
+        assert_eq!(second("500"), Ok(500));
+        assert_eq!(second("10d"), Ok(136_000));
+        assert_eq!(second("90s"), Ok(999_910));
+        assert_eq!(second("99999999999d"), Ok(0));
+        for bad in ["", "d", "-1d", "yesterday", "999999999999999999999d"] {
+            assert!(second(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn questions_keep_apart_what_is_of_several_machines_and_ones_own_come_first() {
+        let matchers = ["instance=\"a:9100\"".parse().unwrap()];
+        let own = ["memory=x{y=\"z\"} / 1048576".parse().unwrap(), "cpu=1".parse().unwrap()];
+        let window = Millis(120_000);
+        let all = questions(Some(Source::NodeExporter), "web", &matchers, window, &own);
+        assert_eq!(all[0], Query { metric: Metric::Cpu, expression: "1".into(), own: true });
+        assert_eq!(all[1].expression, "x{y=\"z\"} / 1048576");
+        assert_eq!(
+            all.iter().find(|query| query.metric == Metric::PressureIo).unwrap().expression,
+            "1000 * sum by (instance, job) (rate(node_pressure_io_waiting_seconds_total{instance=\"a:9100\"}[120000ms]))"
+        );
+        for source in [Source::NodeExporter, Source::Proteus] {
+            let all = questions(Some(source), "web", &matchers, window, &[]);
+            assert!(all.is_sorted_by(|a, b| a.metric < b.metric), "each metric once, in order");
+            for Query { expression, .. } in &all {
+                assert_eq!(
+                    expression.matches("instance=\"a:9100\"").count(),
+                    expression.matches('{').count()
+                );
+                assert_eq!(
+                    expression.matches("sum by (instance, job").count(),
+                    expression.matches('{').count()
+                );
+                let by_name = expression.matches("vm=\"web\"").count();
+                assert_eq!(by_name > 0, source == Source::Proteus, "{expression}");
+            }
+        }
+        let of_vm = ["vm=\"old\"".parse().unwrap()];
+        let all = questions(Some(Source::Proteus), "web", &of_vm, window, &[]);
+        assert!(all.iter().all(|query| !query.expression.contains("web")));
+        assert!("watts=up".parse::<OwnQuery>().unwrap_err().contains("guest_memory"));
+        assert!("cpu= ".parse::<OwnQuery>().is_err() && "cpu".parse::<OwnQuery>().is_err());
+    }
+
+    #[test]
+    fn stretches_are_whole_in_order_and_below_what_a_server_refuses() {
+        for (since, until) in [
+            (0, 0),
+            (1_700_000_000, 1_700_000_001),
+            (1_700_000_000, 1_700_003_599),
+            (1_700_000_003, 1_700_400_017),
+            (1_700_000_000, 1_705_184_000),
+        ] {
+            let all = spans(since, until);
+            let mut seconds = Vec::new();
+            for span in &all {
+                assert!((1..=POINTS_MAX).contains(&span.points()), "{span:?}");
+                assert_eq!(span.from_s % span.step_s, 0);
+                seconds.extend((0..span.points()).map(|point| span.from_s + point * span.step_s));
+            }
+            assert!(seconds.is_sorted_by(|a, b| a < b), "{since} {until}");
+            assert!(seconds.iter().all(|second| (since..=until).contains(second)));
+            assert!(seconds.windows(2).all(|pair| pair[1] - pair[0] <= 60), "a gap");
+            assert!(seconds.last().is_none_or(|last| until - last < 10), "{since} {until}");
+            assert!((1..=PROBED + 1).contains(&probe(since, until).points()));
+        }
+        // 60 days less two hours by minutes, then by ten seconds: ten requests of each metric.
+        assert_eq!(spans(1_700_000_000, 1_705_184_000).len(), 10);
+        assert_eq!(spans(5, 3), []);
+    }
+}
