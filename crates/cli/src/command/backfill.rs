@@ -7,7 +7,7 @@ use crate::error::{CommandError, usage};
 use crate::file::{name_of, read_bounded};
 use crate::output::moment;
 use crate::prometheus::answer::{AnswerError, Labels, Span, differing};
-use crate::prometheus::query::{Query, probe, questions, spans};
+use crate::prometheus::query::{Query, probe, questions, spans, without_ends};
 use crate::prometheus::server::Prometheus;
 use proteus_model::telemetry::{Metric, Reading, Tier};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
@@ -86,17 +86,17 @@ fn csv(readings: &BTreeMap<u64, Reading>) -> Vec<u8> {
 }
 
 impl Known {
-    /// Puts the values of a question over a stretch of time with the others; how many they are.
-    async fn take(
+    /// The values of a question over a stretch of time.
+    async fn ask(
         &mut self,
         prometheus: &Prometheus,
         query: &Query,
         span: Span,
         of: &mut Option<Labels>,
-    ) -> Result<u64, CommandError> {
+    ) -> Result<Vec<(u64, f32)>, CommandError> {
         let answer = prometheus.range(&query.expression, span).await?;
         self.warnings.extend(answer.warnings);
-        let Some(series) = answer.series else { return Ok(0) };
+        let Some(series) = answer.series else { return Ok(Vec::new()) };
         let whose = if query.own { of } else { &mut self.of };
         match whose {
             Some(other) if *other != series.labels => {
@@ -112,11 +112,7 @@ impl Known {
             _ => *whose = Some(series.labels),
         }
         self.absurd += series.absurd;
-        let count = series.points.len() as u64;
-        for (second, value) in series.points {
-            self.readings.entry(second).or_default().set(query.metric, Some(value));
-        }
-        Ok(count)
+        Ok(series.points)
     }
 }
 
@@ -187,20 +183,25 @@ impl Session {
         // First of all of them whether they are of one machine: that is known soon.
         let mut known = Known::default();
         for query in asked {
-            known.take(prometheus, query, probe(since, until), &mut None).await?;
+            known.ask(prometheus, query, probe(since, until), &mut None).await?;
         }
-        known.readings.clear();
         known.absurd = 0;
         let mut missing = Vec::new();
         for query in asked {
-            let (mut of, mut count) = (None, 0);
+            let (mut of, mut points) = (None, Vec::new());
             for span in &parts {
-                count += known.take(prometheus, query, *span, &mut of).await?;
+                points.extend(known.ask(prometheus, query, *span, &mut of).await?);
             }
-            match count {
+            if let Some(window_s) = query.rate_s {
+                points = without_ends(&points, window_s, until);
+            }
+            for (second, value) in &points {
+                known.readings.entry(*second).or_default().set(query.metric, Some(*value));
+            }
+            match points.len() {
                 0 if query.own => return Err(nothing(prometheus, query)),
                 0 => missing.push(query.metric.name()),
-                _ => self.progress(format_args!("  {:<17} {count:>6} values", query.metric.name())),
+                count => self.progress(format_args!("  {:<17} {count:>6} values", query.metric.name())),
             }
         }
         if known.readings.is_empty() {

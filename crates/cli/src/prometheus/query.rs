@@ -137,6 +137,8 @@ pub struct Query {
     pub expression: String,
     /// Whether it was typed, and so must bring something.
     pub own: bool,
+    /// Over how many seconds a rate is told, where that is known.
+    pub rate_s: Option<u64>,
 }
 
 /// The questions of a set whose labels match, rates being over `window`; those of one's own stand in their places.
@@ -160,12 +162,18 @@ pub fn questions(
     let mut all: Vec<Query> = set
         .into_iter()
         .filter(|(metric, _)| own.iter().all(|own| own.metric != *metric))
-        .map(|(metric, expression)| Query { metric, expression, own: false })
+        .map(|(metric, expression)| {
+            // Levels are of a moment, and a latency is of what was done, however long that went on.
+            let level = matches!(metric, Metric::Memory | Metric::GuestMemory | Metric::DiskLatency);
+            let rate_s = (!level).then_some(window.0.div_ceil(1000));
+            Query { metric, expression, own: false, rate_s }
+        })
         .collect();
     all.extend(own.iter().map(|OwnQuery { metric, expression }| Query {
         metric: *metric,
         expression: expression.clone(),
         own: true,
+        rate_s: None,
     }));
     all.sort_by_key(|query| query.metric);
     all
@@ -300,6 +308,20 @@ pub fn spans(since_s: u64, until_s: u64) -> Vec<Span> {
     all
 }
 
+/// A rate's values without those at the ends of a stretch in which there were samples: a Prometheus divides what little
+/// it has there by the whole window, and so tells too little. At `until_s` nothing ends.
+pub fn without_ends(points: &[(u64, f32)], window_s: u64, until_s: u64) -> Vec<(u64, f32)> {
+    let step_s = Tier::ALL[1].step_s;
+    let mut whole = Vec::new();
+    for run in points.chunk_by(|a, b| b.0 - a.0 <= step_s) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let goes_on = last.0 + step_s >= until_s;
+        let is_whole = |at: u64| at >= first.0 + window_s && (goes_on || at + window_s <= last.0);
+        whole.extend(run.iter().filter(|(at, _)| is_whole(*at)));
+    }
+    whole
+}
+
 /// A coarse look over all of that, by which it is seen whether a question is of one series before much is read.
 pub fn probe(since_s: u64, until_s: u64) -> Span {
     Span {
@@ -362,7 +384,10 @@ mod tests {
         let own = ["memory=x{y=\"z\"} / 1048576".parse().unwrap(), "cpu=1".parse().unwrap()];
         let window = Millis(120_000);
         let all = questions(Some(Source::NodeExporter), "web", &matchers, window, &own);
-        assert_eq!(all[0], Query { metric: Metric::Cpu, expression: "1".into(), own: true });
+        let first = Query { metric: Metric::Cpu, expression: "1".into(), own: true, rate_s: None };
+        assert_eq!(all[0], first);
+        let rates = |metric| all.iter().find(|query| query.metric == metric).unwrap().rate_s;
+        assert_eq!((rates(Metric::Sent), rates(Metric::GuestMemory)), (Some(120), None));
         assert_eq!(all[1].expression, "x{y=\"z\"} / 1048576");
         assert_eq!(
             all.iter().find(|query| query.metric == Metric::PressureIo).unwrap().expression,
@@ -389,6 +414,19 @@ mod tests {
         assert!(all.iter().all(|query| !query.expression.contains("web")));
         assert!("watts=up".parse::<OwnQuery>().unwrap_err().contains("guest_memory"));
         assert!("cpu= ".parse::<OwnQuery>().is_err() && "cpu".parse::<OwnQuery>().is_err());
+    }
+
+    #[test]
+    fn at_a_gap_a_rate_is_not_known() {
+        let points = |seconds: &[u64]| seconds.iter().map(|at| (*at, 1.0)).collect::<Vec<_>>();
+        let run: Vec<u64> = (0..=10).map(|minute| minute * 60).collect();
+        let kept =
+            |until| without_ends(&points(&run), 120, until).iter().map(|(at, _)| *at).collect::<Vec<_>>();
+        assert_eq!(kept(10_000), (2..=8).map(|minute| minute * 60).collect::<Vec<_>>());
+        assert_eq!(kept(630), (2..=10).map(|minute| minute * 60).collect::<Vec<_>>());
+        // Two stretches, each too short.
+        assert_eq!(without_ends(&points(&[0, 60, 180, 240]), 120, 10_000), []);
+        assert_eq!(without_ends(&[], 120, 0), []);
     }
 
     #[test]

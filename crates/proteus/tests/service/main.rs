@@ -20,6 +20,8 @@ mod inside;
 #[path = "../../../../tests/support/loader.rs"]
 mod loader;
 
+mod prometheus;
+
 mod refusal;
 
 mod memory;
