@@ -144,7 +144,7 @@ impl Session {
     }
 
     /// What a Prometheus knows of a VM, as CSV.
-    pub(super) async fn from_prometheus(
+    pub(super) async fn read_prometheus(
         &self,
         vm: &str,
         url: &str,

@@ -41,7 +41,7 @@ impl Session {
             Telemetry::Export { vm, out } => self.export(vm, out).await,
             Telemetry::Import { vm, file, from, dry_run } => {
                 let bytes = match (file, &from.prometheus) {
-                    (_, Some(url)) => self.from_prometheus(vm, url, from).await?,
+                    (_, Some(url)) => self.read_prometheus(vm, url, from).await?,
                     (Some(file), None) => read_bounded(file, IMPORT_BYTES_MAX as u64)?,
                     (None, None) => return Err(usage("expected a file or --prometheus".into(), "name one")),
                 };
