@@ -9,6 +9,8 @@ mod method;
 
 mod shift;
 
+mod classify;
+
 mod report;
 
 use anyhow::Result;
@@ -27,9 +29,25 @@ struct Lab {
 enum Bench {
     /// How many VMs that become something else are noticed within six samples, at one false alarm per VM and week
     Shift(Options),
+    /// Into which quarter of its CPU a VM's next day falls, by mean, 95th percentile and most
+    Classify(ClassifyOptions),
 }
 
-/// What every bench takes.
+/// What the bench of days takes.
+#[derive(Debug, clap::Args)]
+struct ClassifyOptions {
+    /// Folder with the data: bitbrains-rnd.parquet
+    #[arg(long)]
+    data: PathBuf,
+    /// Where chance begins: the halves, the learning
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+/// What the bench of shifts takes.
 #[derive(Debug, clap::Args)]
 struct Options {
     /// Folder with the data: bitbrains-rnd.parquet, azure-2017-cpu.parquet
@@ -55,6 +73,8 @@ enum Form {
 }
 
 fn main() -> Result<()> {
-    let Bench::Shift(options) = Lab::parse().bench;
-    report::print(&shift::run(&options)?, options.output)
+    match Lab::parse().bench {
+        Bench::Shift(options) => report::print(&shift::run(&options)?, options.output),
+        Bench::Classify(options) => report::print(&classify::run(&options)?, options.output),
+    }
 }

@@ -107,6 +107,35 @@ fn bitbrains(path: &Path) -> Result<Trace> {
     Ok(Trace { name: "bitbrains-rnd".into(), vms, weekly: WEEKLY })
 }
 
+/// How much of its CPU a VM used at a moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Seconds since 1970.
+    pub at_s: u64,
+    /// Percent of what it has then.
+    pub percent: f32,
+}
+
+/// The same trace, by the share of the CPU; a VM that is off, or has no CPU, says nothing.
+pub fn read_loads(folder: &Path) -> Result<BTreeMap<String, Vec<Load>>> {
+    let path = &folder.join("bitbrains-rnd.parquet");
+    let reader = open(path)?;
+    let columns = Columns::find(path, &reader, &["vm", "ts", "cpu_cap_mhz", "cpu_mhz"])?;
+    let mut vms: BTreeMap<String, Vec<Load>> = BTreeMap::new();
+    for row in reader.get_row_iter(None)? {
+        let row = row.with_context(|| format!("read {}", path.display()))?;
+        let at = |which| columns.number(&row, which);
+        let (Some(second), Some(cap), Some(mhz)) = (at(1)?, at(2)?, at(3)?) else { continue };
+        if second < 0.0 || cap <= 0.0 || mhz < 0.0 {
+            continue;
+        }
+        let load = Load { at_s: second as u64, percent: (100.0 * mhz / cap) as f32 };
+        vms.entry(columns.text(&row, 0)?).or_default().push(load);
+    }
+    ensure!(!vms.is_empty(), "{} has no VM that runs", path.display());
+    Ok(vms)
+}
+
 /// Azure 2017: `set, vm, cpu_avg_pct`. Percent of the VM, taken as one core.
 fn azure(path: &Path) -> Result<Trace> {
     let reader = open(path)?;
