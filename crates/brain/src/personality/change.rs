@@ -29,6 +29,9 @@ const MINUTE: usize = 6;
 const STEADY: usize = 6;
 /// Largest distance of a steady vector from the median of them.
 const STEADY_DISTANCE: f32 = 0.4;
+/// A VM that bears the label that it bore became something else only beyond this distance from what it was: twice the
+/// clients of a busy host are no other work.
+const SAME_LABEL_FAR: f32 = 1.2;
 /// After so many vectors without rest, ten minutes, a departure is an anomaly.
 const RESTLESS: usize = 60;
 /// Every so many vectors one is kept: half a minute.
@@ -176,10 +179,16 @@ impl ChangeWatch {
         let is_other = label.is_some() && label != self.label.as_ref();
         if departure.near == 0 && departure.count >= MINUTE && (is_other || is_all_new && is_steady) {
             let change = self.change(ChangeKind::Shift, at, &departure, label, labels);
+            let is_same = label.is_some() && !is_other && nearest <= SAME_LABEL_FAR;
             let is_habit = self.arrive(&center, labels);
-            self.lately = last.into_iter().rev().collect();
+            // What it was stays known where it is the same still, beside what it is now.
+            if !is_same {
+                self.lately.clear();
+            }
+            self.lately.extend(last.into_iter().rev());
+            self.lately.drain(..self.lately.len().saturating_sub(KEPT));
             (self.label, self.since_kept) = (label.cloned(), 0);
-            return (!is_habit).then_some(change);
+            return (!is_habit && !is_same).then_some(change);
         }
         let tell = departure.count >= RESTLESS && !departure.told;
         let change = tell.then(|| self.change(ChangeKind::Anomaly, at, &departure, label, labels));

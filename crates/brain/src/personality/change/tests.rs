@@ -170,6 +170,22 @@ fn a_label_that_others_bear_makes_a_shift_sooner() {
 }
 
 #[test]
+fn a_vm_of_the_same_label_is_something_else_only_where_it_is_far_from_what_it_was() {
+    let (web, labels) = (named("web"), labels());
+    let vector = |kind: [f32; 6]| TraitVector::from(TRAITS.into_iter().zip(kind).collect::<Vec<_>>());
+    let told = |by: f32| {
+        let mut watch = ChangeWatch::default();
+        let moved = WEB.map(|value| value + by);
+        let all = std::iter::repeat_n(WEB, 20).chain(std::iter::repeat_n(moved, 40));
+        let looks = all.enumerate().map(|(at, kind)| (UnixMillis(at as u64 * 10_000), vector(kind)));
+        looks.filter_map(|(at, vector)| watch.push(at, &vector, Some(&web), &labels)).count()
+    };
+    let distance = |by: f32| labels.distance(&vector(WEB), &vector(WEB.map(|value| value + by))).unwrap();
+    assert!(distance(0.25) > FAR && distance(0.25) < SAME_LABEL_FAR, "{}", distance(0.25));
+    assert_eq!((told(0.25), told(3.0)), (0, 1), "{} {}", distance(0.25), distance(3.0));
+}
+
+#[test]
 fn nothing_is_told_where_too_little_is_known() {
     let mut watch = ChangeWatch::default();
     for at in 0..100 {
