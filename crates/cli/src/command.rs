@@ -161,12 +161,15 @@ impl Session {
             true => Some(self.client.get::<CapabilityView>(&format!("{path}/capabilities")).await?.report),
             false => None,
         };
-        let services: Vec<ServiceView> = match view.agent {
+        let services: Option<Vec<ServiceView>> = match view.agent {
             // An agent that falls silent just now keeps nobody from seeing the rest.
-            Some(_) => self.client.get(&format!("{path}/services")).await.unwrap_or_default(),
-            None => Vec::new(),
+            Some(_) => self.client.get(&format!("{path}/services")).await.ok(),
+            None => Some(Vec::new()),
         };
-        let differences: Option<Vec<DifferenceView>> = match running && view.morph.is_none() {
+        // It would be waited for once more, for each knob of its.
+        let is_heard = services.is_some();
+        let services = services.unwrap_or_default();
+        let differences: Option<Vec<DifferenceView>> = match running && is_heard && view.morph.is_none() {
             // A knob that cannot be read just now keeps nobody from seeing the rest.
             true => self.client.get(&format!("{path}/differences")).await.ok(),
             false => None,

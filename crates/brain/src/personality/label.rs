@@ -46,7 +46,7 @@ pub type Programs = BTreeMap<String, f32>;
 /// All prototypes, ready to be held against.
 #[derive(Debug, Clone)]
 pub struct Labels {
-    prototypes: Vec<(Label, TraitVector)>,
+    prototypes: Vec<Prototype>,
     /// By trait: the median over all prototypes, the deviation from it, and how much the trait counts.
     center: [f32; TRAITS],
     scale: [f32; TRAITS],
@@ -64,9 +64,11 @@ fn label_of(program: &str) -> Option<&'static str> {
     PROGRAMS.iter().find(|(_, programs)| programs.contains(&program)).map(|(label, _)| *label)
 }
 
-/// Share of the guest's CPU that programs of a label use, and the one that uses most.
-fn share_of<'a>(programs: &'a Programs, label: &Label) -> (f32, Option<&'a str>) {
-    let own = programs.iter().filter(|(name, _)| label_of(name) == Some(label.as_str()));
+/// Share of the guest's CPU that is used by programs of a label, or of one of its prototypes, and the one that uses
+/// most.
+fn share_of<'a>(programs: &'a Programs, label: &Label, named: &[String]) -> (f32, Option<&'a str>) {
+    let speaks = |name: &String| label_of(name) == Some(label.as_str()) || named.contains(name);
+    let own = programs.iter().filter(|(name, _)| speaks(name));
     let most = own.clone().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str());
     (own.map(|(_, share)| share.clamp(0.0, 1.0)).sum::<f32>().min(1.0), most)
 }
@@ -79,13 +81,11 @@ fn variance(values: &[f32]) -> f32 {
 impl Labels {
     /// Scales and weighs the traits by these prototypes.
     pub fn new(prototypes: &[Prototype]) -> Self {
-        let prototypes: Vec<(Label, TraitVector)> =
-            prototypes.iter().map(|prototype| (prototype.label.clone(), prototype.traits)).collect();
         let (mut centers, mut scale, mut weight) = ([0.0; TRAITS], [1.0; TRAITS], [0.0; TRAITS]);
         for this in Trait::ALL {
             let mut by_label: BTreeMap<&Label, Vec<f32>> = BTreeMap::new();
-            for (label, vector) in &prototypes {
-                by_label.entry(label).or_default().extend(vector.get(this));
+            for prototype in prototypes {
+                by_label.entry(&prototype.label).or_default().extend(prototype.traits.get(this));
             }
             by_label.retain(|_, values| !values.is_empty());
             let mut all: Vec<f32> = by_label.values().flatten().copied().collect();
@@ -100,7 +100,7 @@ impl Labels {
             let between = variance(&means);
             weight[this as usize] = between / (between + within + this.grain().powi(2));
         }
-        Self { prototypes, center: centers, scale, weight }
+        Self { prototypes: prototypes.to_vec(), center: centers, scale, weight }
     }
 
     /// How much a trait counts, 0–1.
@@ -120,7 +120,7 @@ impl Labels {
 
     /// Which labels there are, in order.
     pub fn names(&self) -> Vec<&Label> {
-        let mut names: Vec<&Label> = self.prototypes.iter().map(|(label, _)| label).collect();
+        let mut names: Vec<&Label> = self.prototypes.iter().map(|prototype| &prototype.label).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -159,17 +159,17 @@ impl Labels {
     /// What a VM of these traits is. `programs`: what the guest says of its own programs, where it is heard.
     pub fn judge(&self, vector: &TraitVector, programs: Option<&Programs>) -> Judgement {
         // The nearest prototype of each label, and how near.
-        let mut nearest: BTreeMap<&Label, (f32, &TraitVector)> = BTreeMap::new();
-        for (label, prototype) in &self.prototypes {
-            let Some(distance) = self.distance(vector, prototype) else { continue };
-            let own = programs.map_or(0.0, |programs| share_of(programs, label).0);
-            let distance = distance * (1.0 - PROGRAMS_WEIGHT * own);
-            let known = nearest.entry(label).or_insert((distance, prototype));
+        let mut nearest: BTreeMap<&Label, (f32, &Prototype)> = BTreeMap::new();
+        for prototype in &self.prototypes {
+            let Some(distance) = self.distance(vector, &prototype.traits) else { continue };
+            let share = |programs| share_of(programs, &prototype.label, &prototype.programs).0;
+            let distance = distance * (1.0 - PROGRAMS_WEIGHT * programs.map_or(0.0, share));
+            let known = nearest.entry(&prototype.label).or_insert((distance, prototype));
             if distance < known.0 {
                 *known = (distance, prototype);
             }
         }
-        let mut order: Vec<(&Label, (f32, &TraitVector))> = nearest.into_iter().collect();
+        let mut order: Vec<(&Label, (f32, &Prototype))> = nearest.into_iter().collect();
         order.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
         let candidate =
             |(label, (distance, _)): &(&Label, _)| Candidate { label: (*label).clone(), distance: *distance };
@@ -189,7 +189,7 @@ impl Labels {
         let d2 = second.map_or(DISTANCE_MAX, |(_, (distance, _))| *distance);
         judgement.confidence = if d1 + d2 > 0.0 { d2 / (d1 + d2) } else { 0.5 };
         judgement.evidence =
-            self.evidence(vector, first, own, second.map(|(_, (_, other))| *other), programs);
+            self.evidence(vector, own, second.map(|(_, (_, other))| &other.traits), programs);
         if *d1 > DISTANCE_MAX {
             judgement.why_not = Some(format!("it is like nothing that is known, {first} is the nearest"));
         } else if *d1 >= NEARER * d2 {
@@ -201,15 +201,15 @@ impl Labels {
         judgement
     }
 
-    /// Why it is `label`, of prototype `own`, and not the next one.
+    /// Why it is as the nearest prototype, and not as the next one.
     fn evidence(
         &self,
         vector: &TraitVector,
-        label: &Label,
-        own: &TraitVector,
+        nearest: &Prototype,
         other: Option<&TraitVector>,
         programs: Option<&Programs>,
     ) -> Vec<Evidence> {
+        let own = &nearest.traits;
         let weights: f32 = vector.known().map(|(this, _)| self.weight(this)).sum::<f32>().max(f32::EPSILON);
         let piece = |(this, value): (Trait, f32)| {
             let near = self.deviation(this, vector, own)?;
@@ -226,7 +226,7 @@ impl Labels {
         };
         let mut all: Vec<Evidence> = vector.known().filter_map(piece).collect();
         if let Some(programs) = programs
-            && let (share, Some(most)) = share_of(programs, label)
+            && let (share, Some(most)) = share_of(programs, &nearest.label, &nearest.programs)
         {
             let seen = format!("{most} and the like use {:.0} % of its CPU, the guest says", share * 100.0);
             all.push(Evidence { of: None, seen, weight: share });

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// Fewest looks that a label is learned from: half a minute.
 const LOOKS_MIN: usize = 3;
+/// Programs that use at least so much of a VM's CPU are a part of what it is.
+const SHARE_MIN: f32 = 0.1;
 /// Most prototypes of a label: all of them are forgotten in one commit.
 const TAUGHT_MAX: usize = 48;
 /// Most prototypes that are taught in all.
@@ -45,11 +47,14 @@ impl Control {
         let record = self.vm(vm).await?;
         let name = &record.intent.name;
         let conflict = |what: String, hint: &str| ControlError::Conflict { what, hint: hint.into() };
-        let (lately, departed) = {
+        let (lately, departed, programs) = {
             let vms = self.personalities.vms();
             let judged = vms.get(&record.id);
             let lately: Vec<_> = judged.iter().flat_map(|judged| judged.lately.iter().copied()).collect();
-            (lately, judged.is_some_and(|judged| judged.change.is_departed()))
+            let applications = judged.and_then(|judged| judged.record.applications.as_ref());
+            let most = applications.iter().flat_map(|(_, all)| all).filter(|app| app.cpu_share >= SHARE_MIN);
+            let programs: Vec<String> = most.map(|app| app.name.clone()).collect();
+            (lately, judged.is_some_and(|judged| judged.change.is_departed()), programs)
         };
         if lately.len() < LOOKS_MIN {
             let hint = "a label is learned from a VM that has run for a minute under its usual work";
@@ -75,7 +80,8 @@ impl Control {
         let at = self.now();
         if !dry_run {
             let evidence = json!({ "label": label, "looks": lately.len(), "traits": traits.known().count() });
-            let prototype = Prototype { label: label.clone(), source: format!("VM {name}"), traits };
+            let prototype =
+                Prototype { label: label.clone(), source: format!("VM {name}"), traits, programs };
             let taught = Taught { prototype, by: actor.to_owned(), at };
             let entry = self.vm_entry(actor, "personality.teach", &record, evidence);
             let batch = self.records.batch().put(&key::prototype(self.records.fresh()), &taught, None)?;

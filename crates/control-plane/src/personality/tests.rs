@@ -32,7 +32,7 @@ fn recent(until_s: u64, cpu: f32, packets: f32) -> RecentObserved {
 fn labels() -> Labels {
     let of = |name: &str, cpu: f32, packets: f32| {
         let traits = traits(&recent(1000, cpu, packets).buckets, 1);
-        Prototype { label: name.parse().unwrap(), source: "a test".into(), traits }
+        Prototype { label: name.parse().unwrap(), source: "a test".into(), traits, programs: Vec::new() }
     };
     Labels::new(&[of("web frontend", 400.0, 900.0), of("idle", 2.0, 0.1), of("batch analytics", 990.0, 0.2)])
 }
@@ -101,7 +101,8 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
         judged.look(UnixMillis(until * 1000), &seen, &labels());
     }
     let [whole, host] = judged.judgements.as_ref().unwrap();
-    assert!(whole.with_guest && !host.with_guest && whole.confidence > host.confidence);
+    assert!(whole.with_guest && !host.with_guest && whole.confidence >= host.confidence);
+    assert!(whole.evidence.iter().any(|one| one.seen.starts_with("nginx and the like use 100 %")));
     assert!(judged.record.traits.get(Trait::CpuUse).is_some());
     let template = VmId::from_bits(9);
     let clone = PersonalityRecord::inherited(UnixMillis(5), template, Some(judged.record));

@@ -73,6 +73,9 @@ pub struct Prototype {
     pub source: String,
     /// The median of its trait vectors.
     pub traits: TraitVector,
+    /// Programs that used most of its CPU; those that are known to speak for its label need not be named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<String>,
 }
 
 /// How near a VM is to a label.

@@ -185,6 +185,7 @@ async fn record(host: &Host, vm: &str, guest: &Guest, images: &Path) -> Result<V
             label: case.label.parse()?,
             source: case.name.to_owned(),
             traits: rounded(&vector),
+            programs: Vec::new(),
         });
     }
     stop(host, vm).await?;

@@ -148,7 +148,7 @@ fn control_groups_of_the_other_version(server: &Server) {
 
 fn an_agent_that_stands_still_is_told_of(server: &Server) {
     let script =
-        "sleep 1; systemctl kill -s STOP proteus-guest; sleep 20; systemctl kill -s CONT proteus-guest";
+        "sleep 1; systemctl kill -s STOP proteus-guest; sleep 40; systemctl kill -s CONT proteus-guest";
     shell(server, &format!("systemd-run --quiet sh -c '{script}'"));
     let shown = |says: &str| {
         wait_for(says, Duration::from_secs(120), || {

@@ -84,6 +84,8 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
         (personality(&server, "vm")["host_only"]["label"] == "web frontend").then_some(())
     });
     // A label of one's own, learned from what it does now; forgotten, all is as before.
+    // Nothing is learned of a VM that is becoming something else.
+    wait_for("rest", LIMIT, || (personality(&server, "vm")["departed"] == false).then_some(()));
     server.cli(&["personality", "teach", "vm", "shop", "--dry-run"]).ok();
     assert!(!server.cli(&["personality", "labels"]).ok().stdout.contains("shop"));
     server.cli(&["personality", "teach", "vm", "shop"]).ok();

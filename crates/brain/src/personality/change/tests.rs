@@ -26,6 +26,7 @@ fn labels() -> Labels {
         label: named(name),
         source: "a test".into(),
         traits: TRAITS.into_iter().zip(base).collect::<Vec<_>>().into(),
+        programs: Vec::new(),
     };
     Labels::new(&[of("web", WEB), of("cache", CACHE), of("batch", BATCH), of("database", DATABASE)])
 }

@@ -35,6 +35,7 @@ fn labels() -> Labels {
             label: label(name),
             source: "a test".into(),
             traits: kind(base, by).into(),
+            programs: Vec::new(),
         })
     };
     let all = [of("web frontend", WEB), of("cache", CACHE), of("database", DATABASE), of("idle", IDLE)];
@@ -83,6 +84,16 @@ fn the_programs_of_a_guest_bring_a_label_nearer_and_rule_none_out() {
     // A guest that lies does not make a web frontend of an idle VM.
     let lie = Programs::from([("nginx".to_owned(), 1.0), ("apache2".to_owned(), 7.0)]);
     assert_eq!(labels.judge(&vector(&kind(IDLE, 0.0)), Some(&lie)).label, Some(label("idle")));
+}
+
+#[test]
+fn a_taught_label_is_known_by_the_programs_that_it_was_taught_with() {
+    let mut prototypes = labels().prototypes;
+    let (traits, programs) = (kind(WEB, 0.3).into(), vec!["nginx".to_owned(), "shopd".to_owned()]);
+    prototypes.push(Prototype { label: label("shop"), source: "VM shop".into(), traits, programs });
+    let programs = Programs::from([("nginx".to_owned(), 0.9), ("shopd".to_owned(), 0.1)]);
+    let judgement = Labels::new(&prototypes).judge(&vector(&kind(WEB, 0.28)), Some(&programs));
+    assert_eq!(judgement.label, Some(label("shop")), "{judgement:?}");
 }
 
 #[test]
