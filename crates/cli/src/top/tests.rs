@@ -99,13 +99,13 @@ fn a_wide_and_a_narrow_terminal_show_what_is_known_and_no_more() {
             "4 of 6 VMs run, 2 not well · 4 vCPUs use 2.15 of 4 CPUs as far as known · memory 2.3 GiB                      "
             "morph db → database@1.0.0: verifying                                                                          "
             "                                                                                                              "
-            "NAME                 STATE             CPU      MEMORY    PRESSURE  PROFILE                 DISK/S   NETWORK/S"
-            "db                   verifying        1.90     2.0 GiB   io 34.1 %  database@1.0.0               -     2.0 MiB"
-            "web                  running          0.25     350 MiB   io 34.1 %  -                            -     2.0 MiB"
-            "new                  running             -           -           -  -                            -           -"
-            "off                  stopped             -           -           -  -                            -           -"
-            "silent               no answer           -           -           -  -                            -           -"
-            "stuck                hung                -           -           -  -                            -           -"
+            "NAME            STATE             CPU      MEMORY    PRESSURE  LABEL            PROFILE                 DISK/S"
+            "db              verifying        1.90     2.0 GiB   io 34.1 %  -                database@1.0.0               -"
+            "web             running          0.25     350 MiB   io 34.1 %  -                -                            -"
+            "new             running             -           -           -  -                -                            -"
+            "off             stopped             -           -           -  -                -                            -"
+            "silent          no answer           -           -           -  -                -                            -"
+            "stuck           hung                -           -           -  -                -                            -"
             "                                                                                                              "
             "q quit · r reverse · n name · c cpu · m memory · p pressure · d disk · t traffic               cpu ↓  1–6 of 6"
         "#]],
@@ -174,13 +174,13 @@ fn the_same_once_is_a_table() {
         4 of 6 VMs run, 2 not well · 4 vCPUs use 2.15 of 4 CPUs as far as known · memory 2.3 GiB
         morph db → database@1.0.0: verifying
 
-        NAME    STATE      CPU   MEMORY   PRESSURE   PROFILE         DISK/S  NETWORK/S
-        db      verifying  1.90  2.0 GiB  io 34.1 %  database@1.0.0  -       2.0 MiB
-        web     running    0.25  350 MiB  io 34.1 %  -               -       2.0 MiB
-        new     running    -     -        -          -               -       -
-        off     stopped    -     -        -          -               -       -
-        silent  no answer  -     -        -          -               -       -
-        stuck   hung       -     -        -          -               -       -
+        NAME    STATE      CPU   MEMORY   PRESSURE   LABEL  PROFILE         DISK/S  NETWORK/S
+        db      verifying  1.90  2.0 GiB  io 34.1 %  -      database@1.0.0  -       2.0 MiB
+        web     running    0.25  350 MiB  io 34.1 %  -      -               -       2.0 MiB
+        new     running    -     -        -          -      -               -       -
+        off     stopped    -     -        -          -      -               -       -
+        silent  no answer  -     -        -          -      -               -       -
+        stuck   hung       -     -        -          -      -               -       -
 
         silent: no answer within 3 s
     "#]]
