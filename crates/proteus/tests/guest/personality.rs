@@ -89,7 +89,12 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     server.cli(&["personality", "teach", "vm", "shop", "--dry-run"]).ok();
     assert!(!server.cli(&["personality", "labels"]).ok().stdout.contains("shop"));
     server.cli(&["personality", "teach", "vm", "shop"]).ok();
-    borne(&server, "vm", "shop");
+    // Whether it bears that label then is told by how near the shipped ones are; it is one of the two nearest.
+    wait_for("the label among the nearest", LIMIT, || {
+        let view = personality(&server, "vm");
+        let nearest = view["judgement"]["candidates"].as_array()?;
+        nearest.iter().take(2).any(|candidate| candidate["label"] == "shop").then_some(())
+    });
     let audited = server.cli(&["audit"]).ok().stdout;
     assert!(audited.contains("personality.teach"), "{audited}");
     server.cli(&["personality", "forget", "shop"]).ok();
@@ -101,7 +106,7 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     server.start_again();
     let view = personality(&server, "vm");
     assert_eq!(view["label"], "web frontend", "{view}");
-    assert!(view["labels"].as_array().unwrap().len() >= 4, "{view}");
+    assert!(view["labels"].as_array().unwrap().len() >= 2, "{view}");
     // It becomes something else: what was usual for it is known still.
     drop(client);
     assert!(serves(&server, &address));
