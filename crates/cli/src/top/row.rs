@@ -173,7 +173,8 @@ impl Top {
         }
         let running = || self.entries.iter().filter(|entry| entry.vm.power == PowerState::Running);
         let known: Vec<f32> = running().filter_map(|entry| entry.figures.cpu).collect();
-        let cpu = known.iter().sum::<f32>() / 1000.0;
+        // The sum of nothing is -0.
+        let cpu = known.iter().sum::<f32>().abs() / 1000.0;
         let memory: f32 = self.entries.iter().filter_map(|entry| entry.figures.memory).sum();
         let vcpus: u32 = running().map(|entry| present(&entry.vm).0).sum();
         let unwell = match self.entries.iter().filter(|entry| self.state(entry).1 == Mood::Unwell).count() {
