@@ -43,6 +43,26 @@ fn borne(server: &Server, vm: &str, label: &str) -> Value {
     })
 }
 
+/// Taught, known, forgotten.
+fn a_label_of_ones_own(server: &Server) {
+    // A label of one's own, learned from what it does now; forgotten, all is as before.
+    // Nothing is learned of a VM that is becoming something else.
+    wait_for("rest", LIMIT, || (personality(server, "vm")["departed"] == false).then_some(()));
+    server.cli(&["personality", "teach", "vm", "shop", "--dry-run"]).ok();
+    assert!(!server.cli(&["personality", "labels"]).ok().stdout.contains("shop"));
+    server.cli(&["personality", "teach", "vm", "shop"]).ok();
+    // Whether it bears that label then is told by how near the shipped ones are; it is one of the two nearest.
+    wait_for("the label among the nearest", LIMIT, || {
+        let view = personality(server, "vm");
+        let nearest = view["judgement"]["candidates"].as_array()?;
+        nearest.iter().take(2).any(|candidate| candidate["label"] == "shop").then_some(())
+    });
+    let audited = server.cli(&["audit"]).ok().stdout;
+    assert!(audited.contains("personality.teach"), "{audited}");
+    server.cli(&["personality", "forget", "shop"]).ok();
+    assert_eq!(server.cli(&["personality", "forget", "shop"]).code, 3);
+}
+
 #[test]
 #[ignore = "boots a guest: ./test runs it"]
 fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
@@ -83,22 +103,7 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     wait_for("the host's own word", LIMIT, || {
         (personality(&server, "vm")["host_only"]["label"] == "web frontend").then_some(())
     });
-    // A label of one's own, learned from what it does now; forgotten, all is as before.
-    // Nothing is learned of a VM that is becoming something else.
-    wait_for("rest", LIMIT, || (personality(&server, "vm")["departed"] == false).then_some(()));
-    server.cli(&["personality", "teach", "vm", "shop", "--dry-run"]).ok();
-    assert!(!server.cli(&["personality", "labels"]).ok().stdout.contains("shop"));
-    server.cli(&["personality", "teach", "vm", "shop"]).ok();
-    // Whether it bears that label then is told by how near the shipped ones are; it is one of the two nearest.
-    wait_for("the label among the nearest", LIMIT, || {
-        let view = personality(&server, "vm");
-        let nearest = view["judgement"]["candidates"].as_array()?;
-        nearest.iter().take(2).any(|candidate| candidate["label"] == "shop").then_some(())
-    });
-    let audited = server.cli(&["audit"]).ok().stdout;
-    assert!(audited.contains("personality.teach"), "{audited}");
-    server.cli(&["personality", "forget", "shop"]).ok();
-    assert_eq!(server.cli(&["personality", "forget", "shop"]).code, 3);
+    a_label_of_ones_own(&server);
     borne(&server, "vm", "web frontend");
 
     // Killed, the next Proteus knows what it was.
