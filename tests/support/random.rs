@@ -5,6 +5,11 @@
 pub struct Random(pub u64);
 
 impl Random {
+    /// Of one round of a run: neighbouring rounds have nothing in common.
+    pub fn of_round(seed: u64, round: u64) -> Self {
+        Self(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

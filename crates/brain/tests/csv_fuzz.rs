@@ -5,14 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "a test may be told how long to run")]
 
-#[path = "../../../tests/support/random.rs"]
-mod random;
+#[path = "../../../tests/support/fuzz.rs"]
+mod fuzz;
 
+use fuzz::Random;
 use proteus_brain::telemetry::{Series, csv};
 use proteus_model::telemetry::{Bucket, Metric, Reading};
 use proteus_model::unit::UnixMillis;
-use random::{Random, number};
-use std::panic::catch_unwind;
 
 const ITERATIONS: u64 = 10_000;
 /// The reader's own time: 2026-11-28T12:00:00Z.
@@ -122,34 +121,23 @@ fn check_buckets(readings: &[(UnixMillis, Reading)]) {
 
 #[test]
 fn a_csv_of_any_text() {
-    let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
-    let iterations = number("PROTEUS_FUZZ_ITERATIONS", ITERATIONS);
-    println!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS={iterations}");
-    let (mut taken, mut refused) = (0u64, 0u64);
-    for round in 0..iterations {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let make = |random: &mut Random| {
         let mut text = SEEDS[random.below(SEEDS.len())].to_owned();
-        mutate(&mut random, &mut text);
-        let outcome = catch_unwind(|| match parse(&text) {
-            Ok(readings) => {
-                check_text(&text, &readings);
-                check_buckets(&readings);
-                true
-            }
-            Err(error) => {
-                assert!(error.line <= text.lines().count().max(1), "{error}");
-                assert!(error.to_string().len() < 1000, "an error as long as its cause");
-                false
-            }
-        });
-        let repeat = format!("PROTEUS_FUZZ_SEED={} PROTEUS_FUZZ_ITERATIONS=1", seed.wrapping_add(round));
-        match outcome.unwrap_or_else(|_| panic!("{repeat}: {text:?}")) {
-            true => taken += 1,
-            false => refused += 1,
+        mutate(random, &mut text);
+        text
+    };
+    fuzz::run(ITERATIONS, make, |text| match parse(text) {
+        Ok(readings) => {
+            check_text(text, &readings);
+            check_buckets(&readings);
+            true
         }
-    }
-    println!("{taken} taken, {refused} refused");
-    assert!(iterations < 1000 || (taken > iterations / 20 && refused > iterations / 20));
+        Err(error) => {
+            assert!(error.line <= text.lines().count().max(1), "{error}");
+            assert!(error.to_string().len() < 1000, "an error as long as its cause");
+            false
+        }
+    });
 }
 
 /// Days of each year one after the other, beside the arithmetic of the reader.

@@ -108,8 +108,8 @@ fn a_guest_that_says_anything() {
     let iterations = number("PROTEUS_FUZZ_ITERATIONS", ITERATIONS);
     println!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS={iterations}");
     for round in 0..iterations {
-        let seed = seed.wrapping_add(round);
-        let outcome = catch_unwind(|| run(&mut Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)));
-        outcome.unwrap_or_else(|_| panic!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS=1"));
+        let outcome = catch_unwind(|| run(&mut Random::of_round(seed, round)));
+        let repeat = seed.wrapping_add(round);
+        outcome.unwrap_or_else(|_| panic!("PROTEUS_FUZZ_SEED={repeat} PROTEUS_FUZZ_ITERATIONS=1"));
     }
 }

@@ -5,12 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::disallowed_methods, reason = "a test may be told how long to run")]
 
-#[path = "../../../tests/support/random.rs"]
-mod random;
+#[path = "../../../tests/support/fuzz.rs"]
+mod fuzz;
 
+use fuzz::Random;
 use proteus_cli::prometheus::answer::{Answer, AnswerError, Span, parse};
-use random::{Random, number};
-use std::panic::catch_unwind;
 
 const ITERATIONS: u64 = 10_000;
 const ASKED: Span = Span { from_s: 1_795_860_000, until_s: 1_795_860_240, step_s: 60 };
@@ -101,32 +100,21 @@ fn check_words(error: &AnswerError) {
 
 #[test]
 fn an_answer_of_any_bytes() {
-    let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
-    let iterations = number("PROTEUS_FUZZ_ITERATIONS", ITERATIONS);
-    println!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS={iterations}");
-    let (mut taken, mut refused) = (0u64, 0u64);
-    for round in 0..iterations {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let make = |random: &mut Random| {
         let mut bytes = SEEDS[random.below(SEEDS.len())].as_bytes().to_vec();
-        mutate(&mut random, &mut bytes);
-        let outcome = catch_unwind(|| match parse(&bytes, ASKED) {
-            Ok(answer) => {
-                check(&bytes, &answer);
-                true
-            }
-            Err(error) => {
-                check_words(&error);
-                false
-            }
-        });
-        let repeat = format!("PROTEUS_FUZZ_SEED={} PROTEUS_FUZZ_ITERATIONS=1", seed.wrapping_add(round));
-        match outcome.unwrap_or_else(|_| panic!("{repeat}: {:?}", String::from_utf8_lossy(&bytes))) {
-            true => taken += 1,
-            false => refused += 1,
+        mutate(random, &mut bytes);
+        bytes
+    };
+    fuzz::run(ITERATIONS, make, |bytes| match parse(bytes, ASKED) {
+        Ok(answer) => {
+            check(bytes, &answer);
+            true
         }
-    }
-    println!("{taken} taken, {refused} refused");
-    assert!(iterations < 1000 || (taken > iterations / 20 && refused > iterations / 20));
+        Err(error) => {
+            check_words(&error);
+            false
+        }
+    });
 }
 
 /// Cut anywhere, it is said to be cut, or is refused; never is part of it taken.

@@ -4,13 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../../../tests/support/random.rs"]
-mod random;
+#[path = "../../../tests/support/fuzz.rs"]
+mod fuzz;
 
+use fuzz::Random;
 use proteus_hypervisor::qemu::qmp::{MESSAGE_BYTES_MAX, Message, decode};
-use random::{Random, number};
 use serde_json::Value;
-use std::panic::catch_unwind;
 
 const ITERATIONS: u64 = 20_000;
 
@@ -72,33 +71,21 @@ fn check(data: &[u8], message: &Message) {
 
 #[test]
 fn what_a_vmm_says() {
-    let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
-    let iterations = number("PROTEUS_FUZZ_ITERATIONS", ITERATIONS);
-    println!("PROTEUS_FUZZ_SEED={seed} PROTEUS_FUZZ_ITERATIONS={iterations}");
-    let (mut taken, mut refused) = (0u64, 0u64);
-    for round in 0..iterations {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let make = |random: &mut Random| {
         let mut data = SEEDS[random.below(SEEDS.len())].as_bytes().to_vec();
-        mutate(&mut random, &mut data);
-        let outcome = catch_unwind(|| match decode(&data) {
-            Ok(message) => {
-                check(&data, &message);
-                true
-            }
-            Err(error) => {
-                assert!(error.to_string().len() < 1000, "an error as long as its cause");
-                false
-            }
-        });
-        let repeat = format!("PROTEUS_FUZZ_SEED={} PROTEUS_FUZZ_ITERATIONS=1", seed.wrapping_add(round));
-        match outcome.unwrap_or_else(|_| panic!("{repeat}: {}", String::from_utf8_lossy(&data))) {
-            true => taken += 1,
-            false => refused += 1,
+        mutate(random, &mut data);
+        data
+    };
+    fuzz::run(ITERATIONS, make, |data| match decode(data) {
+        Ok(message) => {
+            check(data, &message);
+            true
         }
-    }
-    println!("{taken} taken, {refused} refused");
-    // Mutations that never or always destroy the message would prove little.
-    assert!(iterations < 1000 || (taken > iterations / 20 && refused > iterations / 20));
+        Err(error) => {
+            assert!(error.to_string().len() < 1000, "an error as long as its cause");
+            false
+        }
+    });
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn run<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
     let runs = number("PROTEUS_FUZZ_RUNS", RUNS);
     let end = encode(good, LIMIT).unwrap();
     for round in 0..runs {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::of_round(seed, round);
         let mut stream = Vec::new();
         for _ in 0..=random.below(3) {
             stream.extend(encode(&seeds[random.below(seeds.len())], LIMIT).unwrap());
@@ -137,7 +137,7 @@ fn samples_that_lie() {
     let most = 1 << 62;
     let (mut taken, mut refused) = (0u64, 0u64);
     for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
-        let mut random = Random(round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::of_round(0, round);
         let mut text = good.to_owned();
         for _ in 0..random.below(4) {
             let digits: Vec<usize> =
@@ -226,7 +226,7 @@ fn manifests_from_a_strange_image() {
         "prepare":[{"directory":{"path":"/a","user":{"uid":1,"gid":1},"mode":493}}],
         "stop_signal":"QUIT","stop_timeout_ms":100,"scratch_bytes":65536}"#;
     for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
-        let mut random = Random(round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::of_round(0, round);
         let mut data = good.as_bytes().to_vec();
         mutate(&mut random, &mut data);
         if let Ok(manifest) = ServiceManifest::from_json(&data) {

@@ -134,7 +134,7 @@ fn a_history_of_any_bytes() {
         + Tier::ALL.iter().map(|tier| tier.slots).sum::<u64>() * layout.slot_bytes() as u64;
     let (mut shown, mut refused) = (0u64, 0u64);
     for round in 0..iterations {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::of_round(seed, round);
         let (own, other) = (path("own"), path("other"));
         let from = random.next();
         let (ours, theirs) = (written(&mut random, from), written(&mut random, from));
@@ -177,7 +177,7 @@ fn a_slot_that_somebody_made_is_taken_only_in_order() {
     let seed = number("PROTEUS_FUZZ_SEED", 0x5EED);
     let mut taken = 0;
     for round in 0..number("PROTEUS_FUZZ_ITERATIONS", 20_000) {
-        let mut random = Random(seed.wrapping_add(round).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::of_round(seed, round);
         let tier = random.below(3);
         let Tier { step_s, slots } = Tier::ALL[tier];
         let number =
