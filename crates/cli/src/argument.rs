@@ -12,6 +12,8 @@ mod label;
 
 pub use label::Personality;
 
+pub use crate::top::Sort;
+
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proteus_model::id::VmName;
@@ -342,40 +344,10 @@ pub struct Top {
     pub once: bool,
     /// In which order at first; keys change it.
     #[arg(long, value_enum, default_value = "cpu")]
-    pub sort: SortWord,
+    pub sort: Sort,
     /// Time between two looks, at least 500ms. Of many VMs those on the screen are asked for at each, the others in turn.
     #[arg(long, default_value = "2s", value_name = "TIME", conflicts_with = "once")]
     pub interval: Millis,
-}
-
-/// An order of VMs.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum SortWord {
-    /// By name.
-    Name,
-    /// Most CPU time first.
-    Cpu,
-    /// Most memory first.
-    Memory,
-    /// Highest pressure first.
-    Pressure,
-    /// Most disk throughput first.
-    Disk,
-    /// Most network throughput first.
-    Traffic,
-}
-
-impl From<SortWord> for crate::top::Sort {
-    fn from(word: SortWord) -> Self {
-        match word {
-            SortWord::Name => Self::Name,
-            SortWord::Cpu => Self::Cpu,
-            SortWord::Memory => Self::Memory,
-            SortWord::Pressure => Self::Pressure,
-            SortWord::Disk => Self::Disk,
-            SortWord::Traffic => Self::Traffic,
-        }
-    }
 }
 
 /// Which history is shown.

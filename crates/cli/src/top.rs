@@ -8,6 +8,7 @@ mod row;
 pub(crate) use draw::{draw, room};
 pub(crate) use row::plain;
 
+use clap::ValueEnum;
 use proteus_model::execution::Morph;
 use proteus_model::id::VmId;
 use proteus_model::vm::PowerState;
@@ -36,19 +37,19 @@ pub(crate) struct Lists {
 }
 
 /// What the rows are in the order of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sort {
-    /// The name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// By name.
     Name,
-    /// CPU time, most first.
+    /// Most CPU time first.
     Cpu,
-    /// Memory, most first.
+    /// Most memory first.
     Memory,
-    /// Pressure, most first.
+    /// Highest pressure first.
     Pressure,
-    /// Disk throughput, most first.
+    /// Most disk throughput first.
     Disk,
-    /// Network throughput, most first.
+    /// Most network throughput first.
     Traffic,
 }
 

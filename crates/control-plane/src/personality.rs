@@ -16,7 +16,7 @@ use proteus_brain::personality::change::ChangeWatch;
 use proteus_brain::personality::label::{LabelWatch, Labels, Programs, shipped};
 use proteus_brain::personality::traits::{TRAIT_BUCKETS, traits};
 use proteus_model::id::VmId;
-use proteus_model::personality::{ChangeKind, Judgement, Label, Labelled, TraitVector};
+use proteus_model::personality::{ChangeKind, Judgement, Label, Labelled, TraitVector, UNKNOWN};
 use proteus_model::telemetry::{Bucket, Tier};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::node::v1::RecentObserved;
@@ -213,7 +213,7 @@ impl Control {
     async fn tell_personality(&self, vm: VmId, told: &Told) {
         let Ok(record) = self.vm_of(vm).await else { return };
         let (label, _) = self.personalities.shown(vm).unwrap_or_default();
-        let label = label.map_or_else(|| "don't know".to_owned(), String::from);
+        let label = label.map_or_else(|| UNKNOWN.to_owned(), String::from);
         if let Some(kind) = told.change {
             tracing::info!(vm = %record.intent.name, %label, "{}", kind.name());
         }

@@ -1,8 +1,9 @@
-//! What a VM was booted of, by content: digests of the files that it reads and never writes. Must never read a file
+//! What a VM is made of, by content: digests of the files that it reads and never writes, as they are now. Must never read a file
 //! twice that did not change.
 
 use crate::image::digest_file;
 use crate::node::HostAgent;
+use crate::telemetry::task_error;
 use proteus_model::id::VmId;
 use proteus_model::vm::{Boot, VmIntent};
 use proteus_protocol::cause::chain;
@@ -21,10 +22,18 @@ type Stamp = (u64, u64, u64, i64, i64);
 
 /// Digests of files, as far as they were read.
 #[derive(Debug, Default)]
-pub(crate) struct Digests(Mutex<HashMap<PathBuf, (Stamp, String)>>);
+pub(crate) struct Digests {
+    known: Mutex<HashMap<PathBuf, (Stamp, String)>>,
+    /// Held by who reads: one at a time, so that who waited finds what the other read.
+    reading: Mutex<()>,
+}
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
     let meta = std::fs::metadata(path)?;
+    if !meta.is_file() {
+        // A device's times and size do not tell whether what is in it changed.
+        return Err(io::Error::other("it is no regular file"));
+    }
     Ok((meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
 }
 
@@ -32,14 +41,18 @@ impl Digests {
     fn of(&self, path: &Path) -> Result<String, String> {
         let now = stamp(path).map_err(|error| format!("read {}: {error}", path.display()))?;
         let known = |all: &Self| {
-            let all = all.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = all.known.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(path).filter(|(then, _)| *then == now).map(|(_, digest)| digest.clone())
         };
         if let Some(digest) = known(self) {
             return Ok(digest);
         }
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = known(self) {
+            return Ok(digest);
+        }
         let digest = digest_file(path).map_err(|error| chain(&error))?;
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KNOWN_MAX {
             all.clear();
         }
@@ -61,7 +74,7 @@ fn files(intent: &VmIntent) -> Vec<(String, PathBuf)> {
 }
 
 impl HostAgent {
-    /// SHA-256 of what a VM was booted of, by role: kernel, initramfs, disks that it does not write, images.
+    /// SHA-256 of what a VM is made of, by role: kernel, initramfs, disks that it does not write, images.
     pub(crate) async fn base_of(&self, vm: VmId) -> Result<BTreeMap<String, String>, NodeError> {
         let intent = self.seat(vm)?.intent;
         let digests = self.digests.clone();
@@ -74,8 +87,9 @@ impl HostAgent {
             }
             Ok::<_, String>(all)
         });
-        let failed = |why: String| NodeError::new(NodeErrorCode::File, why);
-        read.await.map_err(|error| failed(error.to_string()))?.map_err(failed)
+        let hint = "the files that the VM was made of must stay where they were";
+        let lost = |why: String| NodeError::new(NodeErrorCode::File, why).with_hint(hint);
+        read.await.map_err(task_error)?.map_err(lost)
     }
 }
 
@@ -91,9 +105,9 @@ mod tests {
         let digests = Digests::default();
         let one = digests.of(&path).unwrap();
         assert_eq!(one, "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed");
-        let known = digests.0.lock().unwrap().clone();
+        let known = digests.known.lock().unwrap().clone();
         assert_eq!(digests.of(&path).unwrap(), one);
-        assert_eq!(*digests.0.lock().unwrap(), known);
+        assert_eq!(*digests.known.lock().unwrap(), known);
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert_ne!(digests.of(&path).unwrap(), one);

@@ -206,18 +206,22 @@ impl HostAgent {
             Err(_) => Vec::new(),
         };
         let observed = services.into_iter().filter_map(|status| {
+            // A guest that makes up names gets nothing shown.
+            let name: ServiceName = status.name.parse().ok()?;
+            // The agent has its own word on those that it knows. One that it could not start it calls stopped.
+            let failure = failures.get(&name).filter(|_| status.state == ServiceState::Stopped);
+            let state =
+                failure.map_or_else(|| format!("{:?}", status.state).to_lowercase(), |_| "failed".into());
+            let why = failure.map(|why| format!("not started: {why}"));
             Some(ServiceObserved {
-                // A guest that makes up names gets nothing shown.
-                name: status.name.parse().ok()?,
-                state: format!("{:?}", status.state).to_lowercase(),
+                state,
                 serving: status.state.is_serving(),
-                notes: status.notes,
+                notes: status.notes.into_iter().chain(why).collect(),
                 log: status.log,
+                name,
             })
         });
         let mut observed: Vec<ServiceObserved> = observed.collect();
-        // The agent has its own word on those that it knows. One that it could not start it calls stopped.
-        observed.retain(|service| service.state != "stopped" || !failures.contains_key(&service.name));
         failures.retain(|name, _| observed.iter().all(|service| service.name != *name));
         observed.extend(failures.into_iter().map(|(name, why)| ServiceObserved {
             name,

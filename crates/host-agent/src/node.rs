@@ -693,7 +693,7 @@ impl Node for HostAgent {
     }
 
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
-        self.history_of(vm, tier)
+        self.history_of(vm, tier).await
     }
 
     async fn export_history(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {

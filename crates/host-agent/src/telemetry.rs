@@ -18,7 +18,7 @@ use proteus_brain::telemetry::{Applications, Closed, Merger, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
 use proteus_model::telemetry::{Bucket, GuestSample, Metric, Reading};
-use proteus_model::unit::{Bytes, Permille, UnixMillis};
+use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::vm::VmCounters;
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -52,8 +53,8 @@ struct Watched {
     series: Series,
     /// `None`: it could not be opened, which was told.
     history: Option<History>,
-    /// Whether it was told that nothing can be written to it, as on a full disk.
-    is_unwritten: bool,
+    /// The ring that could not be written to, which was told, as on a full disk.
+    unwritten: Option<usize>,
     /// What was asked since the last look, for the next reading.
     asked: Reading,
     /// What was asked last, and when.
@@ -64,6 +65,8 @@ struct Watched {
     applications: Applications,
     /// When the guest was heard last, and its CPUs then.
     heard: Option<(u64, Option<u32>)>,
+    /// How long it ran when it was heard last. Outlives its end: a word of before may come late.
+    uptime: Option<Millis>,
 }
 
 /// All VMs, as they are watched.
@@ -106,13 +109,14 @@ impl Watched {
             merger: Merger::default(),
             series,
             history,
-            is_unwritten: false,
+            unwritten: None,
             asked: Reading::default(),
             told: None,
             last: None,
             recent: VecDeque::new(),
             applications: Applications::default(),
             heard: None,
+            uptime: None,
         }
     }
 
@@ -121,18 +125,21 @@ impl Watched {
             .extend(closed.iter().filter(|closed| closed.tier == 0).map(|closed| closed.bucket.clone()));
         self.recent.drain(..self.recent.len().saturating_sub(RECENT));
         let Some(history) = &self.history else { return };
-        let kept = closed.iter().try_for_each(|closed| history.put(closed.tier, &closed.bucket));
-        match kept {
-            // Told once: where a disk is full it would be said every ten seconds. Once there is room it is kept again.
-            Err(error) if !self.is_unwritten => {
-                tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept for now");
-                self.is_unwritten = true;
+        let put = |closed: &Closed| Some((closed.tier, history.put(closed.tier, &closed.bucket).err()?));
+        // All that can be kept is, also where one of them cannot.
+        let failed: Vec<(usize, HistoryError)> = closed.iter().filter_map(put).collect();
+        match (failed.first(), self.unwritten) {
+            // Told once: where a disk is full it would be said every ten seconds.
+            (Some((tier, error)), None) => {
+                tracing::warn!(vm = %seat.intent.name, error = %chain(error), "its history is not kept for now");
+                self.unwritten = Some(*tier);
             }
-            Ok(()) if self.is_unwritten && !closed.is_empty() => {
+            // A ring that has gone round has its room: that it is written to says nothing of the others.
+            (None, Some(tier)) if closed.iter().any(|closed| closed.tier == tier) => {
                 tracing::info!(vm = %seat.intent.name, "its history is kept again");
-                self.is_unwritten = false;
+                self.unwritten = None;
             }
-            Ok(()) | Err(_) => {}
+            _ => {}
         }
     }
 
@@ -167,12 +174,18 @@ impl Watched {
         reading
     }
 
-    /// What the guest says of its programs.
-    fn hear_of_programs(&mut self, at_ms: u64, word: &GuestSample) {
+    /// What the guest said; `at` by the wall clock, `at_ms` by the steady one.
+    fn hear_guest(&mut self, at: UnixMillis, at_ms: u64, word: &GuestSample) {
+        // One that starts anew by itself keeps its VMM: nobody ended it.
+        if word.uptime.zip(self.uptime).is_some_and(|(now, before)| now < before) {
+            self.applications.begin_anew();
+        }
+        self.uptime = word.uptime;
         self.heard = Some((at_ms, word.cpu.as_ref().map(|cpu| cpu.online)));
         if let Some(processes) = &word.processes {
-            self.applications.hear(now(), processes);
+            self.applications.hear(at, processes);
         }
+        self.hear(at_ms, |merger, at_ms| merger.hear(at_ms, word));
     }
 
     /// The last minute, as far as it is known.
@@ -241,6 +254,11 @@ impl Telemetry {
             disagreement: watched.merger.disagreement().cpu,
         })
     }
+}
+
+/// A task that ended by a panic.
+pub(crate) fn task_error(error: JoinError) -> NodeError {
+    NodeError::new(NodeErrorCode::Failed, error.to_string())
 }
 
 fn history_error(error: HistoryError) -> NodeError {
@@ -329,9 +347,7 @@ impl HostAgent {
             locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.count(at, &disks));
         }
         if let Some(word) = self.word_of(seat.id).await {
-            let mut watched = locked(&watched);
-            watched.hear_of_programs(self.telemetry.steady_ms(), &word);
-            watched.hear(self.telemetry.steady_ms(), |merger, at| merger.hear(at, &word));
+            locked(&watched).hear_guest(now(), self.telemetry.steady_ms(), &word);
         }
     }
 
@@ -357,16 +373,12 @@ impl HostAgent {
     }
 
     /// A VM's history of one resolution.
-    pub(crate) fn history_of(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
-        let seat = self.seat(vm)?;
-        let path = history_path(&seat);
-        if !path.exists() {
-            return Ok(HistoryObserved::default());
-        }
-        let read = History::open(&path, vm).and_then(|(history, _)| history.read());
-        let mut found = read.map_err(history_error)?;
-        let buckets = found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default();
-        Ok(HistoryObserved { buckets, damaged: found.damaged })
+    pub(crate) async fn history_of(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
+        let path = history_path(&self.seat(vm)?);
+        // Megabytes and their logarithms: nobody else would get this thread meanwhile.
+        let read = tokio::task::spawn_blocking(move || history::read(&path, tier)).await;
+        let (buckets, damaged) = read.map_err(task_error)?.map_err(history_error)?;
+        Ok(HistoryObserved { buckets, damaged })
     }
 
     /// One look of now, for verification.
@@ -393,3 +405,6 @@ fn busy(cpu: &Cpu) -> Option<Permille> {
     let share = work.checked_mul(1000)?.checked_div(all)?;
     u32::try_from(share).ok().map(Permille)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ mod traits;
 
 pub use label::{
     Candidate, ChangeKind, Evidence, Judgement, LABEL_CHARS_MAX, Label, LabelError, Labelled,
-    PersonalityChange, Prototype,
+    PersonalityChange, Prototype, UNKNOWN,
 };
 pub use traits::{TRAITS, Trait, TraitVector};
 

@@ -9,6 +9,7 @@ use super::traits::middle;
 use proteus_model::personality::{
     Candidate, Evidence, Judgement, Label, Prototype, TRAITS, Trait, TraitVector,
 };
+use proteus_model::unit::three_digits;
 use std::collections::BTreeMap;
 
 /// Largest deviation that counts.
@@ -150,7 +151,8 @@ impl Labels {
         let piece = |this: Trait| {
             let off = self.deviation(this, to, from)?;
             let (before, now) = (this.natural(from.get(this)?), this.natural(to.get(this)?));
-            let seen = format!("{}: {} before, {} now", this.meaning(), short(before), short(now));
+            let seen =
+                format!("{}: {} before, {} now", this.meaning(), three_digits(before), three_digits(now));
             Some(Evidence { of: Some(this), seen, weight: self.weight(this) * off * off })
         };
         strongest(Trait::ALL.into_iter().filter_map(piece).collect())
@@ -219,8 +221,8 @@ impl Labels {
             let seen = format!(
                 "{}: {} (typical: {})",
                 this.meaning(),
-                short(this.natural(value)),
-                short(this.natural(own.get(this)?))
+                three_digits(this.natural(value)),
+                three_digits(this.natural(own.get(this)?))
             );
             Some(Evidence { of: Some(this), seen, weight })
         };
@@ -239,15 +241,6 @@ fn strongest(mut all: Vec<Evidence>) -> Vec<Evidence> {
     all.sort_by(|a, b| b.weight.abs().total_cmp(&a.weight.abs()));
     all.truncate(EVIDENCE_MAX);
     all
-}
-
-/// Three digits that tell something.
-fn short(value: f32) -> String {
-    match value.abs() {
-        v if v >= 100.0 => format!("{value:.0}"),
-        v if v >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }
 
 /// Windows in a row that must agree before a VM bears another label.

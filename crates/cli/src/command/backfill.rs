@@ -6,6 +6,7 @@ use crate::argument::FromPrometheus;
 use crate::error::{CommandError, usage};
 use crate::file::{name_of, read_bounded};
 use crate::output::moment;
+use crate::output::now;
 use crate::prometheus::answer::{AnswerError, Labels, Span, differing};
 use crate::prometheus::query::{Query, probe, questions, spans, without_ends};
 use crate::prometheus::server::Prometheus;
@@ -15,7 +16,6 @@ use proteus_protocol::api::v1::IMPORT_BYTES_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Largest token.
 const TOKEN_BYTES_MAX: u64 = 16 << 10;
@@ -151,7 +151,7 @@ impl Session {
         from: &FromPrometheus,
     ) -> Result<Vec<u8>, CommandError> {
         let prometheus = self.prometheus(url, from)?;
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_s = now().0 / 1000;
         let (since, until) = stretch(from, now_s)?;
         let asked = questions(from.source, vm, &from.matchers, from.window, &from.queries);
         if asked.is_empty() {

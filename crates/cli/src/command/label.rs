@@ -4,16 +4,15 @@
 use super::{Outcome, Session, asked};
 use crate::argument::Personality;
 use crate::client::segment;
-use crate::output::{moment, number, table};
+use crate::output::{moment, now, table};
+use proteus_model::personality::UNKNOWN;
+use proteus_model::unit::three_digits as number;
 use proteus_protocol::api::v1::{
     ApplicationView, ConfigurationView, JudgementView, LabelView, PartView, PerformanceView,
     PersonalityChangeView, PersonalityView, TeachRequest, TraitView,
 };
 use serde_json::json;
 use std::fmt::Write as _;
-
-/// What is shown where no label is borne.
-pub(crate) const UNKNOWN: &str = "don't know";
 
 fn percent(share: f32) -> String {
     format!("{:.0} %", share * 100.0)
@@ -204,8 +203,7 @@ fn labels(all: &[LabelView]) -> String {
 impl Session {
     pub(super) async fn show_personality(&self, vm: &str) -> Outcome {
         let view: PersonalityView = self.client.get(&format!("/vms/{}/personality", segment(vm))).await?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = now().0;
         self.print(&view, || whole(&view, now));
         Ok(0)
     }

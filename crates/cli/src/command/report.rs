@@ -5,6 +5,7 @@ use super::{Outcome, Session};
 use crate::argument::{Report, Step};
 use crate::client::{Client, ClientError, segment};
 use crate::error::{CommandError, usage};
+use crate::output::now;
 use crate::report::{Fleet, Member, Single, brief_metrics, fleet, single};
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_protocol::api::v1::{
@@ -15,7 +16,6 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -23,12 +23,6 @@ use tokio::task::JoinSet;
 const AT_ONCE: usize = 8;
 /// Steps of a history that a page of all VMs shows: three hours of minutes.
 const FLEET_STEPS: u64 = 180;
-
-/// What this machine's clock says.
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
 
 impl Session {
     pub(super) async fn report(&self, report: &Report) -> Outcome {

@@ -149,7 +149,7 @@ fn no_terminal(source: std::io::Error) -> CommandError {
 impl Session {
     pub(super) async fn top(&self, words: &Words) -> Outcome {
         if words.once {
-            return self.top_once(words.sort.into()).await;
+            return self.top_once(words.sort).await;
         }
         let hint = "`proteus top --once` prints it once, as a table or with --output json";
         if self.form == OutputForm::Json {
@@ -166,7 +166,7 @@ impl Session {
         // Refused here, with its reason, and not on a screen that says nothing else.
         let _: HostView = self.client.get("/host").await?;
         let interval = Duration::from_millis(words.interval.0);
-        self.top_live(Top::new(words.sort.into()), interval).await.map_err(no_terminal)?;
+        self.top_live(Top::new(words.sort), interval).await.map_err(no_terminal)?;
         Ok(0)
     }
 

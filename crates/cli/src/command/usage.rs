@@ -3,9 +3,9 @@
 use super::{Outcome, Session};
 use crate::argument::{OutputForm, VmHistory};
 use crate::client::segment;
-use crate::output::{moment, number, table};
+use crate::output::{moment, table};
 use crate::{plot, terminal};
-use proteus_model::unit::UnixMillis;
+use proteus_model::unit::{UnixMillis, three_digits as number};
 use proteus_protocol::api::v1::{BucketView, HistoryView, UsageView};
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 use super::chart::{Event, Mark};
 use super::markup::{Row, escape, table};
 use crate::output::moment;
+use proteus_model::personality::UNKNOWN;
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{JudgementView, PersonalityView, TraitView};
 use std::fmt::Write as _;
@@ -17,7 +18,6 @@ const SIZE: (f64, f64) = (440.0, 300.0);
 const RADIUS: f64 = 105.0;
 /// Deviations that the outer ring is away from the middle one.
 const FAR: f32 = 4.0;
-const UNKNOWN: &str = "don't know";
 
 /// Shifts and anomalies on the time axis.
 pub(super) fn marks(view: &PersonalityView) -> Vec<Mark> {

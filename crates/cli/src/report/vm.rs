@@ -8,6 +8,7 @@ use super::portrait;
 use super::series::Columns;
 use crate::output::{moment, power_word, present};
 use proteus_model::execution::{Morph, Version};
+use proteus_model::personality::UNKNOWN;
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_protocol::api::v1::{HistoryView, PersonalityView, VmView};
 
@@ -66,7 +67,7 @@ fn head(one: &Single<'_>) -> String {
     let doing = if vm.morph.is_some() { ", a morph is under way" } else { "" };
     let pairs = [
         ("State", format!("{}{doing}", escape(state(vm)))),
-        ("Is", escape(one.personality.label.as_deref().unwrap_or("don't know"))),
+        ("Is", escape(one.personality.label.as_deref().unwrap_or(UNKNOWN))),
         ("Profile", or_dash(vm.profile.clone())),
         ("Version", vm.version.to_string()),
         ("vCPUs", format!("{vcpus} of at most {}", vm.intent.vcpus_max)),

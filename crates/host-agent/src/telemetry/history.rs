@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 const MAGIC: &[u8; 16] = b"proteus history\n";
 const VERSION: u32 = 2;
@@ -264,10 +265,16 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 
 /// Reads a history from bytes. The VM that it was of.
 pub(super) fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
+    let all: Vec<usize> = (0..Tier::ALL.len()).collect();
+    decode_tiers(bytes, &all)
+}
+
+/// The same of some tiers alone; the others are empty.
+fn decode_tiers(bytes: &[u8], wanted: &[usize]) -> Result<(VmId, Found), HistoryError> {
     let (heading, sum) = Heading::decode(bytes)?;
     let layout = heading.layout(sum);
     let mut found = Found::default();
-    for (tier, kind) in Tier::ALL.into_iter().enumerate() {
+    for (tier, kind) in Tier::ALL.into_iter().enumerate().filter(|(tier, _)| wanted.contains(tier)) {
         for slot in 0..kind.slots {
             let begin = usize::try_from(layout.ring_at(tier)).unwrap_or(usize::MAX)
                 + usize::try_from(slot).unwrap_or(usize::MAX) * layout.slot_bytes();
@@ -284,6 +291,21 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
     }
     Ok((heading.vm, found))
 }
+
+/// The buckets of one tier, the oldest first, and how many slots of that are damaged. Nothing where there is no history.
+/// Changes nothing, so it meets nobody who writes.
+pub(super) fn read(path: &Path, tier: usize) -> Result<(Vec<Bucket>, u64), HistoryError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        other => other.map_err(History::error(path, "read"))?,
+    };
+    let (_, mut found) = decode_tiers(&bytes, &[tier])?;
+    Ok((found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default(), found.damaged))
+}
+
+/// Held by who opens a history: two that take the same old file over at once would each put one in its place, and what
+/// one of them writes would be lost.
+static OPENING: Mutex<()> = Mutex::new(());
 
 /// An open history.
 #[derive(Debug)]
@@ -302,6 +324,7 @@ impl History {
     /// Opens the history of a VM, making it where there is none. One that cannot be read, as of another Proteus, is put
     /// aside under another name, which is told, and a new one begun.
     pub(crate) fn open(path: &Path, vm: VmId) -> Result<(Self, Option<PathBuf>), HistoryError> {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let heading = Heading::own(vm);
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -332,6 +355,8 @@ impl History {
         for (tier, buckets) in found.unwrap_or_default().buckets.iter().enumerate() {
             buckets.iter().try_for_each(|bucket| made.put(tier, bucket))?;
         }
+        // Until it is on disk the old one is the only one.
+        made.sync()?;
         std::fs::rename(&next, path).map_err(Self::error(path, "put in place"))?;
         Ok((Self { path: path.to_owned(), ..made }, aside))
     }

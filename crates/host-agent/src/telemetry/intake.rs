@@ -39,9 +39,9 @@ impl Intake {
     }
 
     /// Takes in what the guest said; `false`: it cannot be.
-    pub fn hear(&mut self, steady_ms: u64, said: Sample) -> bool {
+    pub fn hear(&mut self, at: UnixMillis, steady_ms: u64, said: Sample) -> bool {
         let Ok(word) = GuestSample::try_from(said) else { return false };
-        self.watched.hear(steady_ms, |merger, at| merger.hear(at, &word));
+        self.watched.hear_guest(at, steady_ms, &word);
         true
     }
 }

@@ -2,14 +2,14 @@
 //! what is refused: all of it is read before a byte is written.
 
 use super::history::{self, Found, History, HistoryError};
-use super::{history_error, history_path};
+use super::{history_error, history_path, task_error};
 use crate::clock::now;
 use crate::node::HostAgent;
 use proteus_brain::telemetry::{Series, csv};
 use proteus_model::id::VmId;
 use proteus_protocol::node::v1::{ImportObserved, NodeError, NodeErrorCode};
 use std::collections::BTreeMap;
-use tokio::task::JoinError;
+use std::path::Path;
 
 fn refused(message: String, hint: &str) -> NodeError {
     NodeError { hint: Some(hint.to_owned()), ..NodeError::new(NodeErrorCode::File, message) }
@@ -65,33 +65,37 @@ impl HostAgent {
         bytes: &[u8],
         dry_run: bool,
     ) -> Result<ImportObserved, NodeError> {
-        let seat = self.seat(vm)?;
+        let path = history_path(&self.seat(vm)?);
         let bytes = bytes.to_vec();
         // Seconds for a large one, in which nobody else would get this thread.
-        let read = tokio::task::spawn_blocking(move || read(&bytes)).await;
-        let failed = |error: JoinError| NodeError::new(NodeErrorCode::Failed, error.to_string());
-        let (mut found, faults) = read.map_err(failed)??;
-        // What is of the future is somebody's wrong clock: it would hide what comes until then.
-        let (now, mut future) = (now(), 0);
-        for buckets in &mut found.buckets {
-            let before = buckets.len();
-            buckets.retain(|bucket| bucket.begins_at <= now);
-            future += (before - buckets.len()) as u64;
-        }
-        let kept = || -> Result<(), HistoryError> {
-            let (history, _) = History::open(&history_path(&seat), vm)?;
-            for (tier, buckets) in found.buckets.iter().enumerate() {
-                // Newer ones of the same place in the ring are what is to stay.
-                buckets.iter().try_for_each(|bucket| history.put_unless_newer(tier, bucket))?;
-            }
-            history.sync()
-        };
-        if !dry_run {
-            kept().map_err(history_error)?;
-        }
-        let buckets = found.buckets.iter().map(|buckets| buckets.len() as u64).collect();
-        Ok(ImportObserved { buckets, future, damaged: found.damaged, faults })
+        let taken = tokio::task::spawn_blocking(move || take_in(&path, vm, &bytes, dry_run)).await;
+        taken.map_err(task_error)?
     }
+}
+
+/// Reads a history and, unless it is a dry run, puts it into the one at `path`.
+fn take_in(path: &Path, vm: VmId, bytes: &[u8], dry_run: bool) -> Result<ImportObserved, NodeError> {
+    let (mut found, faults) = read(bytes)?;
+    // What is of the future is somebody's wrong clock: it would hide what comes until then.
+    let (now, mut future) = (now(), 0);
+    for buckets in &mut found.buckets {
+        let before = buckets.len();
+        buckets.retain(|bucket| bucket.begins_at <= now);
+        future += (before - buckets.len()) as u64;
+    }
+    let kept = || -> Result<(), HistoryError> {
+        let (history, _) = History::open(path, vm)?;
+        for (tier, buckets) in found.buckets.iter().enumerate() {
+            // Newer ones of the same place in the ring are what is to stay.
+            buckets.iter().try_for_each(|bucket| history.put_unless_newer(tier, bucket))?;
+        }
+        history.sync()
+    };
+    if !dry_run {
+        kept().map_err(history_error)?;
+    }
+    let buckets = found.buckets.iter().map(|buckets| buckets.len() as u64).collect();
+    Ok(ImportObserved { buckets, future, damaged: found.damaged, faults })
 }
 
 #[cfg(test)]

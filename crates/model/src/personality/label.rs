@@ -9,6 +9,9 @@ use std::str::FromStr;
 /// Longest label.
 pub const LABEL_CHARS_MAX: usize = 40;
 
+/// What stands where no label does.
+pub const UNKNOWN: &str = "don't know";
+
 /// What a VM is called, as in `web frontend`: lower-case words of letters and digits, with a blank or `-` between.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -8,13 +8,13 @@ use super::BOOT_LIMIT;
 use crate::demo::host::Host;
 use anyhow::{Context, Result, ensure};
 use case::{Case, GUESTS, Guest, Work, ready};
-use proteus_brain::personality::traits::{median, traits};
+use proteus_brain::personality::traits::{TRAIT_BUCKETS, median, traits};
 use proteus_cli::argument::{Cli, OutputForm};
 use proteus_cli::output::table;
 use proteus_cli::terminal;
 use proteus_cli::wait::wait_serving;
-use proteus_model::personality::{Prototype, TraitVector};
-use proteus_model::telemetry::{Bucket, METRICS, Metric, Summary};
+use proteus_model::personality::{Prototype, TraitVector, UNKNOWN};
+use proteus_model::telemetry::{Bucket, METRICS, Metric};
 use proteus_model::unit::{Millis, UnixMillis};
 use proteus_protocol::api::v1::{
     BucketView, ExecRequest, ExecView, HistoryView, JudgementView, PersonalityView, StopRequest, StopView,
@@ -35,6 +35,8 @@ use tokio::task::JoinHandle;
 const LEFT_OUT: u64 = 1;
 /// Stretches of one prototype: three vectors of a minute.
 const RECORDED: usize = 8;
+/// Longest wait for them: twice their time.
+const RECORD_LIMIT: Duration = Duration::from_secs(200);
 /// How long each work is judged.
 const JUDGED: Duration = Duration::from_secs(150);
 /// From when on a look's minute has nothing else in it.
@@ -44,8 +46,6 @@ const CHANGED: Duration = Duration::from_secs(240);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Longest run inside a guest that is asked for at once.
 const INSIDE: Millis = Millis(600_000);
-/// What a look says that says nothing.
-const UNKNOWN: &str = "don't know";
 
 /// Work that is under way.
 enum Busy {
@@ -142,13 +142,7 @@ fn now() -> UnixMillis {
 fn bucket(view: &BucketView) -> Bucket {
     let mut summaries = [None; METRICS];
     for metric in Metric::ALL {
-        summaries[metric as usize] = view.values.get(metric.name()).map(|s| Summary {
-            min: s.min,
-            p50: s.p50,
-            p95: s.p95,
-            max: s.max,
-            mean: s.mean,
-        });
+        summaries[metric as usize] = view.values.get(metric.name()).map(|summary| summary.clone().into());
     }
     Bucket { begins_at: view.begins_at, readings: view.readings, summaries }
 }
@@ -156,14 +150,17 @@ fn bucket(view: &BucketView) -> Bucket {
 /// The median of the vectors of the work that began at `began`, once there are enough.
 async fn recorded(host: &Host, vm: &str, began: UnixMillis) -> Result<TraitVector> {
     let from = UnixMillis((began.0 / 10_000 + 1 + LEFT_OUT) * 10_000);
+    let start = Instant::now();
     loop {
         let path = format!("/vms/{vm}/history?step_s=10&since={}", from.0);
         let view: HistoryView = host.client.get(&path).await?;
         if view.buckets.len() >= RECORDED {
             let buckets: Vec<Bucket> = view.buckets.iter().map(bucket).collect();
-            let vectors: Vec<TraitVector> = buckets.windows(6).map(|minute| traits(minute, 1)).collect();
+            let vectors: Vec<TraitVector> =
+                buckets.windows(TRAIT_BUCKETS).map(|minute| traits(minute, 1)).collect();
             return Ok(median(&vectors));
         }
+        ensure!(start.elapsed() < RECORD_LIMIT, "{vm} has no history of its work");
         tokio::time::sleep(ASK_EVERY).await;
     }
 }

@@ -363,7 +363,7 @@ pub trait Node: Send + Sync {
     /// How it was when it was last looked at. Asks nothing of it.
     async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError>;
 
-    /// SHA-256, in hex, of what a VM was booted of and does not write, by role: `kernel`, `initramfs`, `disk NAME`,
+    /// SHA-256, in hex, of what a VM is made of and does not write, as that is now, by role: `kernel`, `initramfs`, `disk NAME`,
     /// `image NAME`.
     async fn base_images(&self, vm: VmId) -> Result<BTreeMap<String, String>, NodeError>;
 

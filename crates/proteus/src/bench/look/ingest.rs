@@ -183,7 +183,7 @@ fn measure(dir: &Path, vms: u32, rounds: u32, stop: &CancellationToken) -> Resul
         let host: Vec<VmCounters> = (0..vms).map(|vm| counters(u64::from(round) + 1, vm.into())).collect();
         let begin = cpu(ClockId::ThreadCPUTime);
         for (intake, counters) in all.iter_mut().zip(&host) {
-            let well = heard(&said).is_some_and(|sample| intake.hear(steady_ms, sample));
+            let well = heard(&said).is_some_and(|sample| intake.hear(at, steady_ms, sample));
             refused += u64::from(!well);
             intake.look(at, steady_ms, counters);
         }

@@ -253,7 +253,7 @@ pub struct RecordView {
     /// Its id.
     #[serde(rename = "VMID")]
     pub vm_id: String,
-    /// What it was booted of: SHA-256 by file.
+    /// What it is made of: SHA-256 by file, as these are now.
     #[serde(rename = "BaseImageID")]
     pub base_image_id: PartView<BTreeMap<String, String>>,
     /// Every change of how it is built or set, the oldest first.

@@ -50,6 +50,13 @@ pub struct SummaryView {
     pub mean: f32,
 }
 
+impl From<SummaryView> for Summary {
+    fn from(view: SummaryView) -> Self {
+        let SummaryView { min, p50, p95, max, mean } = view;
+        Self { min, p50, p95, max, mean }
+    }
+}
+
 impl From<Summary> for SummaryView {
     fn from(summary: Summary) -> Self {
         let Summary { min, p50, p95, max, mean } = summary;
