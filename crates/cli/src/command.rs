@@ -44,6 +44,8 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// A client and how answers are written.
 pub struct Session {
@@ -56,6 +58,27 @@ pub struct Session {
 }
 
 type Outcome = Result<u8, CommandError>;
+
+/// Questions that are asked at once.
+const AT_ONCE: usize = 8;
+
+/// Asks all of them, some at once; the answers in no order.
+async fn each<T, F>(questions: impl Iterator<Item = F>) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asked = JoinSet::new();
+    for question in questions {
+        let turns = turns.clone();
+        asked.spawn(async move {
+            let _turn = turns.acquire().await;
+            question.await
+        });
+    }
+    asked.join_all().await
+}
 
 impl Session {
     fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) {

@@ -91,8 +91,13 @@ impl CommandError {
             Self::Usage { hint, .. } => ("usage", Vec::new(), Some(hint.clone())),
             Self::Missing { hint, .. } => ("not_found", Vec::new(), Some(hint.clone())),
             Self::TimedOut { hint, .. } => ("timed_out", Vec::new(), Some(hint.clone())),
-            Self::File { source, .. } | Self::Written { source, .. } => {
-                ("file", vec![source.to_string()], None)
+            Self::File { source, .. } => ("file", vec![source.to_string()], None),
+            Self::Written { source, .. } => {
+                let hint = match source.kind() {
+                    std::io::ErrorKind::AlreadyExists => "name another file, or remove that one",
+                    _ => "is there room, and may you write there?",
+                };
+                ("file", vec![source.to_string()], Some(hint.to_owned()))
             }
             Self::Failed { because, hint, .. } => ("failed", because.clone(), Some(hint.clone())),
             Self::Client(ClientError::Unreachable { place, why }) => {

@@ -16,7 +16,7 @@ pub(crate) fn name_of(path: &Path) -> String {
 }
 
 /// What stands at a path, where it is no regular file.
-fn irregular(about: &std::fs::Metadata) -> Option<&'static str> {
+pub(crate) fn irregular(about: &std::fs::Metadata) -> Option<&'static str> {
     let kind = about.file_type();
     match () {
         () if kind.is_file() => None,

@@ -6,7 +6,7 @@ mod draw;
 mod row;
 
 pub(crate) use draw::{draw, room};
-pub(crate) use row::plain;
+pub(crate) use row::{plain, value};
 
 use clap::ValueEnum;
 use proteus_model::execution::Morph;
@@ -205,7 +205,7 @@ impl Top {
         self.first = self.first.min(self.entries.len().saturating_sub(rows));
     }
 
-    /// VMs in the order that they are shown in, those that are seen first.
+    /// VMs that are on the screen, in its order.
     pub fn wanted(&self) -> Vec<VmId> {
         self.visible().iter().map(|entry| entry.vm.id).collect()
     }

@@ -127,6 +127,8 @@ fn learn_classes(cases: &[Case], target: usize, seed: u64) -> Result<[Option<For
             Err(error) => return Err(error).context("learn a class"),
         };
     }
+    // Else the last class would be told of every day.
+    ensure!(forests.iter().any(Option::is_some), "all days that are learned on are of one class");
     Ok(forests)
 }
 

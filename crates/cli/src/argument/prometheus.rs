@@ -27,16 +27,16 @@ pub struct FromPrometheus {
     #[arg(long = "query", value_name = "METRIC=PROMQL", requires = "prometheus")]
     pub queries: Vec<OwnQuery>,
     /// From when on: so long ago, as in 30d or 12h, or 2026-11-28T18:00:00Z.
-    #[arg(long, value_name = "WHEN", default_value = "60d")]
+    #[arg(long, value_name = "WHEN", default_value = "60d", requires = "prometheus")]
     pub since: When,
     /// Until when; without: now.
     #[arg(long, value_name = "WHEN", requires = "prometheus")]
     pub until: Option<When>,
     /// Over how long a rate is told, for the questions of --source: at least twice as long as from scrape to scrape.
-    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    #[arg(long, value_name = "DURATION", default_value = "2m", requires = "prometheus")]
     pub window: Millis,
     /// Longest wait for one answer.
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "prometheus")]
     pub timeout: Millis,
     /// A file that has the token for the server, and nothing else.
     #[arg(long, value_name = "FILE", requires = "prometheus")]

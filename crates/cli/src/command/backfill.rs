@@ -3,6 +3,7 @@
 
 use super::Session;
 use crate::argument::FromPrometheus;
+use crate::client::segment;
 use crate::error::{CommandError, usage};
 use crate::file::{name_of, read_bounded};
 use crate::output::moment;
@@ -12,7 +13,7 @@ use crate::prometheus::query::{Query, probe, questions, spans, without_ends};
 use crate::prometheus::server::Prometheus;
 use proteus_model::telemetry::{Metric, Reading, Tier};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
-use proteus_protocol::api::v1::IMPORT_BYTES_MAX;
+use proteus_protocol::api::v1::{IMPORT_BYTES_MAX, VmView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -151,9 +152,11 @@ impl Session {
         from: &FromPrometheus,
     ) -> Result<Vec<u8>, CommandError> {
         let prometheus = self.prometheus(url, from)?;
+        // Before much is read; and an exporter knows it by its name, whatever it is called here.
+        let known: VmView = self.client.get(&format!("/vms/{}", segment(vm))).await?;
         let now_s = now().0 / 1000;
         let (since, until) = stretch(from, now_s)?;
-        let asked = questions(from.source, vm, &from.matchers, from.window, &from.queries);
+        let asked = questions(from.source, known.name.as_str(), &from.matchers, from.window, &from.queries);
         if asked.is_empty() {
             let hint = "`--source node-exporter` or `--source proteus` know questions; your own is \
                         `--query METRIC=PROMQL`";
@@ -193,7 +196,7 @@ impl Session {
                 points.extend(known.ask(prometheus, query, *span, &mut of).await?);
             }
             if let Some(window_s) = query.rate_s {
-                points = without_ends(&points, window_s, until);
+                points = without_ends(&points, window_s, &parts);
             }
             for (second, value) in &points {
                 known.readings.entry(*second).or_default().set(query.metric, Some(*value));

@@ -1,10 +1,11 @@
 //! `proteus report`: asks the API for what a page shows, and writes it. Must never leave half a page, nor ask for many
 //! VMs at once without a bound.
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, each};
 use crate::argument::{Report, Step};
 use crate::client::{Client, ClientError, segment};
 use crate::error::{CommandError, usage};
+use crate::file::irregular;
 use crate::output::now;
 use crate::report::{Fleet, Member, Single, brief_metrics, fleet, single};
 use proteus_model::unit::{Bytes, UnixMillis};
@@ -15,12 +16,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-/// VMs that are asked for at once.
-const AT_ONCE: usize = 8;
 /// Steps of a history that a page of all VMs shows: three hours of minutes.
 const FLEET_STEPS: u64 = 180;
 
@@ -33,7 +29,7 @@ impl Session {
         };
         place.write(page.as_bytes())?;
         let (out, size) = (&report.out, page.len() as u64);
-        self.print(&json!({ "path": out, "bytes": size }), || {
+        self.print(&json!({ "path": out.display().to_string(), "bytes": size }), || {
             format!("wrote {} ({})\n", out.display(), Bytes(size))
         });
         Ok(0)
@@ -105,20 +101,18 @@ async fn whole_history(client: &Client, path: &str) -> Result<HistoryView, Clien
 /// Asks for each VM, some at once, and puts them in the order of their names. One that does not answer is in it, with
 /// why.
 async fn members(client: &Client, vms: Vec<VmView>, step_s: u64, since: UnixMillis) -> Vec<Member> {
-    let (turns, metrics) = (Arc::new(Semaphore::new(AT_ONCE)), segment(&brief_metrics()));
-    let mut asked = JoinSet::new();
-    for vm in vms {
-        let (client, turns, metrics) = (client.clone(), turns.clone(), metrics.clone());
-        asked.spawn(async move {
-            let _turn = turns.acquire().await;
+    let metrics = segment(&brief_metrics());
+    let ask = |vm: VmView| {
+        let (client, metrics) = (client.clone(), metrics.clone());
+        async move {
             let path = format!("/vms/{}", segment(&vm.id.to_string()));
             let usage = client.get(&format!("{path}/usage")).await.map_err(|why| why.to_string());
             let history = format!("{path}/history?step_s={step_s}&since={}&metrics={metrics}", since.0);
             let history = client.get(&history).await.map_err(|why| why.to_string());
             Member { vm, usage, history }
-        });
-    }
-    let mut members: Vec<Member> = asked.join_all().await;
+        }
+    };
+    let mut members: Vec<Member> = each(vms.into_iter().map(ask)).await;
     members.sort_by(|a, b| (a.vm.name.as_str(), a.vm.id).cmp(&(b.vm.name.as_str(), b.vm.id)));
     members
 }
@@ -136,17 +130,10 @@ impl Place {
         let Some(name) = out.file_name() else {
             return refuse("expected the name of a file", "name one in it, as DIR/report.html");
         };
-        match std::fs::metadata(out) {
-            Ok(about) if about.is_dir() => {
-                return refuse("expected a file, found a folder", "name a file in it, as DIR/report.html");
-            }
-            Ok(about) if !about.is_file() => {
-                return refuse(
-                    "expected a regular file, found a device, a pipe or a socket",
-                    "name another file",
-                );
-            }
-            _ => {}
+        // Where there is nothing yet there is nothing to say.
+        if let Some(found) = std::fs::metadata(out).ok().as_ref().and_then(irregular) {
+            let what = format!("expected a regular file, found {found}");
+            return refuse(&what, "name a file, as DIR/report.html");
         }
         let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {

@@ -1,27 +1,22 @@
 //! `proteus top`: asks the API again and again, a bounded part of the VMs each time, and shows what it said until a key
 //! ends it. Must always leave the terminal as it was.
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, each};
 use crate::argument::{OutputForm, Top as Words};
 use crate::client::{Client, ClientError, segment};
 use crate::error::{CommandError, usage};
-use crate::top::{Lists, Look, Sort, Top, Turn, choose, draw, plain, room};
+use crate::top::{Lists, Look, Sort, Top, Turn, choose, draw, plain, room, value};
 use proteus_model::id::VmId;
 use proteus_model::unit::Millis;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{HostView, MorphView, UsageView, VmView};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
 
-/// VMs that are asked for at once.
-const AT_ONCE: usize = 8;
 /// Morphs that are asked for in one look.
 const MORPHS_ASKED_MAX: usize = 8;
 /// Longest wait for what one VM uses: Proteus says it without asking the VM.
@@ -32,6 +27,9 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 const KEY_PAUSE: Duration = Duration::from_millis(200);
 /// Shortest time between two looks.
 const INTERVAL_MIN: Millis = Millis(500);
+/// Longest one: VMs that are not on the screen come in turn, and what is known of them must not be too old when it is
+/// theirs again.
+const INTERVAL_MAX: Millis = Millis(10_000);
 
 /// An answer, or why there is none in time.
 async fn within<T>(
@@ -57,17 +55,14 @@ async fn lists(client: &Client) -> Result<Lists, ClientError> {
 }
 
 async fn usages(client: &Client, ids: Vec<VmId>) -> BTreeMap<VmId, Result<UsageView, String>> {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asked = JoinSet::new();
-    for id in ids {
-        let (client, turns) = (client.clone(), turns.clone());
-        asked.spawn(async move {
-            let _turn = turns.acquire().await;
+    let ask = |id: VmId| {
+        let client = client.clone();
+        async move {
             let path = format!("/vms/{}/usage", segment(&id.to_string()));
             (id, within(USAGE_LIMIT, client.get(&path)).await)
-        });
-    }
-    asked.join_all().await.into_iter().collect()
+        }
+    };
+    each(ids.into_iter().map(ask)).await.into_iter().collect()
 }
 
 /// Asks again and again until nobody listens.
@@ -121,7 +116,10 @@ struct Screen(ratatui::DefaultTerminal);
 
 impl Screen {
     fn take() -> std::io::Result<Self> {
-        ratatui::try_init().map(Self)
+        ratatui::try_init().map(Self).inspect_err(|_| {
+            // It may have been taken in part.
+            let _ = ratatui::try_restore();
+        })
     }
 
     fn show(&mut self, top: &mut Top) -> std::io::Result<()> {
@@ -159,8 +157,8 @@ impl Session {
             let what = "expected a terminal on standard input and output, found a file or a pipe";
             return Err(usage(what.to_owned(), hint));
         }
-        if words.interval < INTERVAL_MIN {
-            let what = format!("--interval {}: expected at least {INTERVAL_MIN}", words.interval);
+        if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&words.interval) {
+            let what = format!("--interval {}: expected {INTERVAL_MIN} to {INTERVAL_MAX}", words.interval);
             return Err(usage(what, "what a VM uses is looked at once a second"));
         }
         // Refused here, with its reason, and not on a screen that says nothing else.
@@ -174,23 +172,16 @@ impl Session {
         let lists = lists(&self.client).await?;
         let running = lists.vms.iter().filter(|vm| vm.power == PowerState::Running);
         let usages = usages(&self.client, running.map(|vm| vm.id).collect()).await;
-        let vm = |vm: &VmView| match usages.get(&vm.id) {
-            Some(Ok(usage)) => json!({ "vm": vm, "usage": usage, "problem": null }),
-            Some(Err(why)) => json!({ "vm": vm, "usage": null, "problem": why }),
-            None => json!({ "vm": vm, "usage": null, "problem": null }),
-        };
-        let vms: Vec<_> = lists.vms.iter().map(vm).collect();
-        let whole = json!({ "host": lists.host, "vms": vms, "morphs": lists.morphs });
-        self.print(&whole, || {
-            let mut top = Top::new(sort);
-            top.take(Look { lists: Ok(lists), usages });
-            plain(&top)
-        });
+        let mut top = Top::new(sort);
+        top.take(Look { lists: Ok(lists), usages });
+        self.print(&value(&top), || plain(&top));
         Ok(0)
     }
 
     async fn top_live(&self, mut top: Top, interval: Duration) -> std::io::Result<()> {
         let (mut ended, mut gone) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        // From outside: what is typed is a key.
+        let mut interrupted = signal(SignalKind::interrupt())?;
         let mut screen = Screen::take()?;
         let mut keys = read_keys();
         let (seen_sender, seen) = watch::channel(Vec::new());
@@ -213,10 +204,11 @@ impl Session {
                 },
                 look = looks.recv() => match look {
                     Some(look) => top.take(look),
-                    None => break,
+                    None => return Err(std::io::Error::other("asking Proteus ended")),
                 },
                 _ = ended.recv() => break,
                 _ = gone.recv() => break,
+                _ = interrupted.recv() => break,
             }
         }
         asking.abort();

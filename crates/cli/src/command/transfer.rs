@@ -64,7 +64,7 @@ impl Session {
         }
         written.map_err(failed)?;
         let size = bytes.len() as u64;
-        self.print(&json!({ "path": out, "bytes": size }), || {
+        self.print(&json!({ "path": out.display().to_string(), "bytes": size }), || {
             format!("wrote {} ({})\n", out.display(), Bytes(size))
         });
         Ok(0)

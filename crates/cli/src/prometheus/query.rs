@@ -309,13 +309,18 @@ pub fn spans(since_s: u64, until_s: u64) -> Vec<Span> {
 }
 
 /// A rate's values without those at the ends of a stretch in which there were samples: a Prometheus divides what little
-/// it has there by the whole window, and so tells too little. At `until_s` nothing ends.
-pub fn without_ends(points: &[(u64, f32)], window_s: u64, until_s: u64) -> Vec<(u64, f32)> {
-    let step_s = Tier::ALL[1].step_s;
+/// it has there by the whole window, and so tells too little. At the end of the last span nothing ends. A stretch without
+/// samples that is shorter than the window is not seen: there the rate goes on, and tells too little as well.
+pub fn without_ends(points: &[(u64, f32)], window_s: u64, spans: &[Span]) -> Vec<(u64, f32)> {
+    let step_s = |at: u64| {
+        let span = spans.iter().find(|span| at <= span.until_s);
+        span.map_or(Tier::ALL[1].step_s, |span| span.step_s)
+    };
+    let until_s = spans.last().map_or(0, |span| span.until_s);
     let mut whole = Vec::new();
-    for run in points.chunk_by(|a, b| b.0 - a.0 <= step_s) {
+    for run in points.chunk_by(|a, b| b.0 - a.0 <= step_s(a.0).max(step_s(b.0))) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        let goes_on = last.0 + step_s >= until_s;
+        let goes_on = last.0 + step_s(last.0) >= until_s;
         let is_whole = |at: u64| at >= first.0 + window_s && (goes_on || at + window_s <= last.0);
         whole.extend(run.iter().filter(|(at, _)| is_whole(*at)));
     }
@@ -420,13 +425,21 @@ mod tests {
     fn at_a_gap_a_rate_is_not_known() {
         let points = |seconds: &[u64]| seconds.iter().map(|at| (*at, 1.0)).collect::<Vec<_>>();
         let run: Vec<u64> = (0..=10).map(|minute| minute * 60).collect();
-        let kept =
-            |until| without_ends(&points(&run), 120, until).iter().map(|(at, _)| *at).collect::<Vec<_>>();
+        let minutes = |until_s: u64| vec![Span { from_s: 0, until_s, step_s: 60 }];
+        let kept = |until_s| {
+            without_ends(&points(&run), 120, &minutes(until_s)).iter().map(|(at, _)| *at).collect::<Vec<_>>()
+        };
         assert_eq!(kept(10_000), (2..=8).map(|minute| minute * 60).collect::<Vec<_>>());
         assert_eq!(kept(630), (2..=10).map(|minute| minute * 60).collect::<Vec<_>>());
         // Two stretches, each too short.
-        assert_eq!(without_ends(&points(&[0, 60, 180, 240]), 120, 10_000), []);
-        assert_eq!(without_ends(&[], 120, 0), []);
+        assert_eq!(without_ends(&points(&[0, 60, 180, 240]), 120, &minutes(10_000)), []);
+        assert_eq!(without_ends(&[], 120, &[]), []);
+        // Where points are ten seconds apart, forty without one are a gap.
+        let fine = [Span { from_s: 0, until_s: 600, step_s: 10 }];
+        let seconds: Vec<u64> = (0..=600).step_by(10).filter(|at| !(310..=340).contains(at)).collect();
+        let kept: Vec<u64> = without_ends(&points(&seconds), 120, &fine).iter().map(|(at, _)| *at).collect();
+        let expected: Vec<u64> = (120..=180).chain(470..=600).filter(|at| at % 10 == 0).collect();
+        assert_eq!(kept, expected);
     }
 
     #[test]

@@ -103,7 +103,8 @@ fn totals(all: &Fleet<'_>) -> String {
         .keys()
         .fold(Amount::ZERO, |sum, host| sum.plus(all.allocation.table.held(host)));
     let known: Vec<f32> = all.members.iter().filter_map(|member| member.now(Metric::Cpu)).collect();
-    let cpu: f32 = known.iter().sum();
+    // The sum of nothing is -0.
+    let cpu = known.iter().sum::<f32>().abs();
     let cpus = f64::from(all.host.cpus) * 1000.0;
     let unmeasured = match running.saturating_sub(known.len()) {
         0 => String::new(),

@@ -10,7 +10,8 @@ use crate::output::{moment, power_word, present};
 use proteus_model::execution::{Morph, Version};
 use proteus_model::personality::UNKNOWN;
 use proteus_model::unit::{Millis, UnixMillis};
-use proteus_protocol::api::v1::{HistoryView, PersonalityView, VmView};
+use proteus_protocol::api::v1::{HISTORY_MAX, HistoryView, PersonalityView, VmView};
+use std::fmt::Write as _;
 
 /// Most columns of a plot: two points of a wide screen each.
 const COLUMNS_MAX: u64 = 480;
@@ -144,11 +145,15 @@ fn changes(one: &Single<'_>) -> String {
     });
     text.push_str("<h2>Morphs</h2>\n");
     text.push_str(&match one.morphs.is_empty() {
+        true if one.morphs_cut => format!("<p>None among the last {HISTORY_MAX} of all VMs.</p>\n"),
         true => "<p>None is known.</p>\n".to_owned(),
         false => change::morphs(one.morphs),
     });
-    if one.morphs_cut {
-        text.push_str("<p class=\"faint\">Those before the last 1000 of all VMs are not shown.</p>\n");
+    if one.morphs_cut && !one.morphs.is_empty() {
+        let _ = writeln!(
+            text,
+            "<p class=\"faint\">Those before the last {HISTORY_MAX} of all VMs are not shown.</p>"
+        );
     }
     text
 }
@@ -156,8 +161,10 @@ fn changes(one: &Single<'_>) -> String {
 /// The page of one VM.
 pub(crate) fn single(one: &Single<'_>) -> String {
     let title = format!("{} – Proteus", one.vm.name);
-    let (first, until) = (one.history.buckets.first().map_or(one.now, |first| first.begins_at), one.now);
-    let portrait = portrait::section(one.personality, first, until);
+    // Of a history that is not known yet in these steps the labels tell the begin.
+    let since = one.personality.labels.first().map_or(one.now, |label| label.since);
+    let first = one.history.buckets.first().map_or(since, |first| first.begins_at);
+    let portrait = portrait::section(one.personality, first, until(one.history, one.now));
     page(&title, &(head(one) + &portrait + &plots(one) + &changes(one)))
 }
 
@@ -349,6 +356,8 @@ mod tests {
         assert!(page.contains("now 0.51\u{a0}CPUs · most 0.0040\u{a0}CPUs"), "{page}");
         assert!(page.contains("0.51 of 2 CPUs") && page.contains("1 that run were not measured"));
         assert!(page.contains("Its history is not known: &lt;/td&gt;"));
-        check(&page_of_all(&[]));
+        let nobody = page_of_all(&[]);
+        check(&nobody);
+        assert!(nobody.contains("0.00 of 2 CPUs") && !nobody.contains("-0.00"), "{nobody}");
     }
 }

@@ -7,6 +7,7 @@ use proteus_model::telemetry::Metric;
 use proteus_model::unit::Bytes;
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{UsageView, VmView};
+use serde_json::json;
 use std::fmt::Write as _;
 
 /// What a VM uses, by what is sorted.
@@ -198,7 +199,20 @@ impl Top {
     }
 }
 
-/// All of it as text, for programs and for who has no terminal.
+/// All of it for programs, in the order in which it is shown.
+pub(crate) fn value(top: &Top) -> serde_json::Value {
+    let vm = |entry: &Entry| {
+        let (usage, problem) = match &entry.usage {
+            Some(Ok(usage)) => (Some(usage), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
+        json!({ "vm": entry.vm, "usage": usage, "problem": problem })
+    };
+    json!({ "host": top.host, "vms": top.entries.iter().map(vm).collect::<Vec<_>>(), "morphs": top.morphs })
+}
+
+/// All of it as text, for who has no terminal.
 pub(crate) fn plain(top: &Top) -> String {
     let mut text = String::new();
     for line in top.summary() {
