@@ -9,7 +9,7 @@ mod view;
 
 use crate::check;
 use crate::control::{Control, ControlError, ControlEvent, key};
-use crate::record::{Records, Versioned};
+use crate::record::{RecordError, Records, TRIES, Versioned};
 use crate::store::StoreError;
 use crate::vm::VmRecord;
 use proteus_brain::personality::change::ChangeWatch;
@@ -236,11 +236,17 @@ impl Control {
             judged.record.usual = judged.change.memory();
             judged.record.clone()
         };
-        // Only for a VM that is there: one that is deleted meanwhile leaves nothing.
-        let Some(there) = self.records.get::<VmRecord>(&key::vm(vm)).await? else { return Ok(()) };
-        let rev = self.kept_personality(vm).await?.map(|kept| kept.rev);
-        let batch = self.records.batch().only_if(&key::vm(vm), Some(there.rev))?;
-        self.records.commit(batch.put(&key::personality(vm), &known, rev)?).await?;
+        for tries in 1.. {
+            // Only for a VM that is there: one that is deleted meanwhile leaves nothing.
+            let Some(there) = self.records.get::<VmRecord>(&key::vm(vm)).await? else { break };
+            let rev = self.kept_personality(vm).await?.map(|kept| kept.rev);
+            let batch = self.records.batch().only_if(&key::vm(vm), Some(there.rev))?;
+            match self.records.commit(batch.put(&key::personality(vm), &known, rev)?).await {
+                // The VM was changed in between, as by a morph.
+                Err(RecordError::Conflict { .. }) if tries < TRIES => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
         Ok(())
     }
 

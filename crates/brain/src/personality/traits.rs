@@ -113,13 +113,13 @@ pub(super) fn middle(values: &mut [f32]) -> Option<f32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use proteus_model::telemetry::{METRICS, Summary};
     use proteus_model::unit::UnixMillis;
 
     /// Short buckets of these values, all alike.
-    pub fn buckets(count: usize, values: &[(Metric, f32)]) -> Vec<Bucket> {
+    fn buckets(count: usize, values: &[(Metric, f32)]) -> Vec<Bucket> {
         let mut summaries = [None; METRICS];
         for (metric, value) in values {
             summaries[*metric as usize] =
