@@ -18,7 +18,7 @@ use crate::process::reap_orphans;
 use crate::procfs::read_text;
 use crate::service::Services;
 use crate::sys;
-use crate::telemetry::Sampler;
+use crate::telemetry::{Collectors, Sampler};
 use ending::Ending;
 use job::Jobs;
 use proteus_protocol::cause::chain;
@@ -68,6 +68,7 @@ pub struct Agent {
     sampler: Sampler,
     sample_interval: Option<Duration>,
     sample_at: Instant,
+    collectors: Collectors,
     services: Services,
     images: Images,
     mounts: Vec<PendingMount>,
@@ -92,6 +93,7 @@ pub fn run(kind: GuestKind) -> Result<(), AgentError> {
         sampler: Sampler::new(),
         sample_interval: None,
         sample_at: now,
+        collectors: Collectors::default(),
         services: Services::default(),
         images: Images::default(),
         mounts: Vec::new(),
@@ -141,10 +143,11 @@ impl Agent {
         self.receive(now);
         self.services.step(now, &mut self.outbox);
         self.step_jobs(now);
+        self.collectors.step(now);
         self.step_mounts(now);
         if self.kind == GuestKind::Pid1 {
-            let (services, jobs) = (&self.services, &self.jobs);
-            reap_orphans(|pid| services.owns(pid) || jobs.owns(pid));
+            let (services, jobs, collectors) = (&self.services, &self.jobs, &self.collectors);
+            reap_orphans(|pid| services.owns(pid) || jobs.owns(pid) || collectors.owns(pid));
         }
         self.sample_if_due(now);
         self.step_ending(now);
@@ -247,10 +250,18 @@ impl Agent {
         let mounts = (!self.mounts.is_empty()).then(|| now + MOUNT_RETRY);
         let sample = self.sample_interval.map(|_| self.sample_at);
         let ending = self.ending.as_ref().map(Ending::deadline);
-        [channel, mounts, sample, ending, self.services.deadline(), self.jobs.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            channel,
+            mounts,
+            sample,
+            ending,
+            self.services.deadline(),
+            self.jobs.deadline(),
+            self.collectors.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn wait(&self) {
@@ -262,6 +273,7 @@ impl Agent {
         }
         self.services.wake_fds(&mut fds);
         self.jobs.wake_fds(&mut fds);
+        self.collectors.wake_fds(&mut fds);
         let timeout = self.deadline(now).map(|deadline| {
             let left = deadline.saturating_duration_since(now);
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }

@@ -17,7 +17,7 @@ use std::path::Path;
 const MODULE_LIST: &str = "/etc/proteus/modules";
 
 /// Source, target, type, options.
-const MOUNTS: [(&str, &str, &str, Option<&str>); 8] = [
+const MOUNTS: [(&str, &str, &str, Option<&str>); 9] = [
     ("proc", "/proc", "proc", None),
     ("sysfs", "/sys", "sysfs", None),
     ("devtmpfs", "/dev", "devtmpfs", Some("mode=755")),
@@ -26,6 +26,7 @@ const MOUNTS: [(&str, &str, &str, Option<&str>); 8] = [
     ("tmpfs", "/run", "tmpfs", Some("mode=755")),
     ("tmpfs", "/tmp", "tmpfs", Some("mode=1777")),
     ("cgroup2", CGROUP_ROOT, "cgroup2", None),
+    ("tracefs", "/sys/kernel/tracing", "tracefs", None),
 ];
 
 /// Says something on the console.

@@ -40,6 +40,9 @@ fn main() -> ExitCode {
         println!("proteus-guest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    if std::env::args().nth(1).as_deref() == Some("collect") {
+        return telemetry::collector::run();
+    }
     let kind = identity::guest_kind();
     if kind == GuestKind::Pid1 {
         boot::run();

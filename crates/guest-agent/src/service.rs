@@ -126,6 +126,11 @@ impl Services {
         self.by_name.values().map(Service::status).collect()
     }
 
+    /// Lines that each wrote so far, and those of them that speak of an error.
+    pub fn logs_counted(&self) -> impl Iterator<Item = (&str, (u64, u64))> {
+        self.by_name.iter().map(|(name, service)| (name.as_str(), service.log_counted()))
+    }
+
     /// Whether one of them needs this image.
     pub fn uses_image(&self, image: &str) -> bool {
         self.by_name.values().any(|service| service.uses_image(image))

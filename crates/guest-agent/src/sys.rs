@@ -5,6 +5,8 @@
 
 pub mod network;
 
+pub mod perf;
+
 pub mod spawn;
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -3,11 +3,17 @@
 
 mod cgroup;
 
+pub mod collector;
+
 mod device;
+
+mod findings;
 
 mod process;
 
 pub use cgroup::ROOT as CGROUP_ROOT;
+
+pub use findings::Collectors;
 
 use crate::procfs::{Reader, fields};
 use proteus_protocol::guest::v1::sample::{Cpu, Memory, Pressure, PressureSet, Sample};

@@ -3,9 +3,16 @@
 
 mod application;
 
+mod findings;
+
 mod metric;
 
 pub use application::{APPLICATIONS_MAX, Application};
+
+pub use findings::{
+    CallsObserved, CollectIntent, Collector, CollectorObserved, CollectorState, ConnectionsObserved,
+    Findings, FlowDirection, FlowObserved, Found, GpuObserved, LogObserved,
+};
 
 pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};
 

@@ -36,6 +36,10 @@ impl Agent {
             Request::Hello { hello } => self.greet(&hello),
             Request::Ping => Ok(Some(Reply::Pong { uptime_ms: self.sampler.uptime_ms().unwrap_or(0) })),
             Request::Sample => Ok(Some(Reply::Sample { sample: Box::new(self.sampler.sample(true)) })),
+            Request::Collect { policy } => {
+                let findings = Box::new(self.collectors.ask(policy, self.services.logs_counted(), now));
+                Ok(Some(Reply::Findings { findings }))
+            }
             Request::SetSampleInterval { interval_ms } => self.set_interval(interval_ms, now),
             Request::ReadSetting { knob } => self.read_setting(id, &knob, now),
             Request::ApplySetting { setting } => self.apply_setting(id, setting, now),

@@ -9,6 +9,7 @@ use crate::process::{Ended, Process};
 use crate::procfs::{Reader, process_stat, write_text};
 use crate::sys::spawn::{SpawnSpec, spawn};
 use crate::task::{Task, TaskSpec, c_strings};
+use crate::telemetry::collector::count_lines;
 use proteus_protocol::guest::v1::ServiceManifest;
 use proteus_protocol::guest::v1::service::{PrepareStep, Signal, SocketOwnership};
 use rustix::event::{PollFd, PollFlags};
@@ -26,21 +27,32 @@ const LOG_BYTES_MAX: usize = 4096;
 /// Connections that wait while nobody takes them; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The last that a service wrote.
+/// The last that a service wrote, and how much it wrote in all.
 #[derive(Debug, Default)]
-pub struct Log(VecDeque<u8>);
+pub struct Log {
+    kept: VecDeque<u8>,
+    lines: u64,
+    errors: u64,
+}
 
 impl Log {
     /// As text.
     pub fn text(&self) -> String {
-        let (front, back) = self.0.as_slices();
+        let (front, back) = self.kept.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
     fn push(&mut self, data: &[u8]) {
-        self.0.extend(data);
-        let over = self.0.len().saturating_sub(LOG_BYTES_MAX);
-        self.0.drain(..over);
+        let (lines, errors) = count_lines(data);
+        (self.lines, self.errors) = (self.lines + lines, self.errors + errors);
+        self.kept.extend(data);
+        let over = self.kept.len().saturating_sub(LOG_BYTES_MAX);
+        self.kept.drain(..over);
+    }
+
+    /// Lines so far, and those of them that speak of an error.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.lines, self.errors)
     }
 }
 

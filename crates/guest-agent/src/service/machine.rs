@@ -144,6 +144,11 @@ impl Service {
         })
     }
 
+    /// Lines that it wrote so far, and those of them that speak of an error.
+    pub fn log_counted(&self) -> (u64, u64) {
+        self.log.counted()
+    }
+
     /// Where it is in its life.
     pub fn state(&self) -> ServiceState {
         match self.phase {

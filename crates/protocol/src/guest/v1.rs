@@ -6,6 +6,8 @@
 
 pub mod blob;
 
+pub mod findings;
+
 pub mod request;
 
 pub mod sample;
@@ -18,6 +20,7 @@ pub mod setting;
 mod tests;
 
 pub use blob::Blob;
+pub use findings::{CollectPolicy, Findings};
 pub use request::{
     ExecOutcome, ExecRequest, HelloReply, HelloRequest, ImageMounted, LinkIdentity, NetworkSettings,
     ProcessFound, ProcessReply, Request, Shutdown, UnitReply,
@@ -41,7 +44,7 @@ pub struct HostMessage {
 }
 
 /// What the guest sends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum GuestMessage {
     /// The answer to a request.
@@ -91,7 +94,7 @@ pub enum Event {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     /// Done, and there is nothing more to say.
@@ -110,6 +113,11 @@ pub enum Reply {
     Sample {
         /// What was measured.
         sample: Box<Sample>,
+    },
+    /// To `collect`.
+    Findings {
+        /// What the collectors found so far.
+        findings: Box<Findings>,
     },
     /// To `read_setting` and `apply_setting`: the value as it is now in the guest.
     Setting {

@@ -2,6 +2,7 @@
 //! shell command.
 
 use super::blob::Blob;
+use super::findings::CollectPolicy;
 use super::service::ServiceState;
 use super::setting::{Knob, Setting};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,11 @@ pub enum Request {
     Ping,
     /// A sample now, with processes and control groups [`sample`].
     Sample,
+    /// What the collectors found, and what they shall do from now on; the first one starts them [`findings`].
+    Collect {
+        /// What to collect.
+        policy: CollectPolicy,
+    },
     /// How often to send samples; 0 stops them [`done`].
     SetSampleInterval {
         /// 0, or within the limits above.

@@ -162,7 +162,7 @@ pub struct Cgroup {
     pub memory_pressure: Option<Pressure>,
 }
 
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut out = String::new();
     for letter in text.chars().filter(|c| !c.is_control()) {
         if out.len() + letter.len_utf8() > NAME_BYTES_MAX {
@@ -176,7 +176,7 @@ fn clean(text: &str) -> String {
 /// 2^62: far beyond any real counter, and no sum of two leaves u64.
 const COUNTER_MAX: u64 = 1 << 62;
 
-fn counter(field: &'static str, given: u64) -> Result<u64, SampleError> {
+pub(super) fn counter(field: &'static str, given: u64) -> Result<u64, SampleError> {
     (given <= COUNTER_MAX).then_some(given).ok_or(SampleError { field, given, expected: "at most 2^62" })
 }
 

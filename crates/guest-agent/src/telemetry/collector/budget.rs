@@ -1,0 +1,155 @@
+//! What agent and collectors may cost together. CPU time is a bucket that fills with time and is emptied by what both
+//! used: a collector begins a step only while there is some left. Must never let a collector borrow more than one step.
+
+use crate::procfs::{Reader, process_stat};
+use crate::sys;
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
+
+/// What both may use: µs of CPU time a second, 0.5 % of a core.
+pub const SHARE_US: u64 = 5_000;
+/// The most that is saved up: a minute's worth.
+const SAVED_US_MAX: i64 = 60 * SHARE_US as i64;
+/// What there is at the beginning: enough for one round of what is cheap.
+const FIRST_US: i64 = 20 * SHARE_US as i64;
+/// What both may hold: 20 MB.
+pub const MEMORY_BYTES: u64 = 20_000_000;
+/// Between two looks at what the agent used and both hold.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// CPU time of this process so far, µs.
+pub fn own_cpu_us() -> u64 {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    spent.tv_sec as u64 * 1_000_000 + spent.tv_nsec as u64 / 1000
+}
+
+/// The bucket.
+pub struct Budget {
+    began: Instant,
+    filled_at: Instant,
+    left_us: i64,
+    spent_us: u64,
+    looked_at: Option<Instant>,
+    agent_us: Option<u64>,
+    agent_us_all: u64,
+    resident: Option<u64>,
+}
+
+/// CPU time and memory of a process, by its line of `/proc`.
+fn cost_of(pid: &str) -> Option<(u64, u64)> {
+    let mut reader = Reader::default();
+    let stat = process_stat(reader.read(format!("/proc/{pid}/stat"))?)?;
+    Some((stat.cpu_ticks.saturating_mul(super::super::TICK_US), stat.resident_pages * sys::page_bytes()))
+}
+
+impl Budget {
+    /// A bucket that is not empty.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            filled_at: now,
+            left_us: FIRST_US,
+            spent_us: own_cpu_us(),
+            looked_at: None,
+            agent_us: None,
+            agent_us_all: 0,
+            resident: None,
+        }
+    }
+
+    /// Fills in what the time brought, takes out what both used.
+    pub fn account(&mut self, now: Instant) {
+        let micros = now.saturating_duration_since(self.filled_at).as_micros();
+        self.filled_at = now;
+        let brought = i64::try_from(micros * u128::from(SHARE_US) / 1_000_000).unwrap_or(SAVED_US_MAX);
+        let own = own_cpu_us();
+        let used = own.saturating_sub(self.spent_us) + self.agent_used(now);
+        self.spent_us = own;
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        self.left_us = self.left_us.saturating_add(brought).min(SAVED_US_MAX).saturating_sub(used);
+    }
+
+    /// What the agent used since it was looked at.
+    fn agent_used(&mut self, now: Instant) -> u64 {
+        if self.looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOK_EVERY) {
+            return 0;
+        }
+        self.looked_at = Some(now);
+        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+        let (agent, own) = (parent.and_then(|pid| cost_of(&pid)), cost_of("self"));
+        self.resident = agent.zip(own).map(|((_, agent), (_, own))| agent + own);
+        let Some((cpu_us, _)) = agent else { return 0 };
+        let used = self.agent_us.replace(cpu_us).map_or(0, |before| cpu_us.saturating_sub(before));
+        self.agent_us_all += used;
+        used
+    }
+
+    /// Whether a step may begin.
+    pub fn allows(&self) -> bool {
+        self.left_us > 0
+    }
+
+    /// When a step may begin, if nobody uses anything meanwhile.
+    pub fn allows_at(&self, now: Instant) -> Instant {
+        let lacking = u64::try_from(1 - self.left_us).unwrap_or(0);
+        now + Duration::from_micros(lacking.saturating_mul(1_000_000) / SHARE_US)
+    }
+
+    /// Whether both hold more than they may.
+    pub fn memory_is_passed(&mut self) -> bool {
+        // Asked once for each look: what is let go of shows with the next.
+        self.resident.take_if(|bytes| *bytes > MEMORY_BYTES).is_some()
+    }
+
+    /// Time watched in ms, CPU time of both over it in µs, memory of both.
+    pub fn cost(&self) -> (u64, u64, Option<u64>) {
+        let watched = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (watched, own_cpu_us() + self.agent_us_all, self.resident)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_must_come_in_again_before_the_next_step() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        budget.looked_at = Some(now);
+        assert!(budget.allows());
+        assert_eq!(budget.allows_at(now), now);
+        budget.left_us = -(SHARE_US as i64) + 1;
+        assert!(!budget.allows());
+        assert_eq!(budget.allows_at(now), now + Duration::from_secs(1));
+        budget.looked_at = Some(now + Duration::from_secs(10));
+        budget.account(now + Duration::from_secs(10));
+        assert!(budget.allows(), "ten seconds bring ten times of what a second does: {}", budget.left_us);
+    }
+
+    #[test]
+    fn no_more_than_a_minute_is_saved_up() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        budget.looked_at = Some(now + Duration::from_secs(100_000));
+        budget.account(now + Duration::from_secs(100_000));
+        assert!(budget.left_us <= SAVED_US_MAX);
+    }
+
+    #[test]
+    fn memory_is_asked_once_a_look() {
+        let mut budget = Budget::new(Instant::now());
+        budget.resident = Some(MEMORY_BYTES + 1);
+        assert!(budget.memory_is_passed());
+        assert!(!budget.memory_is_passed());
+        budget.resident = Some(MEMORY_BYTES);
+        assert!(!budget.memory_is_passed());
+        assert_eq!(budget.resident, Some(MEMORY_BYTES));
+    }
+
+    #[test]
+    fn this_process_costs_something() {
+        let (_, resident) = cost_of("self").unwrap();
+        assert!(resident > 0 && own_cpu_us() > 0);
+    }
+}

@@ -1,0 +1,104 @@
+use super::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A collector that writes down what is asked of it, and burns CPU time.
+struct Fake {
+    name: Collector,
+    burn: Duration,
+    missing: Option<String>,
+    said: Rc<RefCell<Vec<&'static str>>>,
+}
+
+impl Collect for Fake {
+    fn name(&self) -> Collector {
+        self.name
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn missing(&mut self) -> Option<String> {
+        self.missing.clone()
+    }
+
+    fn step(&mut self, findings: &mut Findings) -> Step {
+        let before = budget::own_cpu_us();
+        while budget::own_cpu_us() < before + self.burn.as_micros() as u64 {}
+        findings.gpus = found(Vec::new());
+        self.said.borrow_mut().push("step");
+        Step::Done
+    }
+
+    fn forget(&mut self) {
+        self.said.borrow_mut().push("forget");
+    }
+}
+
+fn crew(burn: Duration, missing: Option<&str>) -> (Crew, Rc<RefCell<Vec<&'static str>>>, Instant) {
+    let said = Rc::default();
+    let fake =
+        Fake { name: Collector::Gpus, burn, missing: missing.map(str::to_owned), said: Rc::clone(&said) };
+    let now = Instant::now();
+    (Crew::new(vec![Box::new(fake)], now), said, now)
+}
+
+#[test]
+fn a_collector_goes_round_and_rests_its_period() {
+    let (mut crew, said, now) = crew(Duration::ZERO, None);
+    crew.step(now);
+    crew.step(now);
+    assert_eq!((said.borrow().as_slice(), crew.members[0].runs), (["step"].as_slice(), 1));
+    assert!(crew.next_at(now).unwrap() >= now + Duration::from_secs(59));
+    crew.step(now + Duration::from_secs(62));
+    assert_eq!(crew.members[0].runs, 2);
+}
+
+#[test]
+fn one_that_is_dear_is_shed_until_it_is_paid_for() {
+    let (mut crew, said, now) = crew(Duration::from_millis(400), None);
+    crew.step(now);
+    assert_eq!(crew.members[0].state, CollectorState::On);
+    assert!(crew.members[0].cpu_us >= 400_000);
+    // The next round is due in a minute; 400 ms less what there was are 60 s of budget and some.
+    let later = Instant::now() + Duration::from_secs(2);
+    crew.members[0].due = later - Duration::from_secs(61);
+    crew.step(later);
+    assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::Shed, 1));
+    assert!(crew.next_at(later).unwrap() > later);
+    crew.step(later + Duration::from_secs(300));
+    assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::On, 2));
+}
+
+#[test]
+fn what_is_switched_off_is_forgotten_and_comes_back_when_it_is_on() {
+    let (mut crew, said, now) = crew(Duration::ZERO, None);
+    crew.step(now);
+    assert!(crew.findings.gpus.is_some());
+    let off = CollectPolicy { off: vec![Collector::Gpus], ..CollectPolicy::default() };
+    crew.follow(off, now);
+    assert_eq!(crew.members[0].state, CollectorState::Off);
+    assert!(crew.findings.gpus.is_none());
+    assert_eq!((said.borrow().as_slice(), crew.next_at(now)), (["step", "forget"].as_slice(), None));
+    crew.follow(CollectPolicy::default(), now);
+    crew.step(now);
+    assert!(crew.findings.gpus.is_some());
+}
+
+#[test]
+fn one_that_cannot_work_here_says_why() {
+    let (mut crew, said, now) = crew(Duration::ZERO, Some("no such thing"));
+    crew.step(now);
+    assert_eq!(crew.members[0].status().why, "no such thing");
+    assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::Unsupported, 0));
+}
+
+#[test]
+fn the_last_of_several_policies_counts_and_nonsense_is_none() {
+    let mut input = Input { buffer: b"{\"off\":[\"logs\"]}\n{\"users\":true}\n{\"off\"".to_vec() };
+    assert_eq!(input.policy().unwrap().unwrap(), CollectPolicy { users: true, ..CollectPolicy::default() });
+    assert_eq!(input.policy().unwrap(), None);
+    input.buffer = b"?\n".to_vec();
+    assert!(input.policy().is_err());
+}

@@ -1,0 +1,18 @@
+//! The bounds of what a guest may say, for all parts. Must never let through what a part behind it would have to check
+//! again.
+
+use super::super::sample::SampleError;
+pub(super) use super::super::sample::{clean, counter};
+
+/// A list of at most `max`, each by `convert`.
+pub(super) fn list<W, M>(
+    field: &'static str,
+    given: Vec<W>,
+    max: usize,
+    convert: impl Fn(W) -> Result<M, SampleError>,
+) -> Result<Vec<M>, SampleError> {
+    if given.len() > max {
+        return Err(SampleError { field, given: given.len() as u64, expected: "a shorter list" });
+    }
+    given.into_iter().map(convert).collect()
+}
