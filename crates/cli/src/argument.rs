@@ -260,6 +260,9 @@ pub enum Vm {
         #[arg(long, value_name = "N")]
         count: Option<u32>,
     },
+    /// What is collected inside it beyond its use, and what that costs; with options, what shall be. Each collector sheds
+    /// itself when agent and collectors would pass 0.5 % of a core or 20 MB.
+    Collectors(VmCollectors),
     /// What it used over time, as the host keeps it: also of a VM that does not run.
     History(VmHistory),
     /// Snapshots of disks and RAM together.
@@ -482,6 +485,33 @@ pub struct VmCreate {
     #[arg(long)]
     pub autostart: bool,
     /// Only check.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What is collected inside a VM.
+#[derive(Debug, Args)]
+pub struct VmCollectors {
+    /// Which.
+    pub vm: String,
+    /// Switch a collector off and forget what it found: connections, calls, logs, gpus, endpoints, files,
+    /// configuration, users. May be given again.
+    #[arg(long, value_name = "COLLECTOR")]
+    pub off: Vec<String>,
+    /// Switch a collector on again. May be given again.
+    #[arg(long, value_name = "COLLECTOR")]
+    pub on: Vec<String>,
+    /// Whether its users are to be known of; they must consent inside the guest (`proteus-guest consent give`).
+    #[arg(long, value_name = "BOOL")]
+    pub users: Option<bool>,
+    /// Ask an application for its metrics in the OpenMetrics format, at an address of the guest itself, as
+    /// `http://127.0.0.1:9100/metrics`. nginx, redis and PostgreSQL are found without. May be given again.
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Vec<String>,
+    /// Ask it no more. May be given again.
+    #[arg(long, value_name = "URL")]
+    pub no_endpoint: Vec<String>,
+    /// Only say what would be.
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -1,5 +1,7 @@
 //! What each command does: ask the API, print the answer, give back an exit code.
 
+mod collected;
+
 mod label;
 
 mod report;
@@ -147,6 +149,7 @@ impl Session {
                 Ok(0)
             }
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
+            Vm::Collectors(request) => self.collectors(request).await,
             Vm::Watch { vm, count } => self.watch(vm, *count).await,
             Vm::History(history) => self.usage_history(history).await,
             Vm::Snapshot(command) => self.snapshot(command).await,

@@ -170,6 +170,7 @@ pub(crate) fn intent_of(create: &VmCreate) -> Result<VmIntent, CommandError> {
         autostart: create.autostart,
         labels: Default::default(),
         seed: seed_of(create)?,
+        collect: Default::default(),
     })
 }
 

@@ -1,6 +1,8 @@
 //! What each VM is observed to be: every ten seconds the last minute of every VM that runs is judged, and what came of
 //! it is kept. Must never ask anything of a VM, nor take a guest's word for more than advice.
 
+mod collect;
+
 mod record;
 
 mod teach;
@@ -44,6 +46,7 @@ struct Judged {
     /// The last judgement with all that is known, and by the host alone.
     judgements: Option<[Judgement; 2]>,
     kept_at: UnixMillis,
+    asking: collect::Asking,
 }
 
 /// All VMs, as they are judged.
@@ -93,6 +96,7 @@ impl Judged {
             judgements: None,
             record,
             kept_at: at,
+            asking: collect::Asking::default(),
         }
     }
 
@@ -164,7 +168,7 @@ impl Control {
     }
 
     /// One look at the last minute of every VM that runs.
-    async fn judge_all(&self) -> Result<(), ControlError> {
+    async fn judge_all(self: &Arc<Self>) -> Result<(), ControlError> {
         let labels = self.labels().await?;
         for recent in self.node.recent().await? {
             if !self.personalities.vms().contains_key(&recent.vm) {
@@ -178,6 +182,9 @@ impl Control {
                 let due = judged.bucket.is_some() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
                 (told, due)
             };
+            if recent.applications.is_some() {
+                self.collect_in_background(recent.vm);
+            }
             if told != Told::default() {
                 self.tell_personality(recent.vm, &told).await;
             }

@@ -18,6 +18,7 @@ use proteus_model::id::{Generation, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
+use proteus_model::telemetry::{CollectIntent, Findings};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
@@ -690,6 +691,10 @@ impl Node for HostAgent {
 
     async fn recent(&self) -> Result<Vec<RecentObserved>, NodeError> {
         Ok(self.recent_of_all())
+    }
+
+    async fn collect(&self, vm: VmId, intent: &CollectIntent) -> Result<Findings, NodeError> {
+        self.collected(vm, intent).await
     }
 
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {

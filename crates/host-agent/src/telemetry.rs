@@ -2,6 +2,8 @@
 //! what takes a word from VMM and guest, merged to readings and kept as history. Must never wait for a VM, and never
 //! fill a gap with what was not measured.
 
+mod collect;
+
 mod history;
 
 mod transfer;

@@ -11,7 +11,8 @@ pub use application::{APPLICATIONS_MAX, Application};
 
 pub use findings::{
     CallsObserved, CollectIntent, Collector, CollectorObserved, CollectorState, ConnectionsObserved,
-    Findings, FlowDirection, FlowObserved, Found, GpuObserved, LogObserved,
+    ENDPOINTS_MAX, EndpointError, EndpointObserved, Findings, FlowDirection, FlowObserved, Found,
+    GpuObserved, LogObserved, endpoint,
 };
 
 pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};

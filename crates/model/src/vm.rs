@@ -2,6 +2,7 @@
 
 use crate::id::{DiskName, ImageName, ServiceName, VmId, VmName};
 use crate::seed::{SEED_DISK, SeedIntent};
+use crate::telemetry::CollectIntent;
 use crate::unit::{Bytes, Millis, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,6 +108,9 @@ pub struct VmIntent {
     /// What cloud-init in the guest shall find.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<SeedIntent>,
+    /// What is collected inside it.
+    #[serde(default, skip_serializing_if = "CollectIntent::is_usual")]
+    pub collect: CollectIntent,
 }
 
 /// Largest VM that Proteus makes; also what keeps arithmetic on sizes far from its ends.
@@ -163,6 +167,7 @@ impl VmIntent {
             autostart: false,
             labels: BTreeMap::new(),
             seed: None,
+            collect: CollectIntent::default(),
         }
     }
 

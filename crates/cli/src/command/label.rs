@@ -1,7 +1,7 @@
 //! `proteus vm show --personality` and `proteus personality`: what VMs are observed to be, and the labels that people
 //! teach.
 
-use super::{Outcome, Session, asked};
+use super::{Outcome, Session, asked, collected};
 use crate::argument::Personality;
 use crate::client::segment;
 use crate::output::{moment, now, table};
@@ -14,12 +14,12 @@ use proteus_protocol::api::v1::{
 use serde_json::json;
 use std::fmt::Write as _;
 
-fn percent(share: f32) -> String {
+pub(super) fn percent(share: f32) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
 /// How long ago, as people say it.
-fn age(at: u64, now: u64) -> String {
+pub(super) fn age(at: u64, now: u64) -> String {
     match now.saturating_sub(at) / 1000 {
         s if s < 120 => format!("{s} s ago"),
         s if s < 7200 => format!("{} min ago", s / 60),
@@ -69,7 +69,7 @@ fn part<T>(text: &mut String, name: &str, part: &PartView<T>, now: u64, show: im
     }
 }
 
-fn indented(text: &str) -> String {
+pub(super) fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
@@ -93,12 +93,27 @@ fn applications(all: &[ApplicationView]) -> String {
             app.processes.to_string(),
             app.starts.to_string(),
             format!("{} MiB", app.resident_max >> 20),
+            app.sessions.map_or("-".to_owned(), |count| count.to_string()),
+            app.requests.map_or("-".to_owned(), |rate| number(rate as f32)),
             moment(app.first_at),
         ]
     };
     let rows: Vec<_> = all.iter().take(12).map(row).collect();
-    let mut text =
-        table(&["PROGRAM", "CPU", "CPU TIME", "NOW", "STARTS", "MOST MEMORY", "SINCE (UTC)"], &rows);
+    let heads = [
+        "PROGRAM",
+        "CPU",
+        "CPU TIME",
+        "NOW",
+        "STARTS",
+        "MOST MEMORY",
+        "SESSIONS",
+        "REQUESTS/S",
+        "SINCE (UTC)",
+    ];
+    let mut text = table(&heads, &rows);
+    for app in all.iter().take(rows.len()).filter(|app| !app.depends_on.is_empty()) {
+        let _ = writeln!(text, "{} depends on {}", app.name, app.depends_on.join(", "));
+    }
     if all.len() > rows.len() {
         let _ = writeln!(text, "and {} more", all.len() - rows.len());
     }
@@ -183,8 +198,12 @@ fn whole(view: &PersonalityView, now: u64) -> String {
             or_dash(traffic.packet_out, " B"),
             or_dash(traffic.burstiness, ""),
             crate::plot::line(&hours, 24)
-        )
+        ) + &traffic.connections.as_ref().map_or_else(String::new, |view| collected::connections(view, now))
     });
+    part(&mut text, "ApplicationMetrics", &record.application_metrics, now, |all| collected::endpoints(all));
+    part(&mut text, "ApiCallFrequency", &record.api_call_frequency, now, collected::calls);
+    part(&mut text, "LogActivity", &record.log_activity, now, |all| collected::logs(all));
+    part(&mut text, "GraphicsProcessors", &record.graphics_processors, now, |all| collected::gpus(all));
     part(&mut text, "UserBehaviorModel", &record.user_behavior_model, now, |_| String::new());
     part(&mut text, "PerformanceMetrics", &record.performance_metrics, now, performance);
     part(&mut text, "WeightedTraitVector", &record.weighted_trait_vector, now, |all| traits(all));

@@ -3,7 +3,7 @@
 use proteus_brain::personality::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
-use proteus_model::telemetry::Application;
+use proteus_model::telemetry::{Application, CollectIntent, Collector, Findings};
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub(super) struct PersonalityRecord {
     pub told: [u64; 2],
     /// Its programs, and when they were heard of.
     pub applications: Option<(UnixMillis, Vec<Application>)>,
+    /// What the collectors inside it found last, and when they told it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<(UnixMillis, Findings)>,
     /// The template that its first label is from.
     pub inherited_from: Option<VmId>,
 }
@@ -48,6 +51,7 @@ impl PersonalityRecord {
             changes: Vec::new(),
             told: [0; 2],
             applications: None,
+            findings: None,
             inherited_from: None,
         }
     }
@@ -72,6 +76,27 @@ impl PersonalityRecord {
         self.at = Some(at);
         self.looks += 1;
         self.traits = *vector;
+    }
+
+    /// Keeps what its collectors found. Whether something of before is to be gone everywhere now.
+    pub(super) fn found(&mut self, at: UnixMillis, findings: Findings) -> bool {
+        self.findings = Some((at, findings));
+        false
+    }
+
+    /// Forgets what was found by collectors that are switched off.
+    pub(super) fn forget_collected(&mut self, intent: &CollectIntent) {
+        let Some((_, findings)) = &mut self.findings else { return };
+        for name in &intent.off {
+            match name {
+                Collector::Connections => findings.connections = None,
+                Collector::Calls => findings.calls = None,
+                Collector::Logs => findings.logs = None,
+                Collector::Gpus => findings.gpus = None,
+                Collector::Endpoints => findings.endpoints = None,
+                Collector::Files | Collector::Configuration | Collector::Users => {}
+            }
+        }
     }
 
     pub(super) fn labelled(&mut self, labelled: Labelled) {

@@ -1,13 +1,16 @@
 //! A VM's personality as it is shown: the record, and what its history, its versions and its node tell. Must never show
 //! a part without its source, its age and what is missing of it.
 
+mod collected;
+
+use self::collected::Collected;
 use super::PersonalityRecord;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_brain::personality::label::Labels;
 use proteus_model::execution::Version;
 use proteus_model::personality::{Trait, TraitVector};
-use proteus_model::telemetry::{Bucket, Metric, Tier};
+use proteus_model::telemetry::{Bucket, Collector, Metric, Tier};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{
     ApplicationView, ConfigurationView, JudgementView, PartView, PerformanceView, PersonalityView,
@@ -63,10 +66,13 @@ fn last(buckets: &[Bucket], tier: usize) -> Option<UnixMillis> {
     buckets.last().map(|bucket| UnixMillis(bucket.begins_at.0 + Tier::ALL[tier].step_s * 1000))
 }
 
-fn traffic(minutes: &[Bucket], long: &[Bucket]) -> PartView<TrafficView> {
+fn traffic(minutes: &[Bucket], long: &[Bucket], collected: &Collected<'_>) -> PartView<TrafficView> {
     let of = |metric| mean(&values(minutes, metric, |s| s.mean));
-    let missing =
-        vec!["protocols, destinations, latency: flows are not watched yet: not supported here".to_owned()];
+    let connections = collected.connections_view();
+    let mut missing = vec!["protocols other than TCP: not supported here".to_owned()];
+    if connections.is_none() {
+        missing.push(format!("destinations and latency: {}", collected.why_not(Collector::Connections)));
+    }
     let (Some(received), Some(sent)) = (of(Metric::Received), of(Metric::Sent)) else {
         let why = "nothing was measured in the last hour".to_owned();
         return PartView { missing: vec![why], ..PartView::unknown("host", "") };
@@ -89,7 +95,7 @@ fn traffic(minutes: &[Bucket], long: &[Bucket]) -> PartView<TrafficView> {
     let bytes = |kib: f32, packets: Metric| Some(ratio(Some(kib), of(packets))? * 1024.0);
     let seen = |value: Option<f32>| value.filter(|_| both >= TRAFFIC_MIN);
     PartView {
-        source: "host".to_owned(),
+        source: if connections.is_some() { "host and guest" } else { "host" }.to_owned(),
         at: last(minutes, 1),
         coverage: (minutes.len() as f32 / 60.0).min(1.0),
         value: Some(TrafficView {
@@ -100,6 +106,7 @@ fn traffic(minutes: &[Bucket], long: &[Bucket]) -> PartView<TrafficView> {
             packet_out: seen(bytes(sent, Metric::PacketsSent)),
             burstiness: seen(ratio(quantile(sums, 0.95), Some(both))),
             by_hour: by_hour.iter().map(|hour| mean(hour)).collect(),
+            connections,
         }),
         missing,
     }
@@ -120,7 +127,6 @@ fn performance(minutes: &[Bucket]) -> PartView<BTreeMap<String, PerformanceView>
             _ => missing.push(format!("{metric}: was not measured in the last hour")),
         }
     }
-    missing.push("requests, latency and errors of its applications: not supported here".to_owned());
     let coverage = all.len() as f32 / PERFORMANCE.len() as f32;
     let at = last(minutes, 1);
     PartView { source: "host and guest".to_owned(), at, coverage, value: Some(all), missing }
@@ -151,20 +157,24 @@ fn trait_vector(record: &PersonalityRecord, labels: &Labels) -> PartView<Vec<Tra
     }
 }
 
-fn applications(record: &PersonalityRecord) -> PartView<Vec<ApplicationView>> {
+fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartView<Vec<ApplicationView>> {
     let Some((at, all)) = &record.applications else {
         return PartView::unknown("guest", "no agent was heard");
     };
+    let mut missing = vec![
+        "processes that lived less than ten seconds, unless they lived at a look".to_owned(),
+        "IO of each: not supported here".to_owned(),
+    ];
+    if collected.connections().is_none() {
+        missing.push(format!("sessions and dependencies: {}", collected.why_not(Collector::Connections)));
+    }
     let share: f32 = all.iter().map(|app| app.cpu_share).sum();
     PartView {
         source: "guest".to_owned(),
         at: Some(*at),
         coverage: share.min(1.0),
-        value: Some(all.iter().cloned().map(ApplicationView::from).collect()),
-        missing: vec![
-            "processes that lived less than ten seconds, unless they lived at a look".to_owned(),
-            "IO, requests, sessions, dependencies: not supported here".to_owned(),
-        ],
+        value: Some(all.iter().map(|app| collected.application(app)).collect()),
+        missing,
     }
 }
 
@@ -213,15 +223,15 @@ impl Control {
     pub async fn personality(&self, vm: &str) -> Result<PersonalityView, ControlError> {
         let record = self.vm(vm).await?;
         let labels = self.labels().await?;
-        let shown =
-            self.personalities.vms().get(&record.id).map(|judged| {
-                (judged.record.clone(), judged.judgements.clone(), judged.change.is_departed())
-            });
-        let (own, judgements, departed) = match shown {
+        let shown = self.personalities.vms().get(&record.id).map(|judged| {
+            let failed = judged.asking.failed.clone();
+            (judged.record.clone(), judged.judgements.clone(), judged.change.is_departed(), failed)
+        });
+        let (own, judgements, departed, failed) = match shown {
             Some(shown) => shown,
             None => {
                 let kept = self.kept_personality(record.id).await?.map(|kept| kept.value);
-                (kept.unwrap_or_else(|| PersonalityRecord::new(self.now())), None, false)
+                (kept.unwrap_or_else(|| PersonalityRecord::new(self.now())), None, false, None)
             }
         };
         let since = self.now().0.saturating_sub(LATELY_MS);
@@ -240,6 +250,7 @@ impl Control {
             }),
             None => None,
         };
+        let collected = Collected::of(&own, failed.as_deref());
         let users = "off: nothing of people is watched; the owner's policy and the consent given inside the guest that it needs are not supported here";
         Ok(PersonalityView {
             vm: record.intent.name.to_string(),
@@ -251,12 +262,16 @@ impl Control {
                 vm_id: record.id.to_string(),
                 base_image_id: self.base_of(&record).await,
                 configuration_history: configuration(&self.versions(&record).await?),
-                application_usage_stats: applications(&own),
+                application_usage_stats: applications(&own, &collected),
                 data_footprint_analysis: PartView::unknown(
                     "guest",
                     "files are not looked at: not supported here",
                 ),
-                network_traffic_profile: traffic(&minutes, &long),
+                network_traffic_profile: traffic(&minutes, &long, &collected),
+                api_call_frequency: collected.calls(),
+                application_metrics: collected.endpoints(),
+                log_activity: collected.logs(),
+                graphics_processors: collected.gpus(),
                 user_behavior_model: PartView::unknown("guest", users),
                 performance_metrics: performance(&minutes),
                 weighted_trait_vector: trait_vector(&own, &labels),

@@ -84,11 +84,8 @@ fn clear(findings: &mut Findings, name: Collector) {
         Collector::Calls => findings.calls = None,
         Collector::Logs => findings.logs = None,
         Collector::Gpus => findings.gpus = None,
-        Collector::Endpoints
-        | Collector::Files
-        | Collector::Configuration
-        | Collector::Users
-        | Collector::Unknown => {}
+        Collector::Endpoints => findings.endpoints = None,
+        Collector::Files | Collector::Configuration | Collector::Users | Collector::Unknown => {}
     }
 }
 

@@ -207,6 +207,7 @@ impl Collectors {
                 proteus_model::telemetry::Collector::ALL.map(|name| shed(name.into())).to_vec();
         }
         self.add_services(&mut findings, services, now);
+        findings.now_ms = super::collector::wall_ms();
         findings
     }
 

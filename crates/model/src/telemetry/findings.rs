@@ -5,7 +5,24 @@ use super::super::unit::{Bytes, Millis, Permille, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+impl Findings {
+    /// When a part was found, by the clock of a host that heard of it at `heard_at`: the guest's clock may be wrong.
+    pub fn found_at<T>(&self, part: &Found<T>, heard_at: UnixMillis) -> UnixMillis {
+        UnixMillis(heard_at.0.saturating_sub(self.now.0.saturating_sub(part.at.0)))
+    }
+
+    /// How a collector fares.
+    pub fn collector(&self, name: Collector) -> Option<&CollectorObserved> {
+        self.collectors.iter().find(|collector| collector.name == name)
+    }
+
+    /// CPU time of agent and collectors as a share of a core, 0–1 and more; `None`: it was not watched yet.
+    pub fn cpu_share(&self) -> Option<f64> {
+        (self.watched_ms > 0).then(|| self.cpu_us as f64 / 1e3 / self.watched_ms as f64)
+    }
+}
 
 /// A collector inside a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +95,60 @@ pub struct CollectIntent {
     pub endpoints: Vec<String>,
 }
 
+/// Why an endpoint cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// There are too many.
+    #[error("{0} endpoints: expected at most {ENDPOINTS_MAX}")]
+    TooMany(usize),
+    /// It is no address of the guest itself.
+    #[error(
+        "endpoint {0:?}: expected http://, a loopback address such as 127.0.0.1, a port and a path, 256 bytes at most"
+    )]
+    Malformed(String),
+}
+
+/// Address and path of an endpoint such as `http://127.0.0.1:9100/metrics`; port 80 and path `/metrics` where they are
+/// not said.
+pub fn endpoint(text: &str) -> Result<(SocketAddr, &str), EndpointError> {
+    let malformed = || EndpointError::Malformed(text.chars().take(256).collect());
+    let rest = text.strip_prefix("http://").filter(|_| text.len() <= 256).ok_or_else(malformed)?;
+    let (host, path) = rest.find('/').map_or((rest, "/metrics"), |at| rest.split_at(at));
+    if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err(malformed());
+    }
+    let host =
+        host.strip_prefix("localhost").map_or_else(|| host.to_owned(), |port| format!("127.0.0.1{port}"));
+    let address = host.parse::<SocketAddr>().ok();
+    let address = address.or_else(|| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        Some(SocketAddr::new(bare.parse().ok()?, 80))
+    });
+    address
+        .filter(|address| address.ip().is_loopback() && address.port() > 0)
+        .map(|address| (address, path))
+        .ok_or_else(malformed)
+}
+
+/// Most endpoints that are asked in one VM.
+pub const ENDPOINTS_MAX: usize = 16;
+
+impl CollectIntent {
+    /// Whether nothing was said.
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Fails where an endpoint is not one of the guest itself, or where there are too many: what an agent asks must
+    /// never lead out of its guest.
+    pub fn check(&self) -> Result<(), EndpointError> {
+        if self.endpoints.len() > ENDPOINTS_MAX {
+            return Err(EndpointError::TooMany(self.endpoints.len()));
+        }
+        self.endpoints.iter().try_for_each(|text| endpoint(text).map(drop))
+    }
+}
+
 /// How a collector fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +193,8 @@ pub struct Found<T> {
 pub struct Findings {
     /// Drawn when the collectors start.
     pub instance: String,
+    /// The guest's clock when it told this.
+    pub now: UnixMillis,
     /// How each collector fares.
     pub collectors: Vec<CollectorObserved>,
     /// Time over which the CPU time below was counted, ms.
@@ -138,6 +211,8 @@ pub struct Findings {
     pub logs: Option<Found<Vec<LogObserved>>>,
     /// Graphics processors.
     pub gpus: Option<Found<Vec<GpuObserved>>>,
+    /// What applications tell of themselves.
+    pub endpoints: Option<Found<Vec<EndpointObserved>>>,
 }
 
 /// The TCP connections of a guest.
@@ -229,4 +304,55 @@ pub struct GpuObserved {
     pub busy: Option<Permille>,
     /// Why it is not known how busy it is.
     pub missing: Option<String>,
+}
+
+/// An application that was asked about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointObserved {
+    /// `nginx`, `redis`, `postgresql` or `openmetrics`.
+    pub kind: String,
+    /// Where it was asked.
+    pub address: String,
+    /// Why it told nothing.
+    pub missing: Option<String>,
+    /// What it told, by name: levels as they are, what it counts as a rate per second. Never NaN or infinite.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_one_of_the_guest_itself() {
+        let ok = |text: &str| {
+            endpoint(text).map(|(address, path)| (address.to_string(), path.to_owned())).unwrap()
+        };
+        assert_eq!(ok("http://127.0.0.1:9100/metrics"), ("127.0.0.1:9100".into(), "/metrics".into()));
+        assert_eq!(ok("http://localhost:8080"), ("127.0.0.1:8080".into(), "/metrics".into()));
+        assert_eq!(ok("http://[::1]:1/a?b=c"), ("[::1]:1".into(), "/a?b=c".into()));
+        assert_eq!(ok("http://127.0.0.1"), ("127.0.0.1:80".into(), "/metrics".into()));
+        for bad in [
+            "",
+            "127.0.0.1:1",
+            "https://127.0.0.1/",
+            "http://192.0.2.1/",
+            "http://example/",
+            "http://127.0.0.1:0/",
+            "http://127.0.0.1:1/a b",
+            "http://127.0.0.1:1/\r\nX:1",
+            "http://127.0.0.1:99999/",
+        ] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_guest_with_a_wrong_clock_does_not_make_its_findings_old() {
+        let findings = Findings { now: UnixMillis(5_000), ..Findings::default() };
+        let part = Found { at: UnixMillis(4_000), value: () };
+        assert_eq!(findings.found_at(&part, UnixMillis(1_000_000)), UnixMillis(999_000));
+        let of_the_future = Found { at: UnixMillis(9_000), value: () };
+        assert_eq!(findings.found_at(&of_the_future, UnixMillis(1_000_000)), UnixMillis(1_000_000));
+    }
 }

@@ -1,9 +1,16 @@
 //! Version 1 of the HTTP API: the bodies of requests and answers, under `/api/v1`. Frozen: fields are only added.
 //! Documents (profiles, plans, morphs, capability reports) travel in the model's own form.
 
+mod collected;
+
 mod label;
 
 mod usage;
+
+pub use collected::{
+    CollectorView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView, GpuView,
+    LogView,
+};
 
 pub use label::{
     ApplicationView, CandidateView, ConfigurationView, EvidenceView, JudgementView, LabelView, LabelledView,

@@ -7,7 +7,7 @@ use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{Application, Bucket, Metric};
+use proteus_model::telemetry::{Application, Bucket, CollectIntent, Findings, Metric};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
@@ -369,6 +369,9 @@ pub trait Node: Send + Sync {
 
     /// The last minute of every VM that runs and was looked at. Asks nothing of them.
     async fn recent(&self) -> Result<Vec<RecentObserved>, NodeError>;
+
+    /// What the collectors in a guest found so far; from now on they do what `intent` says. The first time starts them.
+    async fn collect(&self, vm: VmId, intent: &CollectIntent) -> Result<Findings, NodeError>;
 
     /// Its history, of the resolution in this place of [`proteus_model::telemetry::Tier::ALL`].
     async fn history(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError>;

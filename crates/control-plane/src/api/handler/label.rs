@@ -7,7 +7,9 @@ use axum::body::Bytes as Body;
 use axum::extract::{Extension, Path, Query, State};
 use axum::response::Json;
 use proteus_model::personality::Label;
-use proteus_protocol::api::v1::{LabelView, PersonalityView, TeachRequest};
+use proteus_protocol::api::v1::{
+    CollectorsRequest, CollectorsView, LabelView, PersonalityView, TeachRequest,
+};
 
 fn label_of(text: &str) -> Result<Label, Refusal> {
     let hint = "as in `web frontend`; `proteus personality labels` shows those that are known";
@@ -20,6 +22,26 @@ pub(in crate::api) async fn personality(
     Path(vm): Path<String>,
 ) -> Answer<PersonalityView> {
     Ok(Json(control.personality(&vm).await?))
+}
+
+pub(in crate::api) async fn collectors(
+    State(control): Shared,
+    Path(vm): Path<String>,
+) -> Answer<CollectorsView> {
+    Ok(Json(control.collectors(&vm).await?))
+}
+
+pub(in crate::api) async fn set_collectors(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
+    body: Body,
+) -> Answer<CollectorsView> {
+    let request: CollectorsRequest = parse(&body)?;
+    let runner = control.clone();
+    let work = async move { control.set_collectors(&vm, &request, dry_run, &caller.name).await };
+    Ok(Json(runner.run_to_end(work).await?))
 }
 
 pub(in crate::api) async fn labels(State(control): Shared) -> Answer<Vec<LabelView>> {

@@ -41,7 +41,10 @@ fn crew(burn: Duration, missing: Option<&str>) -> (Crew, Rc<RefCell<Vec<&'static
     let fake =
         Fake { name: Collector::Gpus, burn, missing: missing.map(str::to_owned), said: Rc::clone(&said) };
     let now = Instant::now();
-    (Crew::new(vec![Box::new(fake)], now), said, now)
+    let mut crew = Crew::new(vec![Box::new(fake)], now);
+    // What started the tests is no agent.
+    crew.budget.leave_agent_out();
+    (crew, said, now)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a VM is observed to be, as it is shown. What is not known is not there, and each part says why.
 
+use super::collected::{ConnectionsView, EndpointView, GpuView, LogView};
 use proteus_model::personality::{Candidate, Evidence, Judgement, Labelled, PersonalityChange};
 use proteus_model::telemetry::Application;
 use proteus_model::unit::UnixMillis;
@@ -175,6 +176,12 @@ pub struct ApplicationView {
     pub processes: u32,
     /// The most memory that they had together, bytes.
     pub resident_max: u64,
+    /// Connections of others that it serves now: its sessions; `None`: not known.
+    pub sessions: Option<u32>,
+    /// Requests per second that it tells of; `None`: it tells of none.
+    pub requests: Option<f64>,
+    /// Programs and machines that it asks, as `redis-server:6379` or `10.0.0.5:443`, by its connections of now.
+    pub depends_on: Vec<String>,
     /// When it was first seen, in milliseconds since 1970.
     #[schemars(with = "u64")]
     pub first_at: UnixMillis,
@@ -192,6 +199,9 @@ impl From<Application> for ApplicationView {
             starts: app.starts,
             processes: app.processes,
             resident_max: app.resident_max.0,
+            sessions: None,
+            requests: None,
+            depends_on: Vec::new(),
             first_at: app.first_at,
             last_at: app.last_at,
         }
@@ -216,6 +226,8 @@ pub struct TrafficView {
     /// Mean of both directions by the hour of the day (UTC), KiB/s, over the last sixty days; `None`: that hour was
     /// never seen.
     pub by_hour: Vec<Option<f32>>,
+    /// Its TCP connections, by its agent; `None`: not known.
+    pub connections: Option<ConnectionsView>,
 }
 
 /// How a metric was over the last hour.
@@ -264,6 +276,14 @@ pub struct RecordView {
     pub data_footprint_analysis: PartView<BTreeMap<String, f32>>,
     /// What it sends and receives.
     pub network_traffic_profile: PartView<TrafficView>,
+    /// System calls of all programs by class, per second.
+    pub api_call_frequency: PartView<BTreeMap<String, f64>>,
+    /// What applications tell of themselves.
+    pub application_metrics: PartView<Vec<EndpointView>>,
+    /// How much services write to their logs, the most first.
+    pub log_activity: PartView<Vec<LogView>>,
+    /// Graphics processors that are passed through.
+    pub graphics_processors: PartView<Vec<GpuView>>,
     /// What its people do, by their consent.
     pub user_behavior_model: PartView<BTreeMap<String, f32>>,
     /// How it fares, by metric.

@@ -4,11 +4,14 @@
 
 mod connection;
 
+mod endpoint;
+
 mod limit;
 
 mod load;
 
 pub use connection::{Connections, FLOWS_MAX, Flow, FlowDirection};
+pub use endpoint::{ENDPOINTS_MAX, Endpoint, METRICS_MAX};
 pub use load::{CallClass, GPUS_MAX, Gpu, LOGS_MAX, LogRate, SystemCalls};
 
 use limit::{clean, counter, list};
@@ -95,6 +98,8 @@ pub struct Found<T> {
 pub struct Findings {
     /// Drawn when the collectors start: sequence numbers of another one begin anew.
     pub instance: String,
+    /// The guest's clock when this is told: what was found is as old as it is before that.
+    pub now_ms: u64,
     pub collectors: Vec<CollectorStatus>,
     /// Time over which the costs below were counted.
     pub watched_ms: u64,
@@ -106,6 +111,7 @@ pub struct Findings {
     pub calls: Option<Found<SystemCalls>>,
     pub logs: Option<Found<Vec<LogRate>>>,
     pub gpus: Option<Found<Vec<Gpu>>>,
+    pub endpoints: Option<Found<Vec<Endpoint>>>,
 }
 
 impl From<Collector> for Option<model::Collector> {
@@ -168,6 +174,7 @@ impl TryFrom<Findings> for model::Findings {
         let collectors = list("collectors", w.collectors, COLLECTORS_MAX, status)?;
         Ok(Self {
             instance: clean(&w.instance),
+            now: UnixMillis(counter("now_ms", w.now_ms)?),
             collectors: collectors.into_iter().flatten().collect(),
             watched_ms: counter("watched_ms", w.watched_ms)?,
             cpu_us: counter("cpu_us", w.cpu_us)?,
@@ -175,6 +182,7 @@ impl TryFrom<Findings> for model::Findings {
             connections: found(w.connections, TryInto::try_into)?,
             calls: found(w.calls, TryInto::try_into)?,
             logs: found(w.logs, |all| list("logs", all, load::LOGS_MAX, TryInto::try_into))?,
+            endpoints: found(w.endpoints, |all| list("endpoints", all, ENDPOINTS_MAX, TryInto::try_into))?,
             gpus: found(w.gpus, |all| list("gpus", all, load::GPUS_MAX, TryInto::try_into))?,
         })
     }

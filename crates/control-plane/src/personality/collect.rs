@@ -1,0 +1,241 @@
+//! What the collectors inside VMs find: once a minute each agent that is heard is asked what it has, with the owner's
+//! wishes. Must never ask an agent that still owes an answer, nor keep what a guest no longer says of its users.
+
+use super::Personalities;
+use crate::control::{Control, ControlError};
+use crate::vm::VmRecord;
+use proteus_model::id::VmId;
+use proteus_model::telemetry::{CollectIntent, Collector};
+use proteus_model::unit::UnixMillis;
+use proteus_protocol::api::v1::{CollectorView, CollectorsRequest, CollectorsView};
+use proteus_protocol::node::v1::NodeErrorCode;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Between two questions to one agent, ms.
+const COLLECT_EVERY_MS: u64 = 60_000;
+
+/// How the asking goes.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// When the agent was asked last; `None`: not yet, or anew at once.
+    at: Option<UnixMillis>,
+    /// Whether it still owes an answer.
+    owed: bool,
+    /// Why the last question was not answered.
+    pub(super) failed: Option<String>,
+}
+
+impl Personalities {
+    /// Whether an agent is to be asked now; from then on it owes an answer.
+    fn begin_asking(&self, vm: VmId, now: UnixMillis) -> bool {
+        let mut vms = self.vms();
+        let Some(judged) = vms.get_mut(&vm) else { return false };
+        let asking = &mut judged.asking;
+        let is_due = asking.at.is_none_or(|at| now.0.saturating_sub(at.0) >= COLLECT_EVERY_MS);
+        if asking.owed || !is_due {
+            return false;
+        }
+        (asking.at, asking.owed) = (Some(now), true);
+        true
+    }
+}
+
+/// A collector by its name.
+fn collector(name: &str) -> Result<Collector, ControlError> {
+    Collector::ALL.into_iter().find(|one| one.name() == name).ok_or_else(|| {
+        let all: Vec<&str> = Collector::ALL.into_iter().map(Collector::name).collect();
+        ControlError::Invalid {
+            what: format!("collector {name:?} is not known"),
+            hint: format!("one of {}", all.join(", ")),
+        }
+    })
+}
+
+/// The owner's wishes after a request.
+fn changed(before: &CollectIntent, request: &CollectorsRequest) -> Result<CollectIntent, ControlError> {
+    let mut intent = before.clone();
+    for name in &request.on {
+        let on = collector(name)?;
+        intent.off.retain(|off| *off != on);
+    }
+    for name in &request.off {
+        intent.off.push(collector(name)?);
+    }
+    intent.off.sort_unstable();
+    intent.off.dedup();
+    intent.users = request.users.unwrap_or(intent.users);
+    for endpoint in &request.remove_endpoints {
+        let there = intent.endpoints.len();
+        intent.endpoints.retain(|known| known != endpoint);
+        if intent.endpoints.len() == there {
+            return Err(ControlError::NotFound { kind: "endpoint", name: endpoint.clone() });
+        }
+    }
+    intent.endpoints.extend(request.add_endpoints.iter().cloned());
+    intent.endpoints.sort_unstable();
+    intent.endpoints.dedup();
+    intent.check().map_err(|error| ControlError::Invalid {
+        what: error.to_string(),
+        hint: "as in `http://127.0.0.1:9100/metrics`: an address of the guest itself, seen from inside"
+            .into(),
+    })?;
+    Ok(intent)
+}
+
+impl Control {
+    /// Asks those agents that are due, without waiting for them.
+    pub(super) fn collect_in_background(self: &Arc<Self>, vm: VmId) {
+        if !self.personalities.begin_asking(vm, self.now()) {
+            return;
+        }
+        let control = self.clone();
+        self.spawn(async move {
+            if let Err(error) = control.collect_from(vm).await {
+                tracing::debug!(%vm, %error, "what its collectors found is not known for now");
+            }
+        });
+    }
+
+    /// Asks an agent, and keeps what it says.
+    async fn collect_from(&self, vm: VmId) -> Result<(), ControlError> {
+        let record = self.vm_of(vm).await;
+        let answer = match record {
+            Ok(record) => Ok(self.node.collect(vm, &record.intent.collect).await),
+            Err(error) => Err(error),
+        };
+        let at = self.now();
+        let is_erased = {
+            let mut vms = self.personalities.vms();
+            let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
+            judged.asking.owed = false;
+            match answer? {
+                Ok(findings) => {
+                    judged.asking.failed = None;
+                    judged.record.found(at, findings)
+                }
+                Err(error) => {
+                    let is_old = error.code == NodeErrorCode::Unsupported;
+                    judged.asking.failed = Some(error.message);
+                    // An agent of before is not asked again and again, but when it may have been replaced.
+                    judged.asking.at =
+                        if is_old { Some(UnixMillis(at.0 + 10 * COLLECT_EVERY_MS)) } else { Some(at) };
+                    false
+                }
+            }
+        };
+        if is_erased {
+            self.keep_personality(vm).await;
+        }
+        Ok(())
+    }
+
+    fn collectors_view(&self, record: &VmRecord) -> CollectorsView {
+        let vms = self.personalities.vms();
+        let judged = vms.get(&record.id);
+        let findings = judged.and_then(|judged| judged.record.findings.as_ref());
+        let missing = match judged {
+            None => Some("the VM was not looked at yet".to_owned()),
+            Some(judged) if judged.asking.failed.is_some() => judged.asking.failed.clone(),
+            Some(_) if findings.is_none() => Some("no agent was heard yet".to_owned()),
+            Some(_) => None,
+        };
+        let collect = &record.intent.collect;
+        CollectorsView {
+            vm: record.intent.name.to_string(),
+            at: findings.map(|(at, _)| *at),
+            missing,
+            users: collect.users,
+            off: collect.off.iter().map(|name| name.name().to_owned()).collect(),
+            endpoints: collect.endpoints.clone(),
+            cpu_share: findings.and_then(|(_, found)| found.cpu_share()),
+            resident: findings.and_then(|(_, found)| found.resident).map(|bytes| bytes.0),
+            collectors: findings
+                .map(|(_, found)| found.collectors.iter().map(CollectorView::from).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The collectors inside a VM.
+    pub async fn collectors(&self, vm: &str) -> Result<CollectorsView, ControlError> {
+        Ok(self.collectors_view(&self.vm(vm).await?))
+    }
+
+    /// Changes what is collected inside a VM; what is switched off is forgotten at once. `dry_run`: only says what
+    /// would be.
+    pub async fn set_collectors(
+        self: &Arc<Self>,
+        vm: &str,
+        request: &CollectorsRequest,
+        dry_run: bool,
+        actor: &str,
+    ) -> Result<CollectorsView, ControlError> {
+        let mut record = self.vm(vm).await?;
+        record.intent.collect = changed(&record.intent.collect, request)?;
+        if dry_run {
+            return Ok(self.collectors_view(&record));
+        }
+        let wanted = record.intent.collect.clone();
+        let entry = |found: &VmRecord| {
+            let evidence = json!({ "from": found.intent.collect, "to": wanted });
+            self.vm_entry(actor, "vm.collectors", found, evidence)
+        };
+        let id = record.id;
+        self.change_record(id, entry, |found| found.intent.collect = wanted.clone()).await?;
+        let is_known = {
+            let mut vms = self.personalities.vms();
+            if let Some(judged) = vms.get_mut(&id) {
+                judged.record.forget_collected(&wanted);
+                judged.asking.at = None;
+            }
+            vms.contains_key(&id)
+        };
+        if is_known {
+            self.keep_personality(id).await;
+            self.collect_in_background(id);
+        }
+        Ok(self.collectors_view(&self.vm(vm).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_changed_by_name_and_nothing_else_is() {
+        let before = CollectIntent {
+            off: vec![Collector::Logs],
+            users: false,
+            endpoints: vec!["http://127.0.0.1/a".into()],
+        };
+        let request = CollectorsRequest {
+            off: vec!["files".into(), "files".into()],
+            on: vec!["logs".into()],
+            add_endpoints: vec!["http://127.0.0.1:9100/metrics".into()],
+            ..CollectorsRequest::default()
+        };
+        let after = changed(&before, &request).unwrap();
+        assert_eq!((after.off.as_slice(), after.users), ([Collector::Files].as_slice(), false));
+        assert_eq!(after.endpoints.len(), 2);
+        let nothing = CollectorsRequest::default();
+        assert_eq!(changed(&before, &nothing).unwrap(), before);
+    }
+
+    #[test]
+    fn a_wish_that_cannot_be_is_refused_with_what_can() {
+        let before = CollectIntent::default();
+        let refused = |request: CollectorsRequest| changed(&before, &request).unwrap_err().to_string();
+        let off = refused(CollectorsRequest { off: vec!["dreams".into()], ..Default::default() });
+        assert!(off.contains("\"dreams\" is not known"), "{off}");
+        let remove = vec!["http://127.0.0.1/".to_owned()];
+        assert!(
+            refused(CollectorsRequest { remove_endpoints: remove, ..Default::default() })
+                .contains("endpoint")
+        );
+        let add = vec!["http://203.0.113.5/metrics".to_owned()];
+        assert!(
+            refused(CollectorsRequest { add_endpoints: add, ..Default::default() }).contains("203.0.113.5")
+        );
+    }
+}

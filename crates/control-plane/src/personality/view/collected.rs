@@ -1,0 +1,242 @@
+//! The parts of a record that the collectors inside a VM tell of. Must never show what is older than it says, nor
+//! nothing as zero: a part that was not found names the collector that would find it, and why it did not.
+
+use super::super::PersonalityRecord;
+use proteus_model::telemetry::{
+    Application, Collector, CollectorState, ConnectionsObserved, EndpointObserved, Findings, FlowDirection,
+    Found,
+};
+use proteus_model::unit::UnixMillis;
+use proteus_protocol::api::v1::{ApplicationView, ConnectionsView, EndpointView, GpuView, LogView, PartView};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most programs and machines that one depends on that are shown.
+const DEPENDS_MAX: usize = 16;
+
+/// Names of the rate of requests in what applications tell, by their kind, and how the names of its processes begin.
+const REQUESTS: [(&str, &str, &str); 3] = [
+    ("nginx", "nginx", "requests_per_second"),
+    ("redis", "redis", "commands_per_second"),
+    ("postgresql", "postgres", "transactions_per_second"),
+];
+
+/// Why a collector found nothing.
+fn why_not(findings: Option<&Findings>, failed: Option<&str>, name: Collector) -> String {
+    let Some(findings) = findings else {
+        return failed.unwrap_or("no agent was heard").to_owned();
+    };
+    match findings.collector(name) {
+        Some(seen) if seen.state != CollectorState::On => {
+            let state = match seen.state {
+                CollectorState::Off => "off",
+                CollectorState::Shed => "left out for now",
+                _ => "not supported here",
+            };
+            format!("collector {name}: {state}: {}", seen.why)
+        }
+        _ => format!("collector {name}: has not come round yet"),
+    }
+}
+
+/// All that was found, for the parts below.
+pub(super) struct Collected<'a> {
+    heard: Option<&'a (UnixMillis, Findings)>,
+    failed: Option<&'a str>,
+}
+
+impl<'a> Collected<'a> {
+    /// Of a record; `failed`: why nothing newer is known.
+    pub(super) fn of(record: &'a PersonalityRecord, failed: Option<&'a str>) -> Self {
+        Self { heard: record.findings.as_ref(), failed }
+    }
+
+    /// Why a collector found nothing.
+    pub(super) fn why_not(&self, name: Collector) -> String {
+        why_not(self.heard.map(|(_, findings)| findings), self.failed, name)
+    }
+
+    /// When something was found, and what.
+    pub(super) fn found<T>(
+        &self,
+        part: impl Fn(&'a Findings) -> Option<&'a Found<T>>,
+    ) -> Option<(UnixMillis, &'a T)> {
+        let (heard_at, findings) = self.heard?;
+        let found = part(findings)?;
+        Some((findings.found_at(found, *heard_at), &found.value))
+    }
+
+    /// A part that is what one collector found.
+    pub(super) fn part<T, V>(
+        &self,
+        name: Collector,
+        part: impl Fn(&'a Findings) -> Option<&'a Found<T>>,
+        view: impl FnOnce(&'a T) -> V,
+    ) -> PartView<V>
+    where
+        T: 'a,
+    {
+        match self.found(part) {
+            None => PartView::unknown("guest", &self.why_not(name)),
+            Some((at, value)) => PartView {
+                source: "guest".to_owned(),
+                at: Some(at),
+                coverage: 1.0,
+                value: Some(view(value)),
+                missing: self.failed.iter().map(|why| format!("anything newer: {why}")).collect(),
+            },
+        }
+    }
+
+    pub(super) fn connections(&self) -> Option<(UnixMillis, &'a ConnectionsObserved)> {
+        self.found(|findings| findings.connections.as_ref())
+    }
+
+    pub(super) fn connections_view(&self) -> Option<ConnectionsView> {
+        self.connections().map(|(at, seen)| ConnectionsView::new(at, seen))
+    }
+
+    pub(super) fn calls(&self) -> PartView<BTreeMap<String, f64>> {
+        let per_second = |window: u64, calls: u64| calls as f64 * 1e3 / window.max(1) as f64;
+        self.part(
+            Collector::Calls,
+            |findings| findings.calls.as_ref(),
+            |seen| {
+                seen.classes
+                    .iter()
+                    .map(|(name, calls)| (name.clone(), per_second(seen.window.0, *calls)))
+                    .collect()
+            },
+        )
+    }
+
+    pub(super) fn logs(&self) -> PartView<Vec<LogView>> {
+        let part = |findings: &'a Findings| findings.logs.as_ref();
+        self.part(Collector::Logs, part, |seen| seen.iter().map(LogView::from).collect())
+    }
+
+    pub(super) fn gpus(&self) -> PartView<Vec<GpuView>> {
+        let part = |findings: &'a Findings| findings.gpus.as_ref();
+        self.part(Collector::Gpus, part, |seen| seen.iter().map(GpuView::from).collect())
+    }
+
+    pub(super) fn endpoints(&self) -> PartView<Vec<EndpointView>> {
+        let part = |findings: &'a Findings| findings.endpoints.as_ref();
+        self.part(Collector::Endpoints, part, |seen| seen.iter().map(EndpointView::from).collect())
+    }
+
+    /// A program, with what its connections and its own word tell of it.
+    pub(super) fn application(&self, app: &Application) -> ApplicationView {
+        let endpoints = self.found(|findings| findings.endpoints.as_ref()).map(|(_, all)| all.as_slice());
+        let connections = self.connections().map(|(_, seen)| seen);
+        ApplicationView {
+            sessions: connections.map(|seen| sessions(seen, &app.name)),
+            depends_on: connections.map(|seen| depends_on(seen, &app.name)).unwrap_or_default(),
+            requests: endpoints.and_then(|all| requests(all, &app.name)),
+            ..ApplicationView::from(app.clone())
+        }
+    }
+}
+
+/// Connections that a program serves, from outside and from inside.
+fn sessions(seen: &ConnectionsObserved, name: &str) -> u32 {
+    let serves = |flow: &&proteus_model::telemetry::FlowObserved| match flow.direction {
+        FlowDirection::Inbound => flow.application.as_deref() == Some(name),
+        FlowDirection::Local => flow.peer_application.as_deref() == Some(name),
+        FlowDirection::Outbound => false,
+    };
+    seen.flows.iter().filter(serves).map(|flow| flow.connections).fold(0, u32::saturating_add)
+}
+
+/// Programs and machines that a program is connected to.
+fn depends_on(seen: &ConnectionsObserved, name: &str) -> Vec<String> {
+    let own = seen.flows.iter().filter(|flow| flow.application.as_deref() == Some(name));
+    let target =
+        |flow: &proteus_model::telemetry::FlowObserved| match (flow.direction, &flow.peer_application) {
+            (FlowDirection::Inbound, _) => None,
+            (FlowDirection::Local, Some(program)) => Some(format!("{program}:{}", flow.port)),
+            (_, _) => Some(format!("{}:{}", flow.peer, flow.port)),
+        };
+    let targets: BTreeSet<String> = own.filter_map(target).collect();
+    targets.into_iter().take(DEPENDS_MAX).collect()
+}
+
+/// Requests per second by the word of the applications of its kind, all together.
+fn requests(all: &[EndpointObserved], name: &str) -> Option<f64> {
+    let (kind, _, metric) = REQUESTS.into_iter().find(|(_, begin, _)| name.starts_with(begin))?;
+    let told = all.iter().filter(|one| one.kind == kind).filter_map(|one| one.metrics.get(metric));
+    told.copied().reduce(|a, b| a + b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proteus_model::telemetry::{CollectorObserved, FlowObserved};
+    use proteus_model::unit::Bytes;
+
+    fn flow(direction: FlowDirection, port: u16, own: &str, other: Option<&str>) -> FlowObserved {
+        FlowObserved {
+            direction,
+            port,
+            peer: [10, 0, 0, 9].into(),
+            application: Some(own.to_owned()),
+            peer_application: other.map(str::to_owned),
+            connections: 3,
+            sent: Bytes(1),
+            received: Bytes(1),
+            rtt_us: None,
+        }
+    }
+
+    #[test]
+    fn a_program_serves_some_and_depends_on_others() {
+        let flows = vec![
+            flow(FlowDirection::Inbound, 80, "nginx", None),
+            flow(FlowDirection::Local, 6379, "php", Some("redis-server")),
+            flow(FlowDirection::Outbound, 443, "php", None),
+        ];
+        let seen = ConnectionsObserved { flows, ..ConnectionsObserved::default() };
+        assert_eq!(
+            [sessions(&seen, "nginx"), sessions(&seen, "redis-server"), sessions(&seen, "php")],
+            [3, 3, 0]
+        );
+        assert_eq!(depends_on(&seen, "php"), ["10.0.0.9:443", "redis-server:6379"]);
+        assert!(depends_on(&seen, "nginx").is_empty());
+    }
+
+    #[test]
+    fn requests_are_those_of_its_kind() {
+        let told = |kind: &str, name: &str, value: f64| EndpointObserved {
+            kind: kind.to_owned(),
+            address: String::new(),
+            missing: None,
+            metrics: BTreeMap::from([(name.to_owned(), value)]),
+        };
+        let all = [
+            told("redis", "commands_per_second", 5.0),
+            told("redis", "commands_per_second", 2.0),
+            told("nginx", "connections", 9.0),
+        ];
+        assert_eq!(requests(&all, "redis-server"), Some(7.0));
+        assert_eq!((requests(&all, "nginx"), requests(&all, "cc1")), (None, None));
+    }
+
+    #[test]
+    fn a_part_that_was_not_found_says_why() {
+        let record = PersonalityRecord::new(UnixMillis(0));
+        let none = Collected::of(&record, Some("its agent is of before"));
+        assert_eq!(none.calls().missing, ["its agent is of before"]);
+        assert_eq!(Collected::of(&record, None).gpus().missing, ["no agent was heard"]);
+        let seen = CollectorObserved {
+            name: Collector::Gpus,
+            state: CollectorState::Unsupported,
+            why: "none is passed through".to_owned(),
+            cpu_us: 0,
+            runs: 0,
+        };
+        let findings = Findings { collectors: vec![seen], ..Findings::default() };
+        let record = PersonalityRecord { findings: Some((UnixMillis(9), findings)), ..record };
+        let some = Collected::of(&record, None);
+        assert_eq!(some.gpus().missing, ["collector gpus: not supported here: none is passed through"]);
+        assert_eq!(some.logs().missing, ["collector logs: has not come round yet"]);
+    }
+}
