@@ -116,6 +116,18 @@ pub fn take_ctrl_alt_del() -> std::io::Result<()> {
     check(unsafe { libc::reboot(libc::RB_DISABLE_CAD) }.into()).map(drop)
 }
 
+/// Does something as another user of this guest; back as the first process's again afterwards.
+pub fn as_user<T>(uid: u32, act: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    // SAFETY: the calls take numbers only.
+    let own = unsafe { libc::geteuid() };
+    // SAFETY: as above.
+    check(unsafe { libc::seteuid(uid) }.into())?;
+    let done = act();
+    // SAFETY: as above. It was this user's a moment ago, and the real user id still says so.
+    check(unsafe { libc::seteuid(own) }.into())?;
+    done
+}
+
 /// The number of bytes in a memory page.
 pub fn page_bytes() -> u64 {
     // SAFETY: the call takes a number only.

@@ -10,6 +10,8 @@ mod call;
 
 mod connection;
 
+mod endpoint;
+
 mod gpu;
 
 mod log;
@@ -270,12 +272,14 @@ fn become_quiet() {
 pub fn run() -> ExitCode {
     become_quiet();
     let mut now = Instant::now();
+    let listeners = endpoint::Listeners::default();
     let mut crew = Crew::new(
         vec![
             Box::new(gpu::Gpus),
             Box::new(log::Logs::default()),
             Box::new(call::Calls::default()),
-            Box::new(connection::Connections::default()),
+            Box::new(connection::Connections::new(listeners.clone())),
+            Box::new(endpoint::Endpoints::new(listeners)),
         ],
         now,
     );

@@ -6,6 +6,7 @@ mod diag;
 
 mod owner;
 
+use super::endpoint::{Listener, Listeners};
 use super::{Collect, Step, found};
 use diag::{Dump, State, Tcp};
 use owner::Owners;
@@ -13,7 +14,7 @@ use proteus_protocol::guest::v1::findings::{
     Collector, Connections as Told, FLOWS_MAX, Findings, Flow, FlowDirection,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Most established sockets that are read in one look.
@@ -34,6 +35,8 @@ pub struct Connections {
     phase: Phase,
     sockets: Vec<Tcp>,
     unread: u32,
+    /// Where the programs that listen are put down, for those who ask them.
+    listeners: Listeners,
 }
 
 /// What a flow is of.
@@ -112,7 +115,21 @@ fn told(sockets: &[Tcp], unread: u32, program: impl Fn(u32) -> Option<String>) -
     }
 }
 
+/// The programs that listen, with their addresses.
+fn listeners(sockets: &[Tcp], program: impl Fn(u32) -> Option<String>) -> Vec<Listener> {
+    let listening = sockets.iter().filter(|tcp| tcp.state == State::Listening);
+    let address = |tcp: &Tcp| SocketAddr::new(tcp.address, tcp.port);
+    listening
+        .filter_map(|tcp| Some(Listener { program: program(tcp.inode)?, address: address(tcp) }))
+        .collect()
+}
+
 impl Connections {
+    /// Puts down in `listeners` who listens.
+    pub fn new(listeners: Listeners) -> Self {
+        Self { listeners, ..Self::default() }
+    }
+
     fn dump(&mut self, mut dump: Dump) -> (Phase, Step) {
         let (sockets, unread) = (&mut self.sockets, &mut self.unread);
         let taken =
@@ -157,6 +174,7 @@ impl Collect for Connections {
             Phase::Owners(mut owners) => match owners.take_some() {
                 true => {
                     findings.connections = found(told(&self.sockets, self.unread, |inode| owners.of(inode)));
+                    *self.listeners.borrow_mut() = Some(listeners(&self.sockets, |inode| owners.of(inode)));
                     self.sockets = Vec::new();
                     (Phase::Begin, Step::Done)
                 }
@@ -168,7 +186,7 @@ impl Collect for Connections {
     }
 
     fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.listeners.clone());
     }
 }
 
