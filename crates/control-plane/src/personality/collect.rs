@@ -1,11 +1,11 @@
-//! What the collectors inside VMs find: once a minute each agent that is heard is asked what it has, with the owner's
+//! What the collectors inside VMs find: twice a minute each agent that is heard is asked what it has, with the owner's
 //! wishes. Must never ask an agent that still owes an answer, nor keep what a guest no longer says of its users.
 
 use super::Personalities;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_model::id::VmId;
-use proteus_model::telemetry::{CollectIntent, Collector};
+use proteus_model::telemetry::{CollectIntent, Collector, Findings};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{CollectorView, CollectorsRequest, CollectorsView};
 use proteus_protocol::node::v1::NodeErrorCode;
@@ -13,7 +13,10 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Between two questions to one agent, ms.
-const COLLECT_EVERY_MS: u64 = 60_000;
+const COLLECT_EVERY_MS: u64 = 30_000;
+
+/// What was told so long ago is no more what is, ms.
+const LATELY_MS: u64 = 300_000;
 
 /// How the asking goes.
 #[derive(Debug, Default)]
@@ -119,7 +122,7 @@ impl Control {
                     judged.asking.failed = Some(error.message);
                     // An agent of before is not asked again and again, but when it may have been replaced.
                     judged.asking.at =
-                        if is_old { Some(UnixMillis(at.0 + 10 * COLLECT_EVERY_MS)) } else { Some(at) };
+                        if is_old { Some(UnixMillis(at.0 + 20 * COLLECT_EVERY_MS)) } else { Some(at) };
                     false
                 }
             }
@@ -128,6 +131,14 @@ impl Control {
             self.keep_personality(vm).await;
         }
         Ok(())
+    }
+
+    /// What the collectors inside a VM found, if they told it in the last minutes.
+    pub(crate) fn collected_lately(&self, vm: VmId) -> Option<Findings> {
+        let vms = self.personalities.vms();
+        let (at, findings) = vms.get(&vm)?.record.findings.as_ref()?;
+        let is_new = self.now().0.saturating_sub(at.0) <= LATELY_MS;
+        is_new.then(|| findings.clone())
     }
 
     fn collectors_view(&self, record: &VmRecord) -> CollectorsView {

@@ -1,4 +1,4 @@
-//! `proteus bench agent`: what the guest agent costs inside a guest, beside QEMU's own guest agent and Prometheus's
+//! `proteus bench agent`: what the guest agent costs inside a guest, its collectors all on, beside QEMU's own guest agent and Prometheus's
 //! node exporter in the same guest, each asked once a second; and alone, in a guest of its own. Quote the ratios:
 //! absolute figures are this machine's.
 
@@ -43,7 +43,8 @@ m() { n=0; for s in /proc/$1/task/*/schedstat; do read a b <$s; n=$((n+a)); done
 echo $2 $n $(awk '/^Rss:/{r=$2} /^Pss:/{p=$2} END{print r, p}' /proc/$1/smaps_rollup); }
 m 1 proteus-guest
 for p in /proc/[0-9]*; do read c <$p/comm || continue; case $c in
-qemu-ga) m ${p#/proc/} qemu-guest-agent;; prometheus-node*) m ${p#/proc/} node-exporter;; esac; done 2>/dev/null";
+qemu-ga) m ${p#/proc/} qemu-guest-agent;; prometheus-node*) m ${p#/proc/} node-exporter;;
+*) case $(tr '\\0' ' ' <$p/cmdline) in *\" collect \") m ${p#/proc/} proteus-guest;; esac;; esac; done 2>/dev/null";
 
 /// One of the three at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,19 @@ fn parse(text: &str) -> Vec<Reading> {
         let mut number = || fields.next()?.parse().ok();
         Some(Reading { name, cpu_ns: number()?, rss_kib: number()?, pss_kib: number()? })
     };
-    text.lines().filter_map(reading).collect()
+    let mut all: Vec<Reading> = Vec::new();
+    for one in text.lines().filter_map(reading) {
+        match all.iter_mut().find(|other| other.name == one.name) {
+            // The agent and its collectors are two processes.
+            Some(sum) => {
+                sum.cpu_ns += one.cpu_ns;
+                sum.rss_kib += one.rss_kib;
+                sum.pss_kib += one.pss_kib;
+            }
+            None => all.push(one),
+        }
+    }
+    all
 }
 
 /// One of the three over the whole time.

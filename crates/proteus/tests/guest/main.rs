@@ -10,6 +10,8 @@ mod cgroup;
 
 mod clone;
 
+mod collect;
+
 mod disk;
 
 mod full;
@@ -49,21 +51,27 @@ pub fn inside(server: &Server, vm: &str, argv: &[&str]) -> String {
     server.cli(&words).ok().stdout.trim().to_owned()
 }
 
-/// Whether the guest at this address serves a page.
-pub fn serves(server: &Server, address: &str) -> bool {
+/// A connection from the guests' own network.
+pub fn connect(server: &Server, address: &str, port: u16) -> std::io::Result<TcpStream> {
     let (space, address) = (server.instance.namespace(), address.to_owned());
-    let asked = std::thread::spawn(move || -> std::io::Result<String> {
+    // A socket stays in the network in which it was made; a thread that went there does not come back.
+    let connected = std::thread::spawn(move || {
         let space = std::fs::File::open(Path::new("/run/netns").join(space))?;
         move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let mut stream = TcpStream::connect((address.as_str(), 80))?;
+        TcpStream::connect((address.as_str(), port))
+    });
+    connected.join().unwrap()
+}
+
+/// Whether the guest at this address serves a page.
+pub fn serves(server: &Server, address: &str) -> bool {
+    let page = || -> std::io::Result<String> {
+        let mut stream = connect(server, address, 80)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.write_all(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)
-    });
-    match asked.join().unwrap() {
-        Ok(text) => text.starts_with("HTTP/1.1 200"),
-        Err(error) => panic!("{error}"),
-    }
+    };
+    page().unwrap().starts_with("HTTP/1.1 200")
 }

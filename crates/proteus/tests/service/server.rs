@@ -208,10 +208,15 @@ impl Server {
 
     /// GET by the unix socket.
     pub fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.page(path)).unwrap()
+    }
+
+    /// GET by the unix socket of what is no JSON.
+    pub fn page(&self, path: &str) -> String {
         let stream = UnixStream::connect(self.state().join("proteus.sock")).unwrap();
         let (status, body) = exchange(stream, "GET", path, None, b"").unwrap();
         assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap()
+        body
     }
 
     /// A request over TCP, with a token.

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use proteus_model::personality::Label;
+use proteus_model::telemetry::{CollectorState, Findings, Found};
 use proteus_model::vm::PowerState;
 use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
 use std::collections::BTreeMap;
@@ -61,11 +62,35 @@ const DISAGREEMENT: Family = (
 const LABEL: Family = ("proteus_vm_label", "gauge", "1 for the label that the VM bears, as `database`.");
 const CHANGES: Family =
     ("proteus_vm_personality_changes_total", "counter", "Shifts and anomalies of the VM that were told.");
+const AGENT_CPU: Family = (
+    "proteus_vm_agent_cpu_ratio",
+    "gauge",
+    "CPU time of the agent and its collectors as a share of a core; the budget is 0.005.",
+);
+const AGENT_RESIDENT: Family =
+    ("proteus_vm_agent_resident_bytes", "gauge", "Memory of the agent and its collectors.");
+const COLLECTOR_CPU: Family =
+    ("proteus_vm_collector_cpu_seconds_total", "counter", "CPU time of a collector inside the VM.");
+const COLLECTOR_SHED: Family =
+    ("proteus_vm_collector_shed", "gauge", "Whether a collector is left out, to keep within the budget.");
+const TCP: Family = ("proteus_vm_tcp_connections", "gauge", "Established TCP connections.");
+const ROUND_TRIP: Family =
+    ("proteus_vm_tcp_round_trip_seconds", "gauge", "Round-trip times of TCP connections to other machines.");
+const CALLS: Family =
+    ("proteus_vm_system_calls_per_second", "gauge", "System calls of all programs, by class.");
+const LOG_LINES: Family = ("proteus_vm_log_lines_per_second", "gauge", "Lines that a service logs.");
+const LOG_ERRORS: Family =
+    ("proteus_vm_log_errors_per_second", "gauge", "Lines that a service logs and that speak of an error.");
+const APPLICATION: Family = (
+    "proteus_vm_application",
+    "gauge",
+    "What applications tell of themselves: levels as they are, what they count per second.",
+);
 const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
 const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
 
 /// All of them, in the order in which they are shown.
-const FAMILIES: [Family; 20] = [
+const FAMILIES: [Family; 30] = [
     RUNNING,
     ANSWERING,
     RESIDENT,
@@ -84,18 +109,35 @@ const FAMILIES: [Family; 20] = [
     DISAGREEMENT,
     LABEL,
     CHANGES,
+    AGENT_CPU,
+    AGENT_RESIDENT,
+    COLLECTOR_CPU,
+    COLLECTOR_SHED,
+    TCP,
+    ROUND_TRIP,
+    CALLS,
+    LOG_LINES,
+    LOG_ERRORS,
+    APPLICATION,
     MORPHS,
     STUCK,
 ];
 
-/// Rows by family. Names of VMs, faults and states need no escaping: letters, digits, `-`, `_`.
+/// A word as the value of a label. Names of VMs, faults and states are letters, digits, `-` and `_`; what a guest says
+/// may be anything.
+fn escaped(word: &str) -> String {
+    word.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Rows by family.
 #[derive(Default)]
 struct Page(BTreeMap<&'static str, Vec<String>>);
 
 impl Page {
     fn put(&mut self, family: Family, labels: &[(&str, &str)], value: Option<f64>) {
         let Some(value) = value else { return };
-        let labels: Vec<String> = labels.iter().map(|(name, word)| format!("{name}=\"{word}\"")).collect();
+        let labels: Vec<String> =
+            labels.iter().map(|(name, word)| format!("{name}=\"{}\"", escaped(word))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         self.0.entry(family.0).or_default().push(format!("{}{labels} {value}", family.0));
     }
@@ -167,6 +209,46 @@ impl Page {
         self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
     }
 
+    /// What the collectors inside found.
+    fn collected(&mut self, vm: &str, found: &Findings) {
+        self.put(AGENT_CPU, &[("vm", vm)], found.cpu_share());
+        self.count(AGENT_RESIDENT, &[("vm", vm)], found.resident.map(|bytes| bytes.0), 1.0);
+        for one in &found.collectors {
+            let labels = [("vm", vm), ("collector", one.name.name())];
+            self.count(COLLECTOR_CPU, &labels, Some(one.cpu_us), US);
+            self.put(COLLECTOR_SHED, &labels, Some(f64::from(u8::from(one.state == CollectorState::Shed))));
+        }
+        if let Some(Found { value: seen, .. }) = &found.connections {
+            self.count(TCP, &[("vm", vm)], Some(seen.established.into()), 1.0);
+            for (quantile, rtt) in [("0.5", seen.rtt_p50_us), ("0.95", seen.rtt_p95_us)] {
+                self.count(ROUND_TRIP, &[("vm", vm), ("quantile", quantile)], rtt.map(u64::from), US);
+            }
+        }
+        if let Some(Found { value: seen, .. }) = &found.calls {
+            let per_call = 1e3 / seen.window.0.max(1) as f64;
+            for (class, calls) in &seen.classes {
+                self.count(CALLS, &[("vm", vm), ("class", class)], Some(*calls), per_call);
+            }
+        }
+        for log in found.logs.iter().flat_map(|logs| &logs.value) {
+            let (labels, per_line) =
+                ([("vm", vm), ("log", log.service.as_str())], 1e3 / log.window.0.max(1) as f64);
+            self.count(LOG_LINES, &labels, Some(log.lines), per_line);
+            self.count(LOG_ERRORS, &labels, log.errors, per_line);
+        }
+        for one in found.endpoints.iter().flat_map(|endpoints| &endpoints.value) {
+            for (metric, value) in &one.metrics {
+                let labels = [
+                    ("vm", vm),
+                    ("application", one.kind.as_str()),
+                    ("address", &one.address),
+                    ("metric", metric),
+                ];
+                self.put(APPLICATION, &labels, Some(*value));
+            }
+        }
+    }
+
     fn judged(&mut self, vm: &str, label: Option<&str>, told: [u64; 2]) {
         if let Some(label) = label {
             self.put(LABEL, &[("vm", vm), ("label", label)], Some(1.0));
@@ -193,6 +275,9 @@ pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoR
         }
         if let Some((label, told)) = control.personalities.shown(record.id) {
             page.judged(&vm, label.as_ref().map(Label::as_str), told);
+        }
+        if let Some(found) = control.collected_lately(record.id) {
+            page.collected(&vm, &found);
         }
     }
     let mut outcomes = BTreeMap::<&str, u64>::new();
@@ -228,6 +313,14 @@ mod tests {
                 assert!(FAMILIES.iter().any(|family| family.0 == name), "{name} is no metric of Proteus");
             }
         }
+    }
+
+    #[test]
+    fn what_a_guest_says_cannot_break_out_of_its_label() {
+        let mut page = Page::default();
+        page.put(LOG_LINES, &[("vm", "web"), ("log", "a\"} 1\nb\\")], Some(2.0));
+        let row = page.0[LOG_LINES.0][0].clone();
+        assert_eq!(row, "proteus_vm_log_lines_per_second{vm=\"web\",log=\"a\\\"} 1\\nb\\\\\"} 2");
     }
 
     #[test]
