@@ -111,6 +111,9 @@ impl Judged {
         if let Some(applications) = &recent.applications {
             self.record.applications = Some((at, applications.clone()));
         }
+        if recent.flows.is_some() {
+            self.record.flows.clone_from(&recent.flows);
+        }
         let vector = traits(buckets, recent.vcpus);
         if vector.known().next().is_none() {
             return Told::default();

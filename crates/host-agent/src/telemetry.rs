@@ -19,7 +19,7 @@ use history::{History, HistoryError};
 use proteus_brain::telemetry::{Applications, Closed, Merger, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
-use proteus_model::telemetry::{Bucket, GuestSample, Metric, Reading};
+use proteus_model::telemetry::{Bucket, FLOWS_BEGUN_MAX, FlowBegun, GuestSample, Metric, Reading};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::vm::VmCounters;
 use proteus_protocol::cause::chain;
@@ -29,6 +29,7 @@ use proteus_protocol::node::v1::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinError;
@@ -39,6 +40,9 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Every so many of them VMM and guest of a VM are asked; VMs take turns.
 const ASK_EVERY: u64 = 10;
+/// Every so many of them, and when first, it is looked whom VMs speak to: one listing of the kernel for all.
+const FLOWS_EVERY: u64 = 30;
+const FLOWS_FIRST: u64 = 3;
 /// So long what was asked stands for now, ms: until it is asked again, and some.
 const TOLD_MS: u64 = 15_000;
 /// So long after its last word a guest counts as heard, ms.
@@ -67,6 +71,8 @@ struct Watched {
     applications: Applications,
     /// When the guest was heard last, and its CPUs then.
     heard: Option<(u64, Option<u32>)>,
+    /// Whom it spoke to lately, and when that was looked at.
+    flows: Option<(UnixMillis, Vec<FlowBegun>)>,
     /// How long it ran when it was heard last. Outlives its end: a word of before may come late.
     uptime: Option<Millis>,
 }
@@ -77,6 +83,8 @@ pub(crate) struct Telemetry {
     vms: Mutex<HashMap<VmId, Arc<Mutex<Watched>>>>,
     /// Those whose VMM or guest has been asked and has not answered.
     asking: Mutex<BTreeSet<VmId>>,
+    /// Whether somebody looks at flows already.
+    at_flows: AtomicBool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,6 +126,7 @@ impl Watched {
             recent: VecDeque::new(),
             applications: Applications::default(),
             heard: None,
+            flows: None,
             uptime: None,
         }
     }
@@ -198,6 +207,7 @@ impl Watched {
             vcpus: heard.and_then(|(_, online)| online).unwrap_or(seat.intent.vcpus).max(1),
             buckets: self.recent.iter().cloned().collect(),
             applications: heard.map(|_| self.applications.list()),
+            flows: self.flows.clone(),
         }
     }
 
@@ -207,7 +217,7 @@ impl Watched {
         self.keep(seat, &closed);
         self.merger.begin_anew();
         self.applications.begin_anew();
-        (self.told, self.last, self.heard) = (None, None, None);
+        (self.told, self.last, self.heard, self.flows) = (None, None, None, None);
         self.recent.clear();
         if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
             tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
@@ -217,7 +227,12 @@ impl Watched {
 
 impl Telemetry {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), vms: Mutex::default(), asking: Mutex::default() }
+        Self {
+            began: Instant::now(),
+            vms: Mutex::default(),
+            asking: Mutex::default(),
+            at_flows: AtomicBool::default(),
+        }
     }
 
     fn steady_ms(&self) -> u64 {
@@ -292,6 +307,9 @@ impl HostAgent {
             for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
                 self.ask_in_background(seat.clone());
             }
+            if tick % FLOWS_EVERY == FLOWS_FIRST && !running.is_empty() {
+                self.look_at_flows_in_background();
+            }
             running = seats;
         }
         self.end_watching(&running);
@@ -318,6 +336,30 @@ impl HostAgent {
             locked(&self.telemetry.watched(seat)).look(seat, now(), self.telemetry.steady_ms(), &books[vm]);
         }
         seats
+    }
+
+    /// Looks whom VMs speak to, unless that is still looked at.
+    fn look_at_flows_in_background(self: &Arc<Self>) {
+        if self.telemetry.at_flows.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let node = self.clone();
+        self.tasks.spawn(async move {
+            match node.driver.flows().await {
+                Ok(flows) => {
+                    for (vm, mut all) in flows {
+                        all.truncate(FLOWS_BEGUN_MAX);
+                        if let Some(watched) = node.telemetry.known(vm) {
+                            locked(&watched).flows = Some((now(), all));
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "whom VMs speak to is not known for now")
+                }
+            }
+            node.telemetry.at_flows.store(false, Ordering::SeqCst);
+        });
     }
 
     /// Asks VMM and guest, unless they still owe an answer.

@@ -7,6 +7,7 @@ use proteus_model::id::{DiskName, ImageName, SnapshotName, VmId};
 use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
+use proteus_model::telemetry::FlowBegun;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, StopObserved, VmCounters, VmIntent};
 use serde::{Deserialize, Serialize};
@@ -308,6 +309,12 @@ pub trait Driver: Send + Sync {
 
     /// Of every VM that runs the counters that cost next to nothing: those in the host's own books. Waits for nobody.
     async fn survey(&self) -> HashMap<VmId, VmCounters>;
+
+    /// Whom each VM that runs spoke to in the last hour, as the host counts it. Who is not counted yet is from now on; a VM
+    /// that is not in the answer is not counted. The first time costs a few milliseconds for each VM.
+    async fn flows(&self) -> Result<HashMap<VmId, Vec<FlowBegun>>, DriverError> {
+        Ok(HashMap::new())
+    }
 
     /// A user of the host for the VMM of a new VM, whose folder is there; `None`: its processes have none of their own.
     fn claim_user(&self, _folder: &Path, _slot: u16) -> Result<Option<u32>, DriverError> {

@@ -7,6 +7,8 @@ mod dhcp;
 
 mod filter;
 
+mod flow;
+
 #[allow(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
 mod link;
 

@@ -39,6 +39,7 @@ use proteus_model::capability::CapabilityReport;
 use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
+use proteus_model::telemetry::FlowBegun;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters};
 use qmp::{Qmp, QmpError};
@@ -579,6 +580,12 @@ impl Driver for QemuDriver {
 
     async fn survey(&self) -> HashMap<VmId, VmCounters> {
         survey::all(self).await
+    }
+
+    async fn flows(&self) -> Result<HashMap<VmId, Vec<FlowBegun>>, DriverError> {
+        let slots = survey::slots(self);
+        let flows = self.network.flows(&slots.keys().copied().collect()).await?;
+        Ok(flows.into_iter().filter_map(|(slot, all)| Some((*slots.get(&slot)?, all))).collect())
     }
 
     fn claim_user(&self, folder: &Path, slot: u16) -> Result<Option<u32>, DriverError> {

@@ -5,6 +5,8 @@ mod application;
 
 mod findings;
 
+mod flow;
+
 mod metric;
 
 pub use application::{APPLICATIONS_MAX, Application};
@@ -14,6 +16,8 @@ pub use findings::{
     ENDPOINTS_MAX, EndpointError, EndpointObserved, Findings, FlowDirection, FlowObserved, Found,
     GpuObserved, LogObserved, endpoint,
 };
+
+pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};
 
 pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};
 

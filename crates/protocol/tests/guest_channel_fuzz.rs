@@ -7,9 +7,11 @@
 #[path = "../../../tests/support/random.rs"]
 mod random;
 
-use proteus_model::telemetry::GuestSample;
+use proteus_model::telemetry::{Findings, GuestSample};
+use proteus_model::unit::Millis;
 use proteus_protocol::guest::GUEST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, HEADER_BYTES, encode};
+use proteus_protocol::guest::v1::findings as wire;
 use proteus_protocol::guest::v1::sample::{NAME_BYTES_MAX, PROCESSES_MAX, Process};
 use proteus_protocol::guest::v1::setting::{ApplicationSelector, DiskSelector, Priority, PriorityClass};
 use proteus_protocol::guest::v1::{
@@ -126,6 +128,18 @@ const LIES: [&str; 14] = [
     "0.5",
 ];
 
+/// A text with some of its numbers replaced by lies, fewer than `most`.
+fn lied(good: &str, random: &mut Random, most: usize) -> String {
+    let mut text = good.to_owned();
+    for _ in 0..random.below(most) {
+        let digits: Vec<usize> = text.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
+        let at = digits[random.below(digits.len())];
+        let end = text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |length| at + length);
+        text.replace_range(at..end, LIES[random.below(LIES.len())]);
+    }
+    text
+}
+
 #[test]
 fn samples_that_lie() {
     let good = r#"{"sequence":3,"taken_at_ms":1790000000000,"uptime_ms":5,"cpu":{"user_us":1,"system_us":2,
@@ -138,14 +152,7 @@ fn samples_that_lie() {
     let (mut taken, mut refused) = (0u64, 0u64);
     for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
         let mut random = Random::of_round(0, round);
-        let mut text = good.to_owned();
-        for _ in 0..random.below(4) {
-            let digits: Vec<usize> =
-                text.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
-            let at = digits[random.below(digits.len())];
-            let end = text[at..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |length| at + length);
-            text.replace_range(at..end, LIES[random.below(LIES.len())]);
-        }
+        let text = lied(good, &mut random, 4);
         let read = serde_json::from_str::<Sample>(&text).ok();
         let Some(word) = read.and_then(|sample| GuestSample::try_from(sample).ok()) else {
             refused += 1;
@@ -168,6 +175,36 @@ fn samples_that_lie() {
                 "{text}"
             );
         }
+    }
+    assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
+}
+
+#[test]
+fn findings_that_lie() {
+    let good = r#"{"instance":"a","now_ms":1790000000000,"collectors":[{"name":"logs","state":"on","cpu_us":5,"runs":1}],
+        "watched_ms":7,"cpu_us":3,"resident":4000000,"connections":{"at_ms":1,"value":{"established":3,"listening":1,
+        "unread":0,"rtt_p50_us":9,"rtt_p95_us":null,"retransmitted":2,"flows":[{"direction":"inbound","port":80,
+        "peer":"10.0.0.9","application":"nginx","peer_application":null,"connections":2,"sent":5,"received":6,
+        "rtt_us":7}]}},"calls":{"at_ms":1,"value":{"window_ms":1000,"classes":[{"name":"all","calls":5}]}},
+        "logs":{"at_ms":1,"value":[{"service":"nginx","window_ms":1000,"lines":5,"errors":1}]},
+        "gpus":{"at_ms":1,"value":[{"address":"a","device":"b","driver":null,"busy_permille":5,"missing":null}]},
+        "endpoints":{"at_ms":1,"value":[{"kind":"redis","address":"x","missing":null,"metrics":{"keys":5.5}}]}}"#;
+    let (mut taken, mut refused) = (0u64, 0u64);
+    for round in 0..number("PROTEUS_FUZZ_RUNS", RUNS) {
+        let mut random = Random::of_round(1, round);
+        let text = lied(good, &mut random, 6);
+        let read = serde_json::from_str::<wire::Findings>(&text).ok();
+        let Some(found) = read.and_then(|found| Findings::try_from(found).ok()) else {
+            refused += 1;
+            continue;
+        };
+        taken += 1;
+        let window = |window: Millis| (1..=31_536_000_000).contains(&window.0);
+        assert!(found.cpu_share().is_none_or(f64::is_finite), "{text}");
+        assert!(found.calls.is_none_or(|calls| window(calls.value.window)), "{text}");
+        assert!(found.logs.is_none_or(|logs| logs.value.iter().all(|log| window(log.window))), "{text}");
+        let told = found.endpoints.iter().flat_map(|all| &all.value).flat_map(|one| one.metrics.values());
+        assert!(told.copied().all(f64::is_finite), "{text}");
     }
     assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
 }

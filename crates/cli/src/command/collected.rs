@@ -7,7 +7,7 @@ use crate::client::segment;
 use crate::output::{now, table};
 use proteus_model::unit::three_digits as number;
 use proteus_protocol::api::v1::{
-    CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView, GpuView, LogView,
+    BegunView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView, GpuView, LogView,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -63,6 +63,28 @@ pub(super) fn connections(view: &ConnectionsView, now: u64) -> String {
     }
     if view.flows.len() > rows.len() {
         let _ = writeln!(text, "and {} more", view.flows.len() - rows.len());
+    }
+    indented(&text)
+}
+
+/// Whom it spoke to, by the host's count.
+pub(super) fn begun(all: &[BegunView]) -> String {
+    let row = |view: &BegunView| {
+        let what = if view.protocol == "tcp" { "connections" } else { "packets" };
+        vec![
+            view.direction.clone(),
+            format!("{}/{}", view.port, view.protocol),
+            view.peer.clone(),
+            format!("{} {what}", view.begun),
+        ]
+    };
+    let rows: Vec<_> = all.iter().take(SHOWN).map(row).collect();
+    if rows.is_empty() {
+        return "  nothing was begun in about the last hour\n".to_owned();
+    }
+    let mut text = table(&["BEGUN", "PORT", "WITH", "IN ABOUT THE LAST HOUR"], &rows);
+    if all.len() > rows.len() {
+        let _ = writeln!(text, "and {} more", all.len() - rows.len());
     }
     indented(&text)
 }

@@ -3,7 +3,7 @@
 use proteus_brain::personality::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
-use proteus_model::telemetry::{Application, CollectIntent, Collector, Findings};
+use proteus_model::telemetry::{Application, CollectIntent, Collector, Findings, FlowBegun};
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub(super) struct PersonalityRecord {
     pub told: [u64; 2],
     /// Its programs, and when they were heard of.
     pub applications: Option<(UnixMillis, Vec<Application>)>,
+    /// Whom it spoke to in about the last hour by the host's count, and when that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<(UnixMillis, Vec<FlowBegun>)>,
     /// What the collectors inside it found last, and when they told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<(UnixMillis, Findings)>,
@@ -51,6 +54,7 @@ impl PersonalityRecord {
             changes: Vec::new(),
             told: [0; 2],
             applications: None,
+            flows: None,
             findings: None,
             inherited_from: None,
         }

@@ -26,7 +26,7 @@ fn bucket(at_s: u64, cpu: f32, packets: f32) -> Bucket {
 
 fn recent(until_s: u64, cpu: f32, packets: f32) -> RecentObserved {
     let buckets = (0..6).map(|at| bucket(until_s - 60 + at * 10, cpu, packets)).collect();
-    RecentObserved { vm: VmId::from_bits(7), vcpus: 1, buckets, applications: None }
+    RecentObserved { vm: VmId::from_bits(7), vcpus: 1, buckets, applications: None, flows: None }
 }
 
 fn labels() -> Labels {

@@ -13,7 +13,7 @@ use proteus_model::personality::{Trait, TraitVector};
 use proteus_model::telemetry::{Bucket, Collector, Metric, Tier};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{
-    ApplicationView, ConfigurationView, JudgementView, PartView, PerformanceView, PersonalityView,
+    ApplicationView, BegunView, ConfigurationView, JudgementView, PartView, PerformanceView, PersonalityView,
     RecordView, TrafficView, TraitView,
 };
 use std::collections::BTreeMap;
@@ -66,12 +66,27 @@ fn last(buckets: &[Bucket], tier: usize) -> Option<UnixMillis> {
     buckets.last().map(|bucket| UnixMillis(bucket.begins_at.0 + Tier::ALL[tier].step_s * 1000))
 }
 
-fn traffic(minutes: &[Bucket], long: &[Bucket], collected: &Collected<'_>) -> PartView<TrafficView> {
+/// Whom it spoke to lately, by the host's count.
+fn begun(record: &PersonalityRecord) -> Option<Vec<BegunView>> {
+    let (_, flows) = record.flows.as_ref()?;
+    Some(flows.iter().map(BegunView::from).collect())
+}
+
+fn traffic(
+    minutes: &[Bucket],
+    long: &[Bucket],
+    record: &PersonalityRecord,
+    collected: &Collected<'_>,
+) -> PartView<TrafficView> {
     let of = |metric| mean(&values(minutes, metric, |s| s.mean));
     let connections = collected.connections_view();
-    let mut missing = vec!["protocols other than TCP: not supported here".to_owned()];
+    let mut missing = vec!["protocols other than TCP and UDP: not supported here".to_owned()];
+    if record.flows.is_none() {
+        missing.push("whom it speaks to: is not counted yet".to_owned());
+    }
     if connections.is_none() {
-        missing.push(format!("destinations and latency: {}", collected.why_not(Collector::Connections)));
+        missing
+            .push(format!("latency, and bytes of each peer: {}", collected.why_not(Collector::Connections)));
     }
     let (Some(received), Some(sent)) = (of(Metric::Received), of(Metric::Sent)) else {
         let why = "nothing was measured in the last hour".to_owned();
@@ -106,6 +121,7 @@ fn traffic(minutes: &[Bucket], long: &[Bucket], collected: &Collected<'_>) -> Pa
             packet_out: seen(bytes(sent, Metric::PacketsSent)),
             burstiness: seen(ratio(quantile(sums, 0.95), Some(both))),
             by_hour: by_hour.iter().map(|hour| mean(hour)).collect(),
+            begun: begun(record),
             connections,
         }),
         missing,
@@ -267,7 +283,7 @@ impl Control {
                     "guest",
                     "files are not looked at: not supported here",
                 ),
-                network_traffic_profile: traffic(&minutes, &long, &collected),
+                network_traffic_profile: traffic(&minutes, &long, &own, &collected),
                 api_call_frequency: collected.calls(),
                 application_metrics: collected.endpoints(),
                 log_activity: collected.logs(),

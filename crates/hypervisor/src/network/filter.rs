@@ -212,10 +212,11 @@ impl Network {
         if !self.exists() {
             return Ok(());
         }
-        let gone = [table_name(slot), super::link::rate_table(slot)].map(|name| {
-            let whole = json!({"table": {"family": "netdev", "name": name}});
-            [json!({ "add": whole }), json!({ "delete": whole })]
-        });
+        let gone =
+            [table_name(slot), super::link::rate_table(slot), super::flow::flow_table(slot)].map(|name| {
+                let whole = json!({"table": {"family": "netdev", "name": name}});
+                [json!({ "add": whole }), json!({ "delete": whole })]
+            });
         let all = json!({ "nftables": gone.concat() });
         self.nft(&["-j", "-f", "-"], Some(all.to_string().as_bytes())).await?;
         Ok(())
@@ -225,7 +226,7 @@ impl Network {
     /// there is none.
     pub async fn policy_fingerprint(&self, slot: u16) -> Result<String, DriverError> {
         let table = table_name(slot);
-        let listing = self.nft(&["-j", "list", "ruleset", "netdev"], None).await?;
+        let listing = self.nft(&["-j", "-t", "list", "ruleset", "netdev"], None).await?;
         let mut listing: Value = serde_json::from_str(&listing).unwrap_or(Value::Null);
         let entries = listing["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default();
         let mut text = String::new();

@@ -81,7 +81,7 @@ impl Network {
         let shaper = listing.as_array().and_then(|all| all.iter().find(|q| q["kind"] == "tbf"));
         let to_guest = shaper.and_then(|q| q["options"]["rate"].as_u64()).map(BytesPerSec);
         let table = rate_table(slot);
-        let listing = self.nft(&["-j", "list", "ruleset", "netdev"], None).await?;
+        let listing = self.nft(&["-j", "-t", "list", "ruleset", "netdev"], None).await?;
         let listing: Value = serde_json::from_str(&listing).unwrap_or(Value::Null);
         let rules = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ours = rules.iter().filter(|entry| entry["rule"]["table"] == table.as_str());

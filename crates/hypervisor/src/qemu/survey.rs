@@ -96,6 +96,13 @@ pub(super) async fn all(driver: &QemuDriver) -> HashMap<VmId, VmCounters> {
     of(driver, vms).await
 }
 
+/// The slots of the VMs that run.
+pub(super) fn slots(driver: &QemuDriver) -> HashMap<u16, VmId> {
+    let vms = driver.vms.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = |(id, vm): (&VmId, &Arc<QemuVm>)| running(vm).map(|_| (vm.seat.slot, *id));
+    vms.iter().filter_map(slot).collect()
+}
+
 /// The books of one VM; empty ones where it does not run.
 pub(super) async fn one(driver: &QemuDriver, vm: Arc<QemuVm>) -> VmCounters {
     let id = vm.seat.id;

@@ -8,8 +8,8 @@ mod label;
 mod usage;
 
 pub use collected::{
-    CollectorView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView, GpuView,
-    LogView,
+    BegunView, CollectorView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView,
+    GpuView, LogView,
 };
 
 pub use label::{

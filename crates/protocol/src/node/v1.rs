@@ -7,7 +7,7 @@ use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{Application, Bucket, CollectIntent, Findings, Metric};
+use proteus_model::telemetry::{Application, Bucket, CollectIntent, Findings, FlowBegun, Metric};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
@@ -152,6 +152,10 @@ pub struct RecentObserved {
     pub buckets: Vec<Bucket>,
     /// What the guest says of its programs; `None`: it has no agent, or was not heard lately.
     pub applications: Option<Vec<Application>>,
+    /// Whom it spoke to in about the last hour by the host's count, what was begun most first, and when that was looked
+    /// at; `None`: that is not counted yet.
+    #[serde(default)]
+    pub flows: Option<(UnixMillis, Vec<FlowBegun>)>,
 }
 
 /// A VM's history of one resolution.

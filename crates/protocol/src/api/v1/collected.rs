@@ -1,8 +1,8 @@
 //! What the collectors inside a VM found, as the API tells it, and what is asked of them.
 
 use proteus_model::telemetry::{
-    CollectorObserved, CollectorState, ConnectionsObserved, EndpointObserved, FlowDirection, FlowObserved,
-    GpuObserved, LogObserved,
+    CollectorObserved, CollectorState, ConnectionsObserved, EndpointObserved, FlowBegun, FlowDirection,
+    FlowObserved, GpuObserved, LogObserved,
 };
 use proteus_model::unit::UnixMillis;
 use schemars::JsonSchema;
@@ -82,6 +82,42 @@ pub struct CollectorsView {
     pub collectors: Vec<CollectorView>,
 }
 
+/// What was begun with one peer by one protocol and port in about the last hour, by the host's count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BegunView {
+    /// `inbound` or `outbound`.
+    pub direction: String,
+    /// `tcp`: connections are counted; `udp`: packets are.
+    pub protocol: String,
+    /// The other machine.
+    pub peer: String,
+    /// The port of the side that listens.
+    pub port: u16,
+    /// How often.
+    pub begun: u64,
+}
+
+fn direction(direction: FlowDirection) -> String {
+    let word = match direction {
+        FlowDirection::Inbound => "inbound",
+        FlowDirection::Outbound => "outbound",
+        FlowDirection::Local => "local",
+    };
+    word.to_owned()
+}
+
+impl From<&FlowBegun> for BegunView {
+    fn from(seen: &FlowBegun) -> Self {
+        Self {
+            direction: direction(seen.direction),
+            protocol: seen.protocol.clone(),
+            peer: seen.peer.to_string(),
+            port: seen.port,
+            begun: seen.begun,
+        }
+    }
+}
+
 /// The TCP connections of a VM, by its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionsView {
@@ -129,13 +165,8 @@ pub struct FlowView {
 
 impl From<&FlowObserved> for FlowView {
     fn from(seen: &FlowObserved) -> Self {
-        let direction = match seen.direction {
-            FlowDirection::Inbound => "inbound",
-            FlowDirection::Outbound => "outbound",
-            FlowDirection::Local => "local",
-        };
         Self {
-            direction: direction.to_owned(),
+            direction: direction(seen.direction),
             port: seen.port,
             peer: seen.peer.to_string(),
             application: seen.application.clone(),

@@ -1,6 +1,6 @@
 //! What a VM is observed to be, as it is shown. What is not known is not there, and each part says why.
 
-use super::collected::{ConnectionsView, EndpointView, GpuView, LogView};
+use super::collected::{BegunView, ConnectionsView, EndpointView, GpuView, LogView};
 use proteus_model::personality::{Candidate, Evidence, Judgement, Labelled, PersonalityChange};
 use proteus_model::telemetry::Application;
 use proteus_model::unit::UnixMillis;
@@ -226,6 +226,8 @@ pub struct TrafficView {
     /// Mean of both directions by the hour of the day (UTC), KiB/s, over the last sixty days; `None`: that hour was
     /// never seen.
     pub by_hour: Vec<Option<f32>>,
+    /// Whom it spoke to in about the last hour by the host's own count, what was begun most first; `None`: not known.
+    pub begun: Option<Vec<BegunView>>,
     /// Its TCP connections, by its agent; `None`: not known.
     pub connections: Option<ConnectionsView>,
 }

@@ -1,0 +1,182 @@
+//! Who a VM speaks to, as the host sees it with no agent: one `netdev` table per VM, bound to its tap. The kernel counts
+//! the beginnings of connections into sets of bounded size whose elements it forgets after an hour: of TCP the SYNs, of
+//! UDP the packets to ports of services. A segment of a TCP connection that stands costs one rule. Behind the packet
+//! filter, so that what it dropped is not counted. Must never decide about a packet.
+
+use super::{Network, tap_name};
+use crate::driver::DriverError;
+use proteus_model::telemetry::{FlowBegun, FlowDirection};
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+/// Behind the packet filter of the VM.
+const PRIORITY: i32 = 10;
+/// A peer that was not spoken to for so long is forgotten.
+const FORGET_S: u32 = 3600;
+/// Most peers by protocol and port, in each set.
+const PEERS_MAX: u32 = 512;
+/// Ports from here on are those of clients (Linux, `net.ipv4.ip_local_port_range`): an answer of UDP goes there.
+const CLIENT_PORTS: u16 = 32_768;
+
+/// The sets: their names, who began, the type of their addresses, the protocol.
+const SETS: [(&str, FlowDirection, &str, &str); 4] = [
+    ("out4", FlowDirection::Outbound, "ipv4_addr", "ip"),
+    ("out6", FlowDirection::Outbound, "ipv6_addr", "ip6"),
+    ("in4", FlowDirection::Inbound, "ipv4_addr", "ip"),
+    ("in6", FlowDirection::Inbound, "ipv6_addr", "ip6"),
+];
+
+fn table_name(tap: &str) -> String {
+    format!("flow_{tap}")
+}
+
+fn payload(protocol: &str, field: &str) -> Value {
+    json!({"payload": {"protocol": protocol, "field": field}})
+}
+
+/// The rules of one chain.
+fn rules(direction: FlowDirection) -> Vec<Value> {
+    let flags = json!({"&": [payload("tcp", "flags"), ["syn", "ack"]]});
+    let stands = json!({"match": {"op": "!=", "left": flags, "right": "syn"}});
+    let mut all = vec![json!([stands, {"accept": null}])];
+    let l4 = json!({"meta": {"key": "l4proto"}});
+    let of = json!({"match": {"op": "==", "left": l4, "right": {"set": ["tcp", "udp"]}}});
+    let service = json!({"match": {"op": "<", "left": payload("th", "dport"), "right": CLIENT_PORTS}});
+    // From the guest the peer is who is spoken to, towards it who speaks.
+    let peer = if direction == FlowDirection::Outbound { "daddr" } else { "saddr" };
+    for (name, _, _, network) in SETS.into_iter().filter(|set| set.1 == direction) {
+        let key = json!({"concat": [payload(network, peer), l4, payload("th", "dport")]});
+        let put = json!({"set": {"op": "update", "elem": key, "set": format!("@{name}")}});
+        all.push(json!([of, service, put]));
+    }
+    all
+}
+
+/// The nft commands that begin to count what goes through a tap.
+fn commands(tap: &str) -> Value {
+    let table = table_name(tap);
+    let whole = json!({"table": {"family": "netdev", "name": table}});
+    let mut all = vec![json!({ "add": whole }), json!({ "delete": whole }), json!({ "add": whole })];
+    for (name, _, address, _) in SETS {
+        let set = json!({"family": "netdev", "table": table, "name": name, "size": PEERS_MAX,
+            "type": [address, "inet_proto", "inet_service"], "flags": ["dynamic", "timeout"], "timeout": FORGET_S,
+            "stmt": [{"counter": null}]});
+        all.push(json!({"add": {"set": set}}));
+    }
+    for (chain, hook, direction) in
+        [("from_guest", "ingress", FlowDirection::Outbound), ("to_guest", "egress", FlowDirection::Inbound)]
+    {
+        let place = json!({"family": "netdev", "table": table, "name": chain, "type": "filter",
+            "hook": hook, "dev": tap, "prio": PRIORITY, "policy": "accept"});
+        all.push(json!({"add": {"chain": place}}));
+        for expressions in rules(direction) {
+            let rule = json!({"family": "netdev", "table": table, "chain": chain, "expr": expressions});
+            all.push(json!({"add": {"rule": rule}}));
+        }
+    }
+    json!({ "nftables": all })
+}
+
+/// An element such as `{"elem": {"val": {"concat": ["10.0.0.9", "tcp", 80]}, "counter": {"packets": 3}}}`.
+fn element(direction: FlowDirection, element: &Value) -> Option<FlowBegun> {
+    let key = element["elem"]["val"]["concat"].as_array()?;
+    let protocol = match key.get(1)? {
+        Value::String(name) => name.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    Some(FlowBegun {
+        direction,
+        protocol,
+        peer: key.first()?.as_str()?.parse::<IpAddr>().ok()?,
+        port: u16::try_from(key.get(2)?.as_u64()?).ok()?,
+        begun: element["elem"]["counter"]["packets"].as_u64()?,
+    })
+}
+
+/// What the kernel's listing tells of each tap whose two chains are there.
+fn read(listing: &Value) -> HashMap<String, Vec<FlowBegun>> {
+    let entries = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of = |body: &Value| {
+        body["table"].as_str().and_then(|table| table.strip_prefix("flow_")).map(str::to_owned)
+    };
+    // A chain whose tap is gone is gone; its table and its sets stay.
+    let mut chains: HashMap<String, usize> = HashMap::new();
+    for tap in entries.iter().filter_map(|entry| of(&entry["chain"])) {
+        *chains.entry(tap).or_default() += 1;
+    }
+    let mut flows: HashMap<String, Vec<FlowBegun>> =
+        chains.into_iter().filter(|(_, count)| *count == 2).map(|(tap, _)| (tap, Vec::new())).collect();
+    for set in entries.iter().map(|entry| &entry["set"]) {
+        let direction = SETS.iter().find(|known| set["name"] == known.0).map(|known| known.1);
+        let known = of(set).and_then(|tap| flows.get_mut(&tap));
+        let (Some(known), Some(direction)) = (known, direction) else { continue };
+        let elements = set["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
+        known.extend(elements.iter().filter_map(|one| element(direction, one)));
+    }
+    flows
+}
+
+impl Network {
+    /// What the VMs in these slots begun and were begun with in the last hour, what was begun most first. Who is not
+    /// counted yet is from now on, and left out.
+    pub async fn flows(&self, slots: &BTreeSet<u16>) -> Result<HashMap<u16, Vec<FlowBegun>>, DriverError> {
+        if !self.exists() || slots.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let listing = self.nft(&["-j", "list", "ruleset", "netdev"], None).await?;
+        let mut by_tap = read(&serde_json::from_str(&listing).unwrap_or(Value::Null));
+        let mut flows = HashMap::new();
+        for slot in slots {
+            let tap = tap_name(*slot);
+            match by_tap.remove(&tap) {
+                Some(mut all) => {
+                    all.sort_by(|a, b| {
+                        b.begun.cmp(&a.begun).then_with(|| (a.peer, a.port).cmp(&(b.peer, b.port)))
+                    });
+                    flows.insert(*slot, all);
+                }
+                None => {
+                    let input = commands(&tap).to_string();
+                    if let Err(error) = self.nft(&["-j", "-f", "-"], Some(input.as_bytes())).await {
+                        // A VM that ends just now; one that does not is tried again with the next look.
+                        tracing::debug!(%tap, %error, "what it begins is not counted");
+                    }
+                }
+            }
+        }
+        Ok(flows)
+    }
+}
+
+/// Name of the table of a slot's tap.
+pub(super) fn flow_table(slot: u16) -> String {
+    table_name(&tap_name(slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_taps_that_are_there_are_read() {
+        let element = |val: Value| json!({"elem": {"val": {"concat": val}, "expires": 5, "counter": {"packets": 3, "bytes": 9}}});
+        let listing = json!({"nftables": [
+            {"chain": {"table": "flow_pt0", "name": "from_guest"}},
+            {"chain": {"table": "flow_pt0", "name": "to_guest"}},
+            {"set": {"table": "flow_pt0", "name": "in4", "elem": [element(json!(["10.0.0.9", "tcp", 80])),
+                element(json!(["10.0.0.9", 132, 7])), element(json!(["nonsense", "tcp", 80])), "x"]}},
+            {"set": {"table": "flow_pt0", "name": "out6", "elem": [element(json!(["2001:db8::1", "udp", 53]))]}},
+            {"set": {"table": "flow_pt1", "name": "in4", "elem": [element(json!(["10.0.0.9", "tcp", 80]))]}},
+            {"set": {"table": "policy_pt0", "name": "udp4", "elem": []}},
+        ]});
+        let flows = read(&listing);
+        assert_eq!(flows.len(), 1, "one whose chains are gone is not counted: {flows:?}");
+        let seen: Vec<_> =
+            flows["pt0"].iter().map(|flow| (flow.direction, flow.protocol.as_str(), flow.port)).collect();
+        let (inbound, outbound) = (FlowDirection::Inbound, FlowDirection::Outbound);
+        assert_eq!(seen, [(inbound, "tcp", 80), (inbound, "132", 7), (outbound, "udp", 53)]);
+        assert_eq!(flows["pt0"][0].begun, 3);
+    }
+}
