@@ -1,8 +1,6 @@
 //! What each VM is observed to be: every ten seconds the last minute of every VM that runs is judged, and what came of
 //! it is kept. Must never ask anything of a VM, nor take a guest's word for more than advice.
 
-mod record;
-
 mod teach;
 
 mod view;
@@ -12,16 +10,11 @@ use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, Records, TRIES, Versioned};
 use crate::store::StoreError;
 use crate::vm::VmRecord;
-use proteus_brain::personality::change::ChangeWatch;
-use proteus_brain::personality::label::{LabelWatch, Labels, Programs, shipped};
-use proteus_brain::personality::traits::{TRAIT_BUCKETS, traits};
+use proteus_brain::personality::label::{Labels, shipped};
+use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
-use proteus_model::personality::{ChangeKind, Judgement, Label, Labelled, TraitVector, UNKNOWN};
-use proteus_model::telemetry::{Bucket, Tier};
-use proteus_model::unit::UnixMillis;
-use proteus_protocol::node::v1::RecentObserved;
-use record::PersonalityRecord;
-use std::collections::{HashMap, VecDeque};
+use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,22 +22,6 @@ use std::time::Duration;
 const JUDGE_EVERY: Duration = Duration::from_secs(10);
 /// How often what is known is written where nothing was told.
 const KEEP_EVERY_MS: u64 = 600_000;
-/// Vectors of lately that a label is learned from: two minutes.
-const LATELY: usize = 12;
-
-/// One VM, as it is judged.
-struct Judged {
-    record: PersonalityRecord,
-    label: LabelWatch,
-    change: ChangeWatch,
-    /// Begin of the last bucket that was judged.
-    bucket: Option<UnixMillis>,
-    /// The vectors of lately, the oldest first.
-    lately: VecDeque<TraitVector>,
-    /// The last judgement with all that is known, and by the host alone.
-    judgements: Option<[Judgement; 2]>,
-    kept_at: UnixMillis,
-}
 
 /// All VMs, as they are judged.
 #[derive(Default)]
@@ -74,73 +51,6 @@ impl Personalities {
         let judged = vms.get(&vm)?;
         Some((judged.label.borne().cloned(), judged.record.told))
     }
-}
-
-/// What one look told.
-#[derive(Debug, Default, PartialEq)]
-struct Told {
-    label: bool,
-    change: Option<ChangeKind>,
-}
-
-impl Judged {
-    fn resume(record: PersonalityRecord, at: UnixMillis) -> Self {
-        Self {
-            label: LabelWatch::resume(record.label().cloned()),
-            change: ChangeWatch::resume(record.usual.clone()),
-            bucket: None,
-            lately: VecDeque::new(),
-            judgements: None,
-            record,
-            kept_at: at,
-        }
-    }
-
-    /// Judges the last minute.
-    fn look(&mut self, at: UnixMillis, recent: &RecentObserved, labels: &Labels) -> Told {
-        let buckets = unbroken(&recent.buckets);
-        let newest = buckets.last().map(|bucket| bucket.begins_at);
-        if newest.is_none() || newest == self.bucket {
-            return Told::default();
-        }
-        self.bucket = newest;
-        if let Some(applications) = &recent.applications {
-            self.record.applications = Some((at, applications.clone()));
-        }
-        let vector = traits(buckets, recent.vcpus);
-        if vector.known().next().is_none() {
-            return Told::default();
-        }
-        let programs: Option<Programs> = recent
-            .applications
-            .as_ref()
-            .map(|all| all.iter().map(|app| (app.name.clone(), app.cpu_share)).collect());
-        let whole = labels.judge(&vector, programs.as_ref());
-        let host = labels.judge(&vector.of_host(), None);
-        self.lately.push_back(vector);
-        self.lately.drain(..self.lately.len().saturating_sub(LATELY));
-        self.record.judged(at, &vector);
-        let mut told = Told::default();
-        if self.label.push(whole.label.as_ref()) {
-            self.record.labelled(Labelled { since: at, label: self.label.borne().cloned() });
-            told.label = true;
-        }
-        self.judgements = Some([whole, host]);
-        if let Some(change) = self.change.push(at, &vector, self.label.borne(), labels) {
-            told.change = Some(change.kind);
-            self.record.changed(change);
-        }
-        told
-    }
-}
-
-/// The buckets at the end that follow each other without a gap, at most a minute.
-fn unbroken(buckets: &[Bucket]) -> &[Bucket] {
-    let step = Tier::ALL[0].step_s * 1000;
-    let follows = |pair: &&[Bucket]| pair[1].begins_at.0 == pair[0].begins_at.0 + step;
-    let pairs = buckets.windows(2).rev().take_while(follows).count();
-    let length = (pairs + 1).min(TRAIT_BUCKETS).min(buckets.len());
-    &buckets[buckets.len() - length..]
 }
 
 /// Names records of personalities and taught prototypes that cannot be read.
@@ -174,8 +84,13 @@ impl Control {
             let (told, due) = {
                 let mut vms = self.personalities.vms();
                 let Some(judged) = vms.get_mut(&recent.vm) else { continue };
-                let told = judged.look(at, &recent, &labels);
-                let due = judged.bucket.is_some() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
+                let seen = Lately {
+                    buckets: &recent.buckets,
+                    vcpus: recent.vcpus,
+                    applications: recent.applications.as_deref(),
+                };
+                let told = judged.look(at, &seen, &labels);
+                let due = judged.was_looked_at() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
                 (told, due)
             };
             if told != Told::default() {
@@ -233,8 +148,7 @@ impl Control {
             let mut vms = self.personalities.vms();
             let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
             judged.kept_at = self.now();
-            judged.record.usual = judged.change.memory();
-            judged.record.clone()
+            judged.memory()
         };
         for tries in 1.. {
             // Only for a VM that is there: one that is deleted meanwhile leaves nothing.
@@ -269,6 +183,3 @@ impl Control {
         Ok(labels)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! What is kept of a VM's personality, bounded. Must never hold what only a person may tell.
 
-use proteus_brain::personality::change::ChangeMemory;
+use super::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
 use proteus_model::telemetry::Application;
@@ -12,7 +12,7 @@ const KEPT: usize = 64;
 
 /// One VM's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct PersonalityRecord {
+pub struct PersonalityRecord {
     /// Since when it is watched.
     pub since: UnixMillis,
     /// When it was last judged.
@@ -37,7 +37,8 @@ pub(super) struct PersonalityRecord {
 }
 
 impl PersonalityRecord {
-    pub(super) fn new(since: UnixMillis) -> Self {
+    /// One of which nothing is known yet.
+    pub fn new(since: UnixMillis) -> Self {
         Self {
             since,
             at: None,
@@ -53,7 +54,7 @@ impl PersonalityRecord {
     }
 
     /// A clone is at first what its template was. What the template went through is not the clone's.
-    pub(super) fn inherited(at: UnixMillis, template: VmId, of: Option<Self>) -> Self {
+    pub fn inherited(at: UnixMillis, template: VmId, of: Option<Self>) -> Self {
         let label = of.as_ref().and_then(Self::label).cloned();
         let mut record = Self::new(at);
         if label.is_some() {
@@ -64,7 +65,7 @@ impl PersonalityRecord {
     }
 
     /// The label that it bears.
-    pub(super) fn label(&self) -> Option<&Label> {
+    pub fn label(&self) -> Option<&Label> {
         self.labels.last()?.label.as_ref()
     }
 
