@@ -105,6 +105,10 @@ impl Watched {
             tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
         }
         let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
+        Self::new(history, series)
+    }
+
+    fn new(history: Option<History>, series: Series) -> Self {
         Self {
             merger: Merger::default(),
             series,

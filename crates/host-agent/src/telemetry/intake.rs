@@ -3,7 +3,7 @@
 
 use super::history::{self, HistoryError};
 use super::{Watched, history_path};
-use proteus_brain::telemetry::Faults;
+use proteus_brain::telemetry::{Faults, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::{VmId, VmName};
 use proteus_model::telemetry::{Bucket, GuestSample, Reading};
@@ -23,21 +23,30 @@ pub struct Intake {
     watched: Watched,
 }
 
+/// A VM of which nothing counts but its name and its folder.
+fn seat(dir: &Path, vm: VmId, name: VmName) -> Seat {
+    Seat {
+        id: vm,
+        slot: 0,
+        dir: dir.to_owned(),
+        intent: VmIntent::new(name, Boot::Firmware, Bytes::ZERO),
+        attached: Vec::new(),
+        furnished: false,
+        newborn: false,
+        user: None,
+    }
+}
+
 impl Intake {
     /// Opens the history in a folder, making it where there is none.
     pub fn open(dir: &Path, vm: VmId, name: VmName) -> Self {
-        let intent = VmIntent::new(name, Boot::Firmware, Bytes::ZERO);
-        let seat = Seat {
-            id: vm,
-            slot: 0,
-            dir: dir.to_owned(),
-            intent,
-            attached: Vec::new(),
-            furnished: false,
-            newborn: false,
-            user: None,
-        };
+        let seat = seat(dir, vm, name);
         Self { watched: Watched::open(&seat), seat }
+    }
+
+    /// One that keeps nothing beyond the last minute.
+    pub fn unkept(vm: VmId, name: VmName) -> Self {
+        Self { watched: Watched::new(None, Series::default()), seat: seat(Path::new(""), vm, name) }
     }
 
     /// Takes in what the host counted.
