@@ -59,7 +59,7 @@ async fn vms(State(fleet): State<Shared>) -> Response {
 
 async fn personality(State(fleet): State<Shared>, Path(word): Path<String>) -> Response {
     answer(move || {
-        let (shown_vm, labels, history) = {
+        let (shown_vm, labels, short, history) = {
             let fleet = locked(&fleet);
             let Some(vm) = fleet.vm(&word) else {
                 let hint = "`proteus-libvirt list` shows those that there are";
@@ -70,11 +70,12 @@ async fn personality(State(fleet): State<Shared>, Path(word): Path<String>) -> R
             let id = vm.domain.id;
             let history =
                 fleet.place().map_or_else(|| Ok([Vec::new(), Vec::new()]), |place| place.history(id, since));
-            (Shown::watched(&vm.domain, &vm.judged), fleet.labels.clone(), history)
+            (Shown::watched(&vm.domain, &vm.judged), fleet.labels.clone(), vm.intake().recent(), history)
         };
         match history {
             Ok([minutes, long]) => {
-                Json(view::personality(shown_vm, &minutes, &long, &labels)).into_response()
+                let minutes = view::with_open_minute(minutes, &short);
+                Json(view::personality(shown_vm, &minutes, &long, &labels, now())).into_response()
             }
             Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("{error:#}"), None),
         }

@@ -11,7 +11,6 @@ use crate::watch::{Watcher, until_told};
 use anyhow::Result;
 use proteus_brain::personality::label::{Labels, shipped};
 use proteus_brain::personality::portrait::LATELY_MS;
-use proteus_brain::telemetry::pool;
 use proteus_cli::argument::OutputForm;
 use proteus_cli::client::{Client, ClientError, segment};
 use proteus_cli::command::personality_text;
@@ -131,7 +130,7 @@ fn kept(target: &Target, vm: &str) -> Result<Option<(PersonalityView, Kept)>, Co
         departed: false,
     };
     let labels = Labels::new(&shipped());
-    Ok(Some((view::personality(shown, &minutes, &long, &labels), kept)))
+    Ok(Some((view::personality(shown, &minutes, &long, &labels, now()), kept)))
 }
 
 /// By own sampling, of which nothing is kept.
@@ -147,10 +146,8 @@ async fn sampled(target: &Target, vm: &str, seconds: u64) -> Result<PersonalityV
     let view = |at: UnixMillis| {
         let fleet = crate::api::locked(&fleet);
         let vm = fleet.vm(vm)?;
-        let short = vm.intake().recent();
-        let minute: Vec<_> = short.first().map(|first| pool(first.begins_at, &short)).into_iter().collect();
-        debug_assert!(minute.iter().all(|bucket| bucket.begins_at <= at));
-        Some(view::personality(Shown::watched(&vm.domain, &vm.judged), &minute, &[], &fleet.labels))
+        let minutes = view::with_open_minute(Vec::new(), &vm.intake().recent());
+        Some(view::personality(Shown::watched(&vm.domain, &vm.judged), &minutes, &[], &fleet.labels, at))
     };
     let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
     while tokio::time::timeout_at(end.min(tokio::time::Instant::now() + SAMPLE_EVERY), stop.cancelled())
