@@ -12,13 +12,18 @@ fn is_unseen(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// A text as people see it: what would not be seen is written out.
+/// A name as people see it: what would not be seen is written out.
 pub fn shown(text: &str) -> String {
+    shown_within(text, SHOWN_MAX)
+}
+
+/// The same of any text, of so many characters at most.
+pub fn shown_within(text: &str, most: usize) -> String {
     let mut safe = String::new();
-    for c in text.chars().take(SHOWN_MAX) {
+    for c in text.chars().take(most) {
         if c.is_control() || is_unseen(c) { safe.extend(c.escape_unicode()) } else { safe.push(c) }
     }
-    if text.chars().nth(SHOWN_MAX).is_some() {
+    if text.chars().nth(most).is_some() {
         safe.push('…');
     }
     safe

@@ -18,6 +18,8 @@ const DOMSTATS: &str = "domstats --raw --nowait --state --cpu-total --balloon --
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Most that is read of what it complains of.
 const COMPLAINT_BYTES_MAX: u64 = 16 << 10;
+/// Most of that that is told: a path and what is wrong with it.
+const COMPLAINT_CHARS_MAX: usize = 1000;
 /// Longest wait for a killed process to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(2);
 /// What would make its answer another one: variables of its environment that are taken away.
@@ -183,7 +185,7 @@ impl Virsh {
         let lines: Vec<&str> = said.lines().map(|line| line.trim_start_matches("error: ").trim()).collect();
         let said = lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
         let said = if said.is_empty() { format!("nothing, and virsh ended with {status}") } else { said };
-        Err(VirshError::Refused { said: crate::text::shown(&said) })
+        Err(VirshError::Refused { said: crate::text::shown_within(&said, COMPLAINT_CHARS_MAX) })
     }
 
     /// One round: all domains and what is counted of them, by one process and one connection.

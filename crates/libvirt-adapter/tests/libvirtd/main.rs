@@ -153,8 +153,15 @@ fn listed_and_refused(daemon: &Daemon, adapter: &Adapter) {
         .collect();
     assert_eq!(rows, [(IDLE_NAME, "running"), ("busy", "running"), ("off", "stopped")]);
     assert!(!adapter.state().exists(), "who lists keeps nothing");
-    for order in ["destroy", "undefine", "start", "suspend", "reboot", "managedsave"] {
-        let said = daemon.order_read_only(&format!("{order} {BUSY}"));
+    for (order, vm) in [
+        ("destroy", BUSY),
+        ("undefine", OFF),
+        ("start", OFF),
+        ("suspend", BUSY),
+        ("reboot", BUSY),
+        ("reset", BUSY),
+    ] {
+        let said = daemon.order_read_only(&format!("{order} {vm}"));
         assert!(said.contains("read only access prevents"), "{order}: {said}");
     }
     let said = daemon.order_read_only(&format!("setvcpus {BUSY} 1 --live"));
