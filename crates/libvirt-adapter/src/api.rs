@@ -3,6 +3,7 @@
 
 use crate::fleet::Fleet;
 use crate::metric;
+use crate::place::Place;
 use crate::text::{now, shown};
 use crate::view::{self, Shown, VmRow};
 use axum::extract::{Path, State};
@@ -59,23 +60,24 @@ async fn vms(State(fleet): State<Shared>) -> Response {
 
 async fn personality(State(fleet): State<Shared>, Path(word): Path<String>) -> Response {
     answer(move || {
-        let (shown_vm, labels, short, history) = {
+        let (seen, labels, short, place) = {
             let fleet = locked(&fleet);
             let Some(vm) = fleet.vm(&word) else {
                 let hint = "`proteus-libvirt list` shows those that there are";
                 let message = format!("there is no VM {}", shown(&word));
                 return refusal(StatusCode::NOT_FOUND, "not_found", message, Some(hint));
             };
-            let since = UnixMillis(now().0.saturating_sub(LATELY_MS));
-            let id = vm.domain.id;
-            let history =
-                fleet.place().map_or_else(|| Ok([Vec::new(), Vec::new()]), |place| place.history(id, since));
-            (Shown::watched(&vm.domain, &vm.judged), fleet.labels.clone(), vm.intake().recent(), history)
+            let seen = Shown::watched(&vm.domain, &vm.judged);
+            (seen, fleet.labels.clone(), vm.intake().recent(), fleet.place().map(Place::reader))
         };
+        // Megabytes, while rounds go on.
+        let since = UnixMillis(now().0.saturating_sub(LATELY_MS));
+        let history =
+            place.map_or_else(|| Ok([Vec::new(), Vec::new()]), |place| place.history(seen.id, since));
         match history {
             Ok([minutes, long]) => {
                 let minutes = view::with_open_minute(minutes, &short);
-                Json(view::personality(shown_vm, &minutes, &long, &labels, now())).into_response()
+                Json(view::personality(seen, &minutes, &long, &labels, now())).into_response()
             }
             Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("{error:#}"), None),
         }

@@ -144,7 +144,7 @@ impl Fleet {
             let what = if kind == ChangeKind::Shift { "shift" } else { "anomaly" };
             events.push(event(vm, at, what, label));
         }
-        let due = at.0.saturating_sub(vm.judged.kept_at.0) >= KEEP_EVERY_MS;
+        let due = keep_slot(id, at) != keep_slot(id, vm.judged.kept_at);
         if told != Told::default() || !happened.is_empty() || due {
             self.keep(id, at);
         }
@@ -209,6 +209,12 @@ impl Fleet {
             self.keep(id, at);
         }
     }
+}
+
+/// Which of a VM's times to keep it this moment is in. Each VM has its own, or all would be written at once.
+fn keep_slot(id: VmId, at: UnixMillis) -> u64 {
+    let spread = u64::from_str_radix(&id.short(), 16).unwrap_or(0) % KEEP_EVERY_MS;
+    at.0.saturating_add(spread) / KEEP_EVERY_MS
 }
 
 /// The one of this name, UUID or id. A name is looked for first: it may look like an id.

@@ -56,6 +56,11 @@ impl Place {
         Self { root: root.to_owned(), lock: None }
     }
 
+    /// The same folder, to look into.
+    pub fn reader(&self) -> Self {
+        Self::new(&self.root)
+    }
+
     /// To watch into: one at a time.
     pub fn hold(root: &Path) -> Result<Self> {
         make_dir(&root.join("vms"))?;

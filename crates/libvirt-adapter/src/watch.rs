@@ -117,7 +117,13 @@ impl Watcher {
         let mut strange = 0;
         loop {
             let before = self.failed;
-            match self.round().await {
+            let round = tokio::select! {
+                // Cancel-safe: a token that is waited for again.
+                () = stop.cancelled() => break,
+                // Cancel-safe: a virsh that is not waited for any more is killed, and what is being taken in is taken in.
+                round = self.round() => round,
+            };
+            match round {
                 Ok(events) => {
                     if before > 0 {
                         tracing::info!(uri = %shown(&self.virsh.uri), "libvirt answers again");
