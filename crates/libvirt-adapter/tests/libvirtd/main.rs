@@ -74,7 +74,12 @@ impl Adapter {
 
     fn watch(&self) -> Watching {
         let file = |name: &str| File::options().append(true).create(true).open(self.dir.join(name)).unwrap();
-        let mut command = self.command(&["watch", "--every", "2", "--limit", "4", "--output", "json"]);
+        let words = ["watch", "--every", "2", "--limit", "4", "--output", "json"];
+        let watch = self.command(&words);
+        // Ends with the test, also where that is killed; its process is the one that is started here.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(watch.get_program()).args(watch.get_args());
+        command.env("HOME", self.dir.join("home")).current_dir(self.dir.join("home")).stdin(Stdio::null());
         Watching(command.stdout(file("events")).stderr(file("log")).spawn().unwrap())
     }
 
