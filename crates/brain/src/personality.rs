@@ -10,6 +10,14 @@ pub mod shift;
 
 pub mod traits;
 
+mod record;
+
+mod judged;
+
+pub mod portrait;
+
+pub use judged::{Judged, Lately, Told};
+pub use record::PersonalityRecord;
 pub use reference::Reference;
 
 use proteus_model::personality::{Dimension, Usage};

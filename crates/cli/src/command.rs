@@ -18,6 +18,8 @@ mod uplink;
 
 mod usage;
 
+pub use label::whole as personality_text;
+
 use crate::argument::{
     Allocation, Arm, Audit, Command, Disarm, Goal, Host, Morph, OutputForm, Profile, RoleWord, Token, Vm,
     VmCreate,

@@ -3,8 +3,6 @@
 
 mod collect;
 
-mod record;
-
 mod teach;
 
 mod view;
@@ -14,16 +12,11 @@ use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, Records, TRIES, Versioned};
 use crate::store::StoreError;
 use crate::vm::VmRecord;
-use proteus_brain::personality::change::ChangeWatch;
-use proteus_brain::personality::label::{LabelWatch, Labels, Programs, shipped};
-use proteus_brain::personality::traits::{TRAIT_BUCKETS, traits};
+use proteus_brain::personality::label::{Labels, shipped};
+use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
-use proteus_model::personality::{ChangeKind, Judgement, Label, Labelled, TraitVector, UNKNOWN};
-use proteus_model::telemetry::{Bucket, Tier};
-use proteus_model::unit::UnixMillis;
-use proteus_protocol::node::v1::RecentObserved;
-use record::PersonalityRecord;
-use std::collections::{HashMap, VecDeque};
+use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,28 +24,13 @@ use std::time::Duration;
 const JUDGE_EVERY: Duration = Duration::from_secs(10);
 /// How often what is known is written where nothing was told.
 const KEEP_EVERY_MS: u64 = 600_000;
-/// Vectors of lately that a label is learned from: two minutes.
-const LATELY: usize = 12;
-
-/// One VM, as it is judged.
-struct Judged {
-    record: PersonalityRecord,
-    label: LabelWatch,
-    change: ChangeWatch,
-    /// Begin of the last bucket that was judged.
-    bucket: Option<UnixMillis>,
-    /// The vectors of lately, the oldest first.
-    lately: VecDeque<TraitVector>,
-    /// The last judgement with all that is known, and by the host alone.
-    judgements: Option<[Judgement; 2]>,
-    kept_at: UnixMillis,
-    asking: collect::Asking,
-}
 
 /// All VMs, as they are judged.
 #[derive(Default)]
 pub(crate) struct Personalities {
     vms: Mutex<HashMap<VmId, Judged>>,
+    /// How the asking of agents goes. Locked after `vms` where both are.
+    asking: Mutex<HashMap<VmId, collect::Asking>>,
     /// `None`: not read yet.
     labels: Mutex<Option<Arc<Labels>>>,
 }
@@ -62,6 +40,10 @@ impl Personalities {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn asking(&self) -> MutexGuard<'_, HashMap<VmId, collect::Asking>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn labels(&self) -> MutexGuard<'_, Option<Arc<Labels>>> {
         self.labels.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,6 +51,7 @@ impl Personalities {
     /// The VM is no more.
     pub(crate) fn forget(&self, vm: VmId) {
         self.vms().remove(&vm);
+        self.asking().remove(&vm);
     }
 
     /// The label that a VM bears, and how often it changed, of each kind; `None`: it was not judged since Proteus began.
@@ -77,77 +60,6 @@ impl Personalities {
         let judged = vms.get(&vm)?;
         Some((judged.label.borne().cloned(), judged.record.told))
     }
-}
-
-/// What one look told.
-#[derive(Debug, Default, PartialEq)]
-struct Told {
-    label: bool,
-    change: Option<ChangeKind>,
-}
-
-impl Judged {
-    fn resume(record: PersonalityRecord, at: UnixMillis) -> Self {
-        Self {
-            label: LabelWatch::resume(record.label().cloned()),
-            change: ChangeWatch::resume(record.usual.clone()),
-            bucket: None,
-            lately: VecDeque::new(),
-            judgements: None,
-            record,
-            kept_at: at,
-            asking: collect::Asking::default(),
-        }
-    }
-
-    /// Judges the last minute.
-    fn look(&mut self, at: UnixMillis, recent: &RecentObserved, labels: &Labels) -> Told {
-        let buckets = unbroken(&recent.buckets);
-        let newest = buckets.last().map(|bucket| bucket.begins_at);
-        if newest.is_none() || newest == self.bucket {
-            return Told::default();
-        }
-        self.bucket = newest;
-        if let Some(applications) = &recent.applications {
-            self.record.applications = Some((at, applications.clone()));
-        }
-        if recent.flows.is_some() {
-            self.record.flows.clone_from(&recent.flows);
-        }
-        let vector = traits(buckets, recent.vcpus);
-        if vector.known().next().is_none() {
-            return Told::default();
-        }
-        let programs: Option<Programs> = recent
-            .applications
-            .as_ref()
-            .map(|all| all.iter().map(|app| (app.name.clone(), app.cpu_share)).collect());
-        let whole = labels.judge(&vector, programs.as_ref());
-        let host = labels.judge(&vector.of_host(), None);
-        self.lately.push_back(vector);
-        self.lately.drain(..self.lately.len().saturating_sub(LATELY));
-        self.record.judged(at, &vector);
-        let mut told = Told::default();
-        if self.label.push(whole.label.as_ref()) {
-            self.record.labelled(Labelled { since: at, label: self.label.borne().cloned() });
-            told.label = true;
-        }
-        self.judgements = Some([whole, host]);
-        if let Some(change) = self.change.push(at, &vector, self.label.borne(), labels) {
-            told.change = Some(change.kind);
-            self.record.changed(change);
-        }
-        told
-    }
-}
-
-/// The buckets at the end that follow each other without a gap, at most a minute.
-fn unbroken(buckets: &[Bucket]) -> &[Bucket] {
-    let step = Tier::ALL[0].step_s * 1000;
-    let follows = |pair: &&[Bucket]| pair[1].begins_at.0 == pair[0].begins_at.0 + step;
-    let pairs = buckets.windows(2).rev().take_while(follows).count();
-    let length = (pairs + 1).min(TRAIT_BUCKETS).min(buckets.len());
-    &buckets[buckets.len() - length..]
 }
 
 /// Names records of personalities and taught prototypes that cannot be read.
@@ -181,8 +93,16 @@ impl Control {
             let (told, due) = {
                 let mut vms = self.personalities.vms();
                 let Some(judged) = vms.get_mut(&recent.vm) else { continue };
-                let told = judged.look(at, &recent, &labels);
-                let due = judged.bucket.is_some() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
+                let seen = Lately {
+                    buckets: &recent.buckets,
+                    vcpus: recent.vcpus,
+                    applications: recent.applications.as_deref(),
+                };
+                let told = judged.look(at, &seen, &labels);
+                if recent.flows.is_some() {
+                    judged.record.flows.clone_from(&recent.flows);
+                }
+                let due = judged.was_looked_at() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
                 (told, due)
             };
             if recent.applications.is_some() {
@@ -243,8 +163,7 @@ impl Control {
             let mut vms = self.personalities.vms();
             let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
             judged.kept_at = self.now();
-            judged.record.usual = judged.change.memory();
-            judged.record.clone()
+            judged.memory()
         };
         for tries in 1.. {
             // Only for a VM that is there: one that is deleted meanwhile leaves nothing.
@@ -279,6 +198,3 @@ impl Control {
         Ok(labels)
     }
 }
-
-#[cfg(test)]
-mod tests;

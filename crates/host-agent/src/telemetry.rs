@@ -28,7 +28,7 @@ use proteus_protocol::node::v1::{
     HistoryObserved, Measurement, NodeError, NodeErrorCode, RecentObserved, UsageObserved,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -92,13 +92,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where a VM's history is.
-pub(crate) fn history_path(seat: &Seat) -> PathBuf {
-    seat.dir.join("history")
+pub(crate) fn history_path(dir: &Path) -> PathBuf {
+    dir.join("history")
 }
 
 impl Watched {
     fn open(seat: &Seat) -> Self {
-        let history = match History::open(&history_path(seat), seat.id) {
+        let history = match History::open(&history_path(&seat.dir), seat.id) {
             Ok((history, aside)) => {
                 if let Some(aside) = aside {
                     tracing::warn!(vm = %seat.intent.name, aside = %aside.display(), "its history could not be read and is put aside");
@@ -115,6 +115,10 @@ impl Watched {
             tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
         }
         let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
+        Self::new(history, series)
+    }
+
+    fn new(history: Option<History>, series: Series) -> Self {
         Self {
             merger: Merger::default(),
             series,
@@ -418,7 +422,7 @@ impl HostAgent {
 
     /// A VM's history of one resolution.
     pub(crate) async fn history_of(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
-        let path = history_path(&self.seat(vm)?);
+        let path = history_path(&self.seat(vm)?.dir);
         // Megabytes and their logarithms: nobody else would get this thread meanwhile.
         let read = tokio::task::spawn_blocking(move || history::read(&path, tier)).await;
         let (buckets, damaged) = read.map_err(task_error)?.map_err(history_error)?;

@@ -2,12 +2,15 @@
 
 mod label;
 
+mod portrait;
+
 mod traits;
 
 pub use label::{
     Candidate, ChangeKind, Evidence, Judgement, LABEL_CHARS_MAX, Label, LabelError, Labelled,
     PersonalityChange, Prototype, UNKNOWN,
 };
+pub use portrait::{Part, Performance, Traffic, TraitSeen};
 pub use traits::{TRAITS, Trait, TraitVector};
 
 use serde::{Deserialize, Serialize};

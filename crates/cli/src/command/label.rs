@@ -143,8 +143,8 @@ fn traits(all: &[TraitView]) -> String {
     indented(&table(&["TRAIT", "VALUE", "DEVIATION", "WEIGHT", "SAID BY", "WHAT IT IS"], &rows))
 }
 
-/// All of it; `now` is the reader's clock, ms since 1970.
-fn whole(view: &PersonalityView, now: u64) -> String {
+/// All of it, for people; `now` is the reader's clock, ms since 1970.
+pub fn whole(view: &PersonalityView, now: u64) -> String {
     let mut text = String::new();
     let label = view.label.as_deref().unwrap_or(UNKNOWN);
     let at = view.at.map_or_else(|| "not judged yet".to_owned(), |at| age(at.0, now));

@@ -26,15 +26,19 @@ pub(super) struct Asking {
     /// Whether it still owes an answer.
     owed: bool,
     /// Why the last question was not answered.
-    pub(super) failed: Option<String>,
+    failed: Option<String>,
 }
 
 impl Personalities {
+    /// Why an agent's collectors are not heard.
+    pub(super) fn failed(&self, vm: VmId) -> Option<String> {
+        self.asking().get(&vm).and_then(|asking| asking.failed.clone())
+    }
+
     /// Whether an agent is to be asked now; from then on it owes an answer.
     fn begin_asking(&self, vm: VmId, now: UnixMillis) -> bool {
-        let mut vms = self.vms();
-        let Some(judged) = vms.get_mut(&vm) else { return false };
-        let asking = &mut judged.asking;
+        let mut all = self.asking();
+        let asking = all.entry(vm).or_default();
         let is_due = asking.at.is_none_or(|at| now.0.saturating_sub(at.0) >= COLLECT_EVERY_MS);
         if asking.owed || !is_due {
             return false;
@@ -109,19 +113,23 @@ impl Control {
         };
         let at = self.now();
         let is_erased = {
-            let mut vms = self.personalities.vms();
-            let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
-            judged.asking.owed = false;
+            let (mut vms, mut all) = (self.personalities.vms(), self.personalities.asking());
+            let Some(judged) = vms.get_mut(&vm) else {
+                all.remove(&vm);
+                return Ok(());
+            };
+            let asking = all.entry(vm).or_default();
+            asking.owed = false;
             match answer? {
                 Ok(findings) => {
-                    judged.asking.failed = None;
+                    asking.failed = None;
                     judged.record.found(at, findings)
                 }
                 Err(error) => {
                     let is_old = error.code == NodeErrorCode::Unsupported;
-                    judged.asking.failed = Some(error.message);
+                    asking.failed = Some(error.message);
                     // An agent of before is not asked again and again, but when it may have been replaced.
-                    judged.asking.at =
+                    asking.at =
                         if is_old { Some(UnixMillis(at.0 + 20 * COLLECT_EVERY_MS)) } else { Some(at) };
                     false
                 }
@@ -145,9 +153,10 @@ impl Control {
         let vms = self.personalities.vms();
         let judged = vms.get(&record.id);
         let findings = judged.and_then(|judged| judged.record.findings.as_ref());
+        let failed = self.personalities.failed(record.id);
         let missing = match judged {
             None => Some("the VM was not looked at yet".to_owned()),
-            Some(judged) if judged.asking.failed.is_some() => judged.asking.failed.clone(),
+            Some(_) if failed.is_some() => failed,
             Some(_) if findings.is_none() => Some("no agent was heard yet".to_owned()),
             Some(_) => None,
         };
@@ -197,7 +206,7 @@ impl Control {
             let mut vms = self.personalities.vms();
             if let Some(judged) = vms.get_mut(&id) {
                 judged.record.forget_collected(&wanted);
-                judged.asking.at = None;
+                self.personalities.asking().entry(id).or_default().at = None;
             }
             vms.contains_key(&id)
         };

@@ -1,14 +1,21 @@
-//! The way of one VM's figures into its history, without a VM behind it: for whoever measures what that way costs. Must
-//! never take another way than the node's own.
+//! The way of one VM's figures into its history, without a node behind it: for whoever watches VMs that Proteus does not
+//! run, or measures what that way costs. Must never take another way than the node's own.
 
-use super::Watched;
+use super::history::{self, HistoryError};
+use super::{Watched, history_path};
+use proteus_brain::telemetry::{Faults, Series};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::{VmId, VmName};
-use proteus_model::telemetry::GuestSample;
+use proteus_model::telemetry::{Bucket, GuestSample, Reading};
 use proteus_model::unit::{Bytes, UnixMillis};
 use proteus_model::vm::{Boot, VmCounters, VmIntent};
 use proteus_protocol::guest::v1::Sample;
 use std::path::Path;
+
+/// Why a history could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the history of the VM cannot be read")]
+pub struct IntakeError(#[source] HistoryError);
 
 /// What the node holds of one VM that it watches.
 pub struct Intake {
@@ -16,21 +23,30 @@ pub struct Intake {
     watched: Watched,
 }
 
+/// A VM of which nothing counts but its name and its folder.
+fn seat(dir: &Path, vm: VmId, name: VmName) -> Seat {
+    Seat {
+        id: vm,
+        slot: 0,
+        dir: dir.to_owned(),
+        intent: VmIntent::new(name, Boot::Firmware, Bytes::ZERO),
+        attached: Vec::new(),
+        furnished: false,
+        newborn: false,
+        user: None,
+    }
+}
+
 impl Intake {
     /// Opens the history in a folder, making it where there is none.
     pub fn open(dir: &Path, vm: VmId, name: VmName) -> Self {
-        let intent = VmIntent::new(name, Boot::Firmware, Bytes::ZERO);
-        let seat = Seat {
-            id: vm,
-            slot: 0,
-            dir: dir.to_owned(),
-            intent,
-            attached: Vec::new(),
-            furnished: false,
-            newborn: false,
-            user: None,
-        };
+        let seat = seat(dir, vm, name);
         Self { watched: Watched::open(&seat), seat }
+    }
+
+    /// One that keeps nothing beyond the last minute.
+    pub fn unkept(vm: VmId, name: VmName) -> Self {
+        Self { watched: Watched::new(None, Series::default()), seat: seat(Path::new(""), vm, name) }
     }
 
     /// Takes in what the host counted.
@@ -43,5 +59,48 @@ impl Intake {
         let Ok(word) = GuestSample::try_from(said) else { return false };
         self.watched.hear_guest(at, steady_ms, &word);
         true
+    }
+
+    /// The VM does not run any more, or nobody looks at it any more: what is open is closed and kept.
+    pub fn end(&mut self) {
+        self.watched.end(&self.seat);
+    }
+
+    /// What is counted next is a beginning: the VM has a new VMM, or other devices.
+    pub fn begin_anew(&mut self) {
+        self.watched.merger.begin_anew();
+    }
+
+    /// The short buckets of the last minute, the oldest first.
+    pub fn recent(&self) -> Vec<Bucket> {
+        self.watched.recent.iter().cloned().collect()
+    }
+
+    /// What was measured last, and when; `None`: nothing since it began to run.
+    pub fn last(&self) -> Option<(UnixMillis, Reading)> {
+        self.watched.last
+    }
+
+    /// What was wrong with what came so far.
+    pub fn faults(&self) -> Faults {
+        let mut faults = *self.watched.merger.faults();
+        faults.add(self.watched.series.faults());
+        faults
+    }
+
+    /// The buckets of one resolution in the history in a folder, the oldest first, and how many of it are damaged.
+    pub fn history(dir: &Path, tier: usize) -> Result<(Vec<Bucket>, u64), IntakeError> {
+        history::read(&history_path(dir), tier).map_err(IntakeError)
+    }
+
+    /// The whole history in a folder as a file that a Proteus takes in; `None`: there is none.
+    pub fn export(dir: &Path) -> Result<Option<Vec<u8>>, IntakeError> {
+        let path = history_path(dir);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|source| HistoryError::File { doing: "read", path, source }),
+        };
+        let whole = bytes.and_then(|bytes| history::decode(&bytes).map(|_| bytes));
+        whole.map(Some).map_err(IntakeError)
     }
 }

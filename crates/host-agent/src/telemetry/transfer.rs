@@ -54,7 +54,7 @@ impl HostAgent {
     /// The whole history of a VM, as a file.
     pub(crate) fn exported(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {
         let seat = self.seat(vm)?;
-        let opened = History::open(&history_path(&seat), vm);
+        let opened = History::open(&history_path(&seat.dir), vm);
         opened.and_then(|(history, _)| history.export()).map_err(history_error)
     }
 
@@ -65,7 +65,7 @@ impl HostAgent {
         bytes: &[u8],
         dry_run: bool,
     ) -> Result<ImportObserved, NodeError> {
-        let path = history_path(&self.seat(vm)?);
+        let path = history_path(&self.seat(vm)?.dir);
         let bytes = bytes.to_vec();
         // Seconds for a large one, in which nobody else would get this thread.
         let taken = tokio::task::spawn_blocking(move || take_in(&path, vm, &bytes, dry_run)).await;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Folder of a crate, and the crates of ours that it may import.
-const TABLE: [(&str, &[&str]); 12] = [
+const TABLE: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("xtask", &[]),
     ("brain", &["model"]),
@@ -17,6 +17,7 @@ const TABLE: [(&str, &[&str]); 12] = [
     ("cli", &["protocol", "model"]),
     ("host-agent", &["hypervisor", "brain", "protocol", "model"]),
     ("control-plane", &["brain", "protocol", "model"]),
+    ("libvirt-adapter", &["host-agent", "cli", "brain", "protocol", "model"]),
     ("twin", &["host-agent", "control-plane", "hypervisor", "brain", "protocol", "model"]),
     ("lab", &["twin", "brain", "protocol", "model"]),
     ("proteus", &["model", "brain", "protocol", "hypervisor", "host-agent", "control-plane", "cli", "twin"]),
@@ -76,6 +77,7 @@ fn package(folder: &str) -> String {
     match folder {
         "proteus" | "xtask" => folder.to_owned(),
         "guest-agent" => "proteus-guest".to_owned(),
+        "libvirt-adapter" => "proteus-libvirt".to_owned(),
         _ => format!("proteus-{folder}"),
     }
 }

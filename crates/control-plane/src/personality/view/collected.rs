@@ -1,7 +1,7 @@
 //! The parts of a record that the collectors inside a VM tell of. Must never show what is older than it says, nor
 //! nothing as zero: a part that was not found names the collector that would find it, and why it did not.
 
-use super::super::PersonalityRecord;
+use proteus_brain::personality::PersonalityRecord;
 use proteus_model::telemetry::{
     Application, Collector, CollectorState, ConnectionsObserved, EndpointObserved, Findings, FlowDirection,
     Found,

@@ -1,8 +1,10 @@
 //! What a VM is observed to be, as it is shown. What is not known is not there, and each part says why.
 
 use super::collected::{BegunView, ConnectionsView, EndpointView, GpuView, LogView};
-use proteus_model::personality::{Candidate, Evidence, Judgement, Labelled, PersonalityChange};
-use proteus_model::telemetry::Application;
+use proteus_model::personality::{
+    Candidate, Evidence, Judgement, Labelled, Part, Performance, PersonalityChange, Traffic, TraitSeen,
+};
+use proteus_model::telemetry::{Application, Metric};
 use proteus_model::unit::UnixMillis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,6 +145,12 @@ impl<T> PartView<T> {
             missing: vec![why.to_owned()],
         }
     }
+
+    /// The same with its value as it is shown.
+    fn of<S>(part: Part<S>, view: impl FnOnce(S) -> T) -> Self {
+        let Part { source, at, coverage, value, missing } = part;
+        Self { source, at, coverage, value: value.map(view), missing }
+    }
 }
 
 /// A change of how a VM is built or set.
@@ -232,6 +240,22 @@ pub struct TrafficView {
     pub connections: Option<ConnectionsView>,
 }
 
+impl From<Part<Traffic>> for PartView<TrafficView> {
+    fn from(part: Part<Traffic>) -> Self {
+        Self::of(part, |traffic| TrafficView {
+            received: traffic.received,
+            sent: traffic.sent,
+            sent_share: traffic.sent_share,
+            packet_in: traffic.packet_in,
+            packet_out: traffic.packet_out,
+            burstiness: traffic.burstiness,
+            by_hour: traffic.by_hour,
+            begun: None,
+            connections: None,
+        })
+    }
+}
+
 /// How a metric was over the last hour.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PerformanceView {
@@ -241,6 +265,15 @@ pub struct PerformanceView {
     pub p95: f32,
     /// What it is measured in.
     pub unit: String,
+}
+
+impl From<Part<BTreeMap<Metric, Performance>>> for PartView<BTreeMap<String, PerformanceView>> {
+    fn from(part: Part<BTreeMap<Metric, Performance>>) -> Self {
+        let view = |(metric, Performance { p50, p95 }): (Metric, Performance)| {
+            (metric.name().to_owned(), PerformanceView { p50, p95, unit: metric.unit().to_owned() })
+        };
+        Self::of(part, |all| all.into_iter().map(view).collect())
+    }
 }
 
 /// One dimension of the trait vector.
@@ -258,6 +291,20 @@ pub struct TraitView {
     pub weight: f32,
     /// Whether there is only the guest's word for it.
     pub of_guest: bool,
+}
+
+impl From<Part<Vec<TraitSeen>>> for PartView<Vec<TraitView>> {
+    fn from(part: Part<Vec<TraitSeen>>) -> Self {
+        let view = |TraitSeen { of, value, deviation, weight }: TraitSeen| TraitView {
+            name: of.name().to_owned(),
+            meaning: of.meaning().to_owned(),
+            value,
+            deviation,
+            weight,
+            of_guest: of.is_of_guest(),
+        };
+        Self::of(part, |all| all.into_iter().map(view).collect())
+    }
 }
 
 /// The parts of the record.

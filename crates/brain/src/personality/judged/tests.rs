@@ -1,7 +1,8 @@
 //! What one look tells, and which buckets it is made of.
 
 use super::*;
-use proteus_model::personality::{Prototype, Trait};
+use proteus_model::id::VmId;
+use proteus_model::personality::{Label, Prototype, Trait};
 use proteus_model::telemetry::{Application, METRICS, Metric, Summary};
 use proteus_model::unit::{Bytes, Millis};
 
@@ -24,14 +25,17 @@ fn bucket(at_s: u64, cpu: f32, packets: f32) -> Bucket {
     Bucket { begins_at: UnixMillis(at_s * 1000), readings: 10, summaries }
 }
 
-fn recent(until_s: u64, cpu: f32, packets: f32) -> RecentObserved {
-    let buckets = (0..6).map(|at| bucket(until_s - 60 + at * 10, cpu, packets)).collect();
-    RecentObserved { vm: VmId::from_bits(7), vcpus: 1, buckets, applications: None, flows: None }
+fn recent(until_s: u64, cpu: f32, packets: f32) -> Vec<Bucket> {
+    (0..6).map(|at| bucket(until_s - 60 + at * 10, cpu, packets)).collect()
+}
+
+fn lately(buckets: &[Bucket]) -> Lately<'_> {
+    Lately { buckets, vcpus: 1, applications: None }
 }
 
 fn labels() -> Labels {
     let of = |name: &str, cpu: f32, packets: f32| {
-        let traits = traits(&recent(1000, cpu, packets).buckets, 1);
+        let traits = traits(&recent(1000, cpu, packets), 1);
         Prototype { label: name.parse().unwrap(), source: "a test".into(), traits, programs: Vec::new() }
     };
     Labels::new(&[of("web frontend", 400.0, 900.0), of("idle", 2.0, 0.1), of("batch analytics", 990.0, 0.2)])
@@ -56,9 +60,9 @@ fn a_label_comes_after_three_looks_and_other_work_is_a_shift() {
         let until = 1000 + look * 10;
         let (cpu, packets) = if look < 30 { (400.0, 900.0) } else { (980.0, 0.2) };
         let at = UnixMillis(until * 1000);
-        let new = judged.look(at, &recent(until, cpu, packets), &labels);
+        let new = judged.look(at, &lately(&recent(until, cpu, packets)), &labels);
         // Asked again before there is more to see, it says nothing.
-        assert_eq!(judged.look(at, &recent(until, cpu, packets), &labels), Told::default());
+        assert_eq!(judged.look(at, &lately(&recent(until, cpu, packets)), &labels), Told::default());
         if new != Told::default() {
             told.push((look, new.label, new.change));
         }
@@ -77,7 +81,10 @@ fn a_label_comes_after_three_looks_and_other_work_is_a_shift() {
     let text = serde_json::to_string(&judged.record).unwrap();
     let mut again = Judged::resume(serde_json::from_str(&text).unwrap(), UnixMillis(0));
     assert_eq!(again.record, judged.record);
-    assert_eq!(again.look(UnixMillis(2_000_000), &recent(2000, 980.0, 0.2), &labels), Told::default());
+    assert_eq!(
+        again.look(UnixMillis(2_000_000), &lately(&recent(2000, 980.0, 0.2)), &labels),
+        Told::default()
+    );
     assert_eq!(again.label.borne().map(Label::as_str), Some("batch analytics"));
 }
 
@@ -96,8 +103,8 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
     };
     for look in 0..3 {
         let until = 1000 + look * 10;
-        let applications = Some(vec![nginx.clone()]);
-        let seen = RecentObserved { applications, ..recent(until, 400.0, 900.0) };
+        let (applications, buckets) = ([nginx.clone()], recent(until, 400.0, 900.0));
+        let seen = Lately { applications: Some(&applications), ..lately(&buckets) };
         judged.look(UnixMillis(until * 1000), &seen, &labels());
     }
     let [whole, host] = judged.judgements.as_ref().unwrap();

@@ -1,6 +1,6 @@
 //! What is kept of a VM's personality, bounded. Must never hold what only a person may tell.
 
-use proteus_brain::personality::change::ChangeMemory;
+use super::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
 use proteus_model::telemetry::{Application, CollectIntent, Collector, Findings, FlowBegun};
@@ -12,7 +12,7 @@ const KEPT: usize = 64;
 
 /// One VM's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct PersonalityRecord {
+pub struct PersonalityRecord {
     /// Since when it is watched.
     pub since: UnixMillis,
     /// When it was last judged.
@@ -43,7 +43,8 @@ pub(super) struct PersonalityRecord {
 }
 
 impl PersonalityRecord {
-    pub(super) fn new(since: UnixMillis) -> Self {
+    /// One of which nothing is known yet.
+    pub fn new(since: UnixMillis) -> Self {
         Self {
             since,
             at: None,
@@ -61,7 +62,7 @@ impl PersonalityRecord {
     }
 
     /// A clone is at first what its template was. What the template went through is not the clone's.
-    pub(super) fn inherited(at: UnixMillis, template: VmId, of: Option<Self>) -> Self {
+    pub fn inherited(at: UnixMillis, template: VmId, of: Option<Self>) -> Self {
         let label = of.as_ref().and_then(Self::label).cloned();
         let mut record = Self::new(at);
         if label.is_some() {
@@ -72,7 +73,7 @@ impl PersonalityRecord {
     }
 
     /// The label that it bears.
-    pub(super) fn label(&self) -> Option<&Label> {
+    pub fn label(&self) -> Option<&Label> {
         self.labels.last()?.label.as_ref()
     }
 
@@ -83,13 +84,13 @@ impl PersonalityRecord {
     }
 
     /// Keeps what its collectors found. Whether something of before is to be gone everywhere now.
-    pub(super) fn found(&mut self, at: UnixMillis, findings: Findings) -> bool {
+    pub fn found(&mut self, at: UnixMillis, findings: Findings) -> bool {
         self.findings = Some((at, findings));
         false
     }
 
     /// Forgets what was found by collectors that are switched off.
-    pub(super) fn forget_collected(&mut self, intent: &CollectIntent) {
+    pub fn forget_collected(&mut self, intent: &CollectIntent) {
         let Some((_, findings)) = &mut self.findings else { return };
         for name in &intent.off {
             match name {
