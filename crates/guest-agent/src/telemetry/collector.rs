@@ -87,7 +87,10 @@ fn clear(findings: &mut Findings, name: Collector) {
         Collector::Logs => findings.logs = None,
         Collector::Gpus => findings.gpus = None,
         Collector::Endpoints => findings.endpoints = None,
-        Collector::Files | Collector::Configuration | Collector::Users | Collector::Unknown => {}
+        Collector::Files => findings.files = None,
+        Collector::Configuration => findings.configuration = None,
+        Collector::Users => findings.users = None,
+        Collector::Unknown => {}
     }
 }
 
