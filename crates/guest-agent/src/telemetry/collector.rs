@@ -12,9 +12,13 @@ mod connection;
 
 mod endpoint;
 
+mod file;
+
 mod gpu;
 
 mod log;
+
+mod mount;
 
 use crate::sys;
 use budget::Budget;
@@ -72,6 +76,16 @@ pub trait Collect {
 pub fn wall_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number that nobody foresees.
+fn random() -> u64 {
+    let mut bits = [0u8; 8];
+    // The only failure is an interruption before any byte came: then the clock is what there is.
+    match rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bits),
+        _ => wall_ms(),
+    }
 }
 
 /// What was found just now.
@@ -283,6 +297,7 @@ pub fn run() -> ExitCode {
             Box::new(call::Calls::default()),
             Box::new(connection::Connections::new(listeners.clone())),
             Box::new(endpoint::Endpoints::new(listeners)),
+            Box::new(file::FileKinds::default()),
         ],
         now,
     );
