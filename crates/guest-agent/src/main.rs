@@ -8,6 +8,8 @@ mod boot;
 
 mod channel;
 
+mod digest;
+
 mod execution;
 
 mod failure;
@@ -23,6 +25,8 @@ mod process;
 mod procfs;
 
 mod service;
+
+mod state;
 
 mod sys;
 

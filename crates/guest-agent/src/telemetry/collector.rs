@@ -8,6 +8,8 @@ mod budget;
 
 mod call;
 
+mod configuration;
+
 mod connection;
 
 mod endpoint;
@@ -19,6 +21,8 @@ mod gpu;
 mod log;
 
 mod mount;
+
+mod walk;
 
 use crate::sys;
 use budget::Budget;
@@ -297,6 +301,7 @@ pub fn run() -> ExitCode {
             Box::new(call::Calls::default()),
             Box::new(connection::Connections::new(listeners.clone())),
             Box::new(endpoint::Endpoints::new(listeners)),
+            Box::new(configuration::History::default()),
             Box::new(file::FileKinds::default()),
         ],
         now,

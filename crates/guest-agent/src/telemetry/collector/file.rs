@@ -10,8 +10,7 @@ mod number;
 
 mod place;
 
-mod walk;
-
+use super::walk::{Go, Met, Walk, beginning};
 use super::{Collect, Step, found, wall_ms};
 use content::SensitiveClassIndex;
 use place::{Place, places};
@@ -19,13 +18,11 @@ use proteus_protocol::guest::v1::findings::{
     Collector, FileKind, Files, Findings, KindCount, SIZES, SensitiveCount,
 };
 use rustix::fd::BorrowedFd;
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::Stat;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use walk::{Go, Met, Walk};
 
 /// Entries of folders in one round; a step looks at so many.
 const ENTRIES_MAX: u64 = 2_000_000;
@@ -93,32 +90,6 @@ fn bytes_on_disk(stat: &Stat) -> u64 {
     // Small ones may lie in their inode, and take no block.
     let bytes = if taken == 0 && size <= 4096 { size } else { size.min(taken) };
     bytes / u64::from(u32::try_from(stat.st_nlink).unwrap_or(u32::MAX).max(1))
-}
-
-/// The beginning of a file, read so that nobody notices: not the time at which it was read, no waiting at a pipe that
-/// took its name meanwhile.
-fn beginning<'a>(
-    folder: BorrowedFd<'_>,
-    name: &CStr,
-    inode: u64,
-    buffer: &'a mut Vec<u8>,
-) -> Option<&'a [u8]> {
-    let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(folder, name, flags, Mode::empty()).ok()?;
-    let stat = fstat(&file).ok()?;
-    let is_it = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_ino == inode;
-    is_it.then_some(())?;
-    buffer.resize(SAMPLE_BYTES, 0);
-    let mut length = 0;
-    while length < SAMPLE_BYTES {
-        match rustix::io::read(&file, &mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(got) => length += got,
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
-    Some(&buffer[..length])
 }
 
 /// What is counted in a round.
@@ -193,7 +164,7 @@ impl Tally {
         if self.files.sampled >= SAMPLES_MAX || chance(self.salt, stat) > self.share {
             return None;
         }
-        let text = beginning(folder, name, stat.st_ino, &mut self.buffer)?;
+        let text = beginning(folder, (name, stat.st_ino), SAMPLE_BYTES, &mut self.buffer)?;
         let found = content::classes(text);
         let length = text.len();
         self.files.sampled += 1;
@@ -202,7 +173,7 @@ impl Tally {
     }
 
     /// Takes notice of what a walk met; how much was read for it, and whether the step is over.
-    fn meet(&mut self, top: Option<&CStr>, place: &Place, met: Met<'_>) -> (usize, Go) {
+    fn meet(&mut self, path: &[u8], place: &Place, met: Met<'_>) -> (usize, Go) {
         self.entries += 1;
         let go = if self.entries.is_multiple_of(STEP_ENTRIES) { Go::Pause } else { Go::On };
         match met {
@@ -217,7 +188,8 @@ impl Tally {
                 (LOOK_BYTES, go)
             }
             Met::File(folder, name, stat) => {
-                let is_below_etc = place.point == Path::new("/") && top == Some(c"etc");
+                let is_etc = path == b"./etc" || path.starts_with(b"./etc/");
+                let is_below_etc = place.point == Path::new("/") && is_etc;
                 let kind = self.count((name, stat), is_below_etc, place.keeps_read_time);
                 match self.sample(folder, (name, stat), kind) {
                     // To read one is the work of a step.
@@ -281,8 +253,8 @@ impl Round {
             self.walk = next;
         }
         let Some((place, walk)) = &mut self.walk else { return false };
-        let is_left = walk.go_on(|top, met| {
-            let (bytes, go) = self.tally.meet(top, place, met);
+        let is_left = walk.go_on(|path, met| {
+            let (bytes, go) = self.tally.meet(path, place, met);
             rate.spend(bytes);
             go
         });
