@@ -8,6 +8,8 @@ mod boot;
 
 mod channel;
 
+mod consent;
+
 mod digest;
 
 mod execution;
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--version") {
         println!("proteus-guest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
+    }
+    if std::env::args().nth(1).as_deref() == Some("consent") {
+        let words: Vec<String> = std::env::args().skip(2).collect();
+        return consent::command::run(&words);
     }
     if std::env::args().nth(1).as_deref() == Some("collect") {
         return telemetry::collector::run();

@@ -22,10 +22,13 @@ mod log;
 
 mod mount;
 
+mod user;
+
 mod walk;
 
 use crate::sys;
 use budget::Budget;
+pub use configuration::forget_history;
 pub use log::count_lines;
 use proteus_protocol::guest::v1::findings::{
     CollectPolicy, Collector, CollectorState, CollectorStatus, Findings, Found,
@@ -301,6 +304,7 @@ pub fn run() -> ExitCode {
             Box::new(call::Calls::default()),
             Box::new(connection::Connections::new(listeners.clone())),
             Box::new(endpoint::Endpoints::new(listeners)),
+            Box::new(user::People::default()),
             Box::new(configuration::History::default()),
             Box::new(file::FileKinds::default()),
         ],

@@ -10,12 +10,19 @@ mod record;
 mod sysctl;
 
 use super::{Collect, Step, found, wall_ms};
+use crate::failure::Failure;
 use crate::state;
 use proteus_protocol::guest::v1::findings::{Aspect, Collector, Findings};
 use record::Record;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Takes away the history that a template had: its clone begins its own.
+pub fn forget_history() -> Result<(), Failure> {
+    let failure = |e| Failure::system("erase the history of the configuration", &e);
+    state::remove(Path::new(state::FOLDER), record::FILE).map_err(failure)
+}
 
 /// What is looked at, in this order; files of `/etc` last, in several steps.
 const ORDER: [Aspect; 8] = [

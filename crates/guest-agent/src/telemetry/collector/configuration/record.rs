@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 /// Its name in the folder.
-const FILE: &str = "configuration";
+pub const FILE: &str = "configuration";
 /// Most entries of one aspect that are watched.
 const ENTRIES_MAX: usize = 8192;
 

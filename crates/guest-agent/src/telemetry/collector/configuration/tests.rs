@@ -1,7 +1,6 @@
 use super::*;
 use proptest::prelude::*;
 use proteus_protocol::guest::v1::findings::Configuration;
-use std::path::Path;
 
 /// A guest of files, which goes with the test.
 struct Guest(PathBuf);
