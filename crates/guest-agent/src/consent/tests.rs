@@ -1,3 +1,5 @@
+//! Consent over weeks, clones and damage. Must never touch this machine's own state.
+
 use super::session::tests::record;
 use super::*;
 use proptest::prelude::*;

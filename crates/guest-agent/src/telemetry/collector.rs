@@ -2,7 +2,7 @@
 //! this program as `proteus-guest collect`, idle in priority and bounded in memory: a collector that waits for an
 //! application, or falls over what that says, holds nobody up. One step of one collector at a time, and only while
 //! [`Budget`] allows. It reads its policy from its input, a line each, and writes all that was found as a line of its
-//! output. Must never write anything into the guest but what a person consented to, nor outlive the agent.
+//! output. Must never write anything into the guest but its own state, nor outlive the agent.
 
 mod budget;
 

@@ -1,3 +1,5 @@
+//! Whole rounds over a guest made of files. Must never look at this machine's own configuration.
+
 use super::*;
 use proptest::prelude::*;
 use proteus_protocol::guest::v1::findings::Configuration;

@@ -1,3 +1,5 @@
+//! Whole rounds over a folder of files. Must never walk this machine's own disks.
+
 use super::*;
 use proptest::prelude::*;
 use proteus_protocol::guest::v1::findings::SensitiveClass;

@@ -1,3 +1,5 @@
+//! What counts as sensitive, and what only looks so. Must never hold a secret that is one.
+
 use super::*;
 use proptest::prelude::*;
 
