@@ -24,9 +24,11 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Entries of folders in one round; a step looks at so many.
+/// Entries of folders in one round.
 const ENTRIES_MAX: u64 = 2_000_000;
-const STEP_ENTRIES: u64 = 256;
+/// A step looks at so many, or reads so much of files: one to two ms. Less would cost more in waking up than in work.
+const STEP_ENTRIES: u64 = 512;
+const STEP_BYTES: usize = 256 << 10;
 /// Files of a round whose beginning is read, and how much of each. The share of files is chosen for fewer, so that the
 /// bound does not cut off what is walked last.
 const SAMPLES_MAX: u64 = 2000;
@@ -98,6 +100,8 @@ struct Tally {
     kinds: BTreeMap<FileKind, KindCount>,
     sensitive: [(u64, u64); SensitiveClassIndex::COUNT],
     entries: u64,
+    /// What this step read of files so far.
+    read: usize,
     /// A file is sampled when its number is below this.
     share: u64,
     salt: u64,
@@ -113,6 +117,7 @@ impl Tally {
             kinds: BTreeMap::new(),
             sensitive: [(0, 0); SensitiveClassIndex::COUNT],
             entries: 0,
+            read: 0,
             share: u64::try_from(share).unwrap_or(u64::MAX),
             salt,
             now_ms: wall_ms(),
@@ -191,11 +196,11 @@ impl Tally {
                 let is_etc = path == b"./etc" || path.starts_with(b"./etc/");
                 let is_below_etc = place.point == Path::new("/") && is_etc;
                 let kind = self.count((name, stat), is_below_etc, place.keeps_read_time);
-                match self.sample(folder, (name, stat), kind) {
-                    // To read one is the work of a step.
-                    Some(read) => (LOOK_BYTES + read, Go::Pause),
-                    None => (LOOK_BYTES, go),
-                }
+                let read = self.sample(folder, (name, stat), kind).unwrap_or(0);
+                // Small ones cost a look at least: 64 of them fill a step.
+                self.read += if read == 0 { 0 } else { read.max(STEP_BYTES / 64) };
+                let go = if self.read >= STEP_BYTES { Go::Pause } else { go };
+                (LOOK_BYTES + read, go)
             }
         }
     }
@@ -253,6 +258,7 @@ impl Round {
             self.walk = next;
         }
         let Some((place, walk)) = &mut self.walk else { return false };
+        self.tally.read = 0;
         let is_left = walk.go_on(|path, met| {
             let (bytes, go) = self.tally.meet(path, place, met);
             rate.spend(bytes);

@@ -23,7 +23,6 @@ pub const LISTED: [(&str, &[&str]); 16] = [
             "panic_on_oops",
             "panic_on_warn",
             "perf_event_paranoid",
-            "perf_event_max_sample_rate",
             "pid_max",
             "printk",
             "randomize_va_space",
