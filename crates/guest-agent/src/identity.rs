@@ -135,9 +135,11 @@ pub fn keep_hostname(name: &str) -> Result<(), Failure> {
     write_text(file, &format!("{name}\n")).map_err(|e| Failure::system("write /etc/hostname", &e))
 }
 
-/// Removes what a template would share with its clones: the keys by which ssh knows a host, and the randomness that
-/// systemd kept for the next start.
+/// Removes what a template would share with its clones: the keys by which ssh knows a host, the randomness that
+/// systemd kept for the next start, what its people consented to, and the history of its configuration.
 pub fn forget_secrets() -> Result<(), Failure> {
+    crate::consent::forget()?;
+    crate::telemetry::collector::forget_history()?;
     let mut secrets = vec![Path::new("/var/lib/systemd/random-seed").to_owned()];
     let entries = std::fs::read_dir("/etc/ssh").into_iter().flatten().flatten();
     secrets.extend(

@@ -8,6 +8,10 @@ mod boot;
 
 mod channel;
 
+mod consent;
+
+mod digest;
+
 mod execution;
 
 mod failure;
@@ -24,6 +28,8 @@ mod procfs;
 
 mod service;
 
+mod state;
+
 mod sys;
 
 mod task;
@@ -39,6 +45,10 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--version") {
         println!("proteus-guest {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
+    }
+    if std::env::args().nth(1).as_deref() == Some("consent") {
+        let words: Vec<String> = std::env::args().skip(2).collect();
+        return consent::command::run(&words);
     }
     if std::env::args().nth(1).as_deref() == Some("collect") {
         return telemetry::collector::run();

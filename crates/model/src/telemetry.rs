@@ -12,9 +12,11 @@ mod metric;
 pub use application::{APPLICATIONS_MAX, Application};
 
 pub use findings::{
-    CallsObserved, CollectIntent, Collector, CollectorObserved, CollectorState, ConnectionsObserved,
-    ENDPOINTS_MAX, EndpointError, EndpointObserved, Findings, FlowDirection, FlowObserved, Found,
-    GpuObserved, LogObserved, endpoint,
+    AspectObserved, CallsObserved, ChangeAuthor, CollectIntent, Collector, CollectorObserved, CollectorState,
+    ConfigurationAspect, ConfigurationChange, ConfigurationObserved, ConnectionsObserved, Consent,
+    ENDPOINTS_MAX, EndpointError, EndpointObserved, FileKind, FileKindObserved, FilesObserved, Findings,
+    FlowDirection, FlowObserved, Found, GpuObserved, LogObserved, SensitiveClass, SensitiveObserved,
+    SessionsReleased, UsersObserved, endpoint,
 };
 
 pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};

@@ -201,6 +201,7 @@ impl Agent {
         if let Some(id) = machine_id {
             identity::set_machine_id(id)?;
         }
+        self.collectors.begin_anew();
         identity::forget_secrets()?;
         if let Some(link) = link {
             identity::set_link(link, self.kind == GuestKind::Pid1)?;

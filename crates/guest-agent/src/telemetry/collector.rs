@@ -2,22 +2,33 @@
 //! this program as `proteus-guest collect`, idle in priority and bounded in memory: a collector that waits for an
 //! application, or falls over what that says, holds nobody up. One step of one collector at a time, and only while
 //! [`Budget`] allows. It reads its policy from its input, a line each, and writes all that was found as a line of its
-//! output. Must never write anything into the guest but what a person consented to, nor outlive the agent.
+//! output. Must never write anything into the guest but its own state, nor outlive the agent.
 
 mod budget;
 
 mod call;
 
+mod configuration;
+
 mod connection;
 
 mod endpoint;
+
+mod file;
 
 mod gpu;
 
 mod log;
 
+mod mount;
+
+mod user;
+
+mod walk;
+
 use crate::sys;
 use budget::Budget;
+pub use configuration::forget_history;
 pub use log::count_lines;
 use proteus_protocol::guest::v1::findings::{
     CollectPolicy, Collector, CollectorState, CollectorStatus, Findings, Found,
@@ -74,6 +85,16 @@ pub fn wall_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A number that nobody foresees.
+fn random() -> u64 {
+    let mut bits = [0u8; 8];
+    // The only failure is an interruption before any byte came: then the clock is what there is.
+    match rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bits),
+        _ => wall_ms(),
+    }
+}
+
 /// What was found just now.
 pub fn found<T>(value: T) -> Option<Found<T>> {
     Some(Found { at_ms: wall_ms(), value })
@@ -87,7 +108,10 @@ fn clear(findings: &mut Findings, name: Collector) {
         Collector::Logs => findings.logs = None,
         Collector::Gpus => findings.gpus = None,
         Collector::Endpoints => findings.endpoints = None,
-        Collector::Files | Collector::Configuration | Collector::Users | Collector::Unknown => {}
+        Collector::Files => findings.files = None,
+        Collector::Configuration => findings.configuration = None,
+        Collector::Users => findings.users = None,
+        Collector::Unknown => {}
     }
 }
 
@@ -280,6 +304,9 @@ pub fn run() -> ExitCode {
             Box::new(call::Calls::default()),
             Box::new(connection::Connections::new(listeners.clone())),
             Box::new(endpoint::Endpoints::new(listeners)),
+            Box::new(user::People::default()),
+            Box::new(configuration::History::default()),
+            Box::new(file::FileKinds::default()),
         ],
         now,
     );

@@ -129,6 +129,14 @@ impl Collectors {
         }
     }
 
+    /// Ends them, to be started anew: this guest became another, and what they hold is of the one that it was.
+    pub fn begin_anew(&mut self) {
+        self.said.clear();
+        if let Some(running) = &self.running {
+            running.process.signal(rustix::process::Signal::KILL);
+        }
+    }
+
     /// When it must be stepped even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
         self.restart_at

@@ -1,6 +1,18 @@
 //! What the collectors of a guest found: what is looked at rarely, because it costs more than a sample. The guest's own
 //! word, so advice. Must never hold the content of a file, nor what only a person may tell.
 
+mod configuration;
+
+mod file;
+
+mod user;
+
+pub use configuration::{
+    AspectObserved, ChangeAuthor, ConfigurationAspect, ConfigurationChange, ConfigurationObserved,
+};
+pub use file::{FileKind, FileKindObserved, FilesObserved, SensitiveClass, SensitiveObserved};
+pub use user::{Consent, SessionsReleased, UsersObserved};
+
 use super::super::unit::{Bytes, Millis, Permille, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -213,6 +225,12 @@ pub struct Findings {
     pub gpus: Option<Found<Vec<GpuObserved>>>,
     /// What applications tell of themselves.
     pub endpoints: Option<Found<Vec<EndpointObserved>>>,
+    /// Files.
+    pub files: Option<Found<FilesObserved>>,
+    /// How the configuration changes.
+    pub configuration: Option<Found<ConfigurationObserved>>,
+    /// What people do.
+    pub users: Option<Found<UsersObserved>>,
 }
 
 /// The TCP connections of a guest.

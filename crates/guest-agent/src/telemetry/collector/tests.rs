@@ -1,3 +1,5 @@
+//! Who is stepped when, and what it may cost. Must never wait for time to go by.
+
 use super::*;
 use std::cell::RefCell;
 use std::rc::Rc;

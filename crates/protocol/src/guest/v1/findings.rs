@@ -2,17 +2,29 @@
 //! connections, files, configuration, what applications tell. The guest is not trusted: each part is bounded, cleaned
 //! and checked where it becomes the model's own type. Only counts leave a guest, never the content of a file.
 
+mod configuration;
+
 mod connection;
 
 mod endpoint;
+
+mod file;
 
 mod limit;
 
 mod load;
 
+mod user;
+
+pub use configuration::{
+    Aspect, AspectStatus, Author, CHANGES_MAX, Change, Configuration, NAME_CHANGED_BYTES_MAX,
+    VALUE_CHANGED_BYTES_MAX,
+};
 pub use connection::{Connections, FLOWS_MAX, Flow, FlowDirection};
 pub use endpoint::{ENDPOINTS_MAX, Endpoint, METRICS_MAX};
+pub use file::{FileKind, Files, KindCount, SIZES, SensitiveClass, SensitiveCount};
 pub use load::{CallClass, GPUS_MAX, Gpu, LOGS_MAX, LogRate, SystemCalls};
+pub use user::{Consent, RELEASES_MAX, Release, Users};
 
 use limit::{clean, counter, list};
 use proteus_model::telemetry as model;
@@ -112,6 +124,9 @@ pub struct Findings {
     pub logs: Option<Found<Vec<LogRate>>>,
     pub gpus: Option<Found<Vec<Gpu>>>,
     pub endpoints: Option<Found<Vec<Endpoint>>>,
+    pub files: Option<Found<Files>>,
+    pub configuration: Option<Found<Configuration>>,
+    pub users: Option<Found<Users>>,
 }
 
 impl From<Collector> for Option<model::Collector> {
@@ -184,6 +199,9 @@ impl TryFrom<Findings> for model::Findings {
             logs: found(w.logs, |all| list("logs", all, load::LOGS_MAX, TryInto::try_into))?,
             endpoints: found(w.endpoints, |all| list("endpoints", all, ENDPOINTS_MAX, TryInto::try_into))?,
             gpus: found(w.gpus, |all| list("gpus", all, load::GPUS_MAX, TryInto::try_into))?,
+            files: found(w.files, TryInto::try_into)?,
+            configuration: found(w.configuration, TryInto::try_into)?,
+            users: found(w.users, TryInto::try_into)?,
         })
     }
 }

@@ -1,3 +1,5 @@
+//! Flows made of made-up sockets. Must never depend on who this machine talks to.
+
 use super::*;
 
 fn tcp(state: State, port: u16, peer: [u8; 4], peer_port: u16, inode: u32) -> Tcp {

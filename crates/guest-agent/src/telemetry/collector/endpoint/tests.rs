@@ -1,3 +1,5 @@
+//! Endpoints that answer as real ones do, and as they never should. Must never talk to another machine.
+
 use super::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;

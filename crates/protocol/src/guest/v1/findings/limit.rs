@@ -16,3 +16,9 @@ pub(super) fn list<W, M>(
     }
     given.into_iter().map(convert).collect()
 }
+
+/// A part, which is no more than the whole.
+pub(super) fn no_more(field: &'static str, given: u64, whole: u64) -> Result<u64, SampleError> {
+    counter(field, given)?;
+    (given <= whole).then_some(given).ok_or(SampleError { field, given, expected: "no more than the whole" })
+}

@@ -1,3 +1,5 @@
+//! What a guest says that cannot be. Must never let one such word through.
+
 use super::*;
 
 fn status_of(name: Collector, state: CollectorState) -> CollectorStatus {
