@@ -2,6 +2,8 @@
 
 pub mod change;
 
+pub mod configuration;
+
 pub mod label;
 
 mod reference;

@@ -10,7 +10,10 @@ pub use bench::Bench;
 
 mod label;
 
+mod when;
+
 pub use label::Personality;
+pub use when::When;
 
 pub use crate::top::Sort;
 
@@ -263,6 +266,18 @@ pub enum Vm {
     /// What is collected inside it beyond its use, and what that costs; with options, what shall be. Each collector sheds
     /// itself when agent and collectors would pass 0.5 % of a core or 20 MB.
     Collectors(VmCollectors),
+    /// How its configuration differs between two moments: settings that Proteus turns and, where its agent is heard,
+    /// packages, units, kernel parameters, mounts, files below /etc and devices, whoever changed them.
+    Configuration {
+        /// Which.
+        vm: String,
+        /// The earlier moment: so long ago, as `2h`, or as 2026-11-28T18:00:00Z.
+        #[arg(long, default_value = "24h", value_name = "WHEN")]
+        since: When,
+        /// The later one; now without.
+        #[arg(long, value_name = "WHEN")]
+        until: Option<When>,
+    },
     /// What it used over time, as the host keeps it: also of a VM that does not run.
     History(VmHistory),
     /// Snapshots of disks and RAM together.

@@ -2,6 +2,8 @@
 
 mod collected;
 
+mod inside;
+
 mod label;
 
 mod report;
@@ -152,6 +154,7 @@ impl Session {
             }
             Vm::Console { vm, dump } => self.console(vm, *dump).await,
             Vm::Collectors(request) => self.collectors(request).await,
+            Vm::Configuration { vm, since, until } => self.configuration(vm, *since, *until).await,
             Vm::Watch { vm, count } => self.watch(vm, *count).await,
             Vm::History(history) => self.usage_history(history).await,
             Vm::Snapshot(command) => self.snapshot(command).await,

@@ -122,6 +122,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/vms/{vm}/services" [WAIT], Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/personality", Viewer, "What it is observed to be", handler::personality => wire::PersonalityView),
     route!(post "/vms/{vm}/personality/label" [DRY_RUN], Operator, "Learn a label from it as it is now", handler::teach, wire::TeachRequest => wire::LabelView),
+    route!(get "/vms/{vm}/configuration" [SINCE, UNTIL], Viewer, "How its configuration differs between two moments; `since` is needed", handler::configuration => wire::ConfigurationDiffView),
     route!(get "/vms/{vm}/collectors", Viewer, "What is collected inside it, and at what cost", handler::collectors => wire::CollectorsView),
     route!(post "/vms/{vm}/collectors" [DRY_RUN], Operator, "Change what is collected inside it", handler::set_collectors, wire::CollectorsRequest => wire::CollectorsView),
     route!(get "/labels", Viewer, "Labels that VMs are known by", handler::labels => Vec<wire::LabelView>),

@@ -3,12 +3,16 @@
 use super::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
-use proteus_model::telemetry::{Application, CollectIntent, Collector, Findings, FlowBegun};
+use proteus_model::telemetry::{
+    Application, CollectIntent, Collector, ConfigurationChange, Findings, FlowBegun,
+};
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 /// Labels and changes that are kept, the latest of each.
 const KEPT: usize = 64;
+/// Changes of the configuration inside that are kept, the latest.
+const CHANGES_KEPT: usize = 512;
 
 /// One VM's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,12 @@ pub struct PersonalityRecord {
     /// What the collectors inside it found last, and when they told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<(UnixMillis, Findings)>,
+    /// The history of its configuration inside, and the number of the last change that was taken in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<(String, u64)>,
+    /// Its latest changes by the host's clock, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configured: Vec<ConfigurationChange>,
     /// The template that its first label is from.
     pub inherited_from: Option<VmId>,
 }
@@ -57,6 +67,8 @@ impl PersonalityRecord {
             applications: None,
             flows: None,
             findings: None,
+            configuration: None,
+            configured: Vec::new(),
             inherited_from: None,
         }
     }
@@ -83,15 +95,56 @@ impl PersonalityRecord {
         self.traits = *vector;
     }
 
-    /// Keeps what its collectors found. Whether something of before is to be gone everywhere now.
-    pub fn found(&mut self, at: UnixMillis, findings: Findings) -> bool {
+    /// Keeps what its collectors found at `at`. Whether something of before is to be gone everywhere now: what people no
+    /// longer consent to.
+    pub fn found(&mut self, at: UnixMillis, mut findings: Findings) -> bool {
+        let of_users = |findings: &Findings| {
+            findings.users.as_ref().is_some_and(|users| !users.value.releases.is_empty())
+        };
+        let was_told = self.findings.as_ref().is_some_and(|(_, before)| of_users(before));
+        if let Some(configuration) = &mut findings.configuration {
+            // Kept for longer than they are told: in a list of their own.
+            let changes = std::mem::take(&mut configuration.value.changes);
+            let history = (configuration.value.history.clone(), configuration.value.sequence);
+            self.configured(at, findings.now, history, changes);
+        }
+        let is_told = of_users(&findings);
         self.findings = Some((at, findings));
-        false
+        was_told && !is_told
     }
 
-    /// Forgets what was found by collectors that are switched off.
+    /// Takes in those changes that are new, by the host's clock.
+    fn configured(
+        &mut self,
+        at: UnixMillis,
+        guest_now: UnixMillis,
+        (history, sequence): (String, u64),
+        changes: Vec<ConfigurationChange>,
+    ) {
+        let known = match &self.configuration {
+            Some((same, known)) if *same == history => *known,
+            // Another history, as of a guest that was made anew: all of it is new.
+            _ => 0,
+        };
+        let by_host =
+            |moment: UnixMillis| UnixMillis(at.0.saturating_sub(guest_now.0.saturating_sub(moment.0)));
+        for mut change in changes.into_iter().filter(|change| change.sequence > known) {
+            (change.at, change.after) = (by_host(change.at), by_host(change.after));
+            self.configured.push(change);
+        }
+        self.configured.drain(..self.configured.len().saturating_sub(CHANGES_KEPT));
+        self.configuration = Some((history, sequence));
+    }
+
+    /// Forgets what was found by collectors that are switched off, and of users where nobody asks for them.
     pub fn forget_collected(&mut self, intent: &CollectIntent) {
+        if intent.off.contains(&Collector::Configuration) {
+            (self.configuration, self.configured) = (None, Vec::new());
+        }
         let Some((_, findings)) = &mut self.findings else { return };
+        if !intent.users {
+            findings.users = None;
+        }
         for name in &intent.off {
             match name {
                 Collector::Connections => findings.connections = None,
@@ -99,7 +152,9 @@ impl PersonalityRecord {
                 Collector::Logs => findings.logs = None,
                 Collector::Gpus => findings.gpus = None,
                 Collector::Endpoints => findings.endpoints = None,
-                Collector::Files | Collector::Configuration | Collector::Users => {}
+                Collector::Files => findings.files = None,
+                Collector::Configuration => findings.configuration = None,
+                Collector::Users => findings.users = None,
             }
         }
     }
@@ -113,5 +168,78 @@ impl PersonalityRecord {
         self.told[usize::from(change.kind == ChangeKind::Anomaly)] += 1;
         self.changes.push(change);
         self.changes.drain(..self.changes.len().saturating_sub(KEPT));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proteus_model::telemetry::{
+        ConfigurationAspect, ConfigurationObserved, Consent, Found, SessionsReleased, UsersObserved,
+    };
+
+    fn change(sequence: u64, at: u64) -> ConfigurationChange {
+        ConfigurationChange {
+            sequence,
+            at: UnixMillis(at),
+            after: UnixMillis(at),
+            aspect: ConfigurationAspect::Packages,
+            name: "nginx".to_owned(),
+            from: None,
+            to: Some(sequence.to_string()),
+            by: None,
+        }
+    }
+
+    fn configured(history: &str, changes: Vec<ConfigurationChange>) -> Findings {
+        let sequence = changes.last().map_or(0, |change| change.sequence);
+        let history = history.to_owned();
+        let value = ConfigurationObserved { history, sequence, changes, ..ConfigurationObserved::default() };
+        let now = UnixMillis(5_000);
+        Findings { now, configuration: Some(Found { at: now, value }), ..Findings::default() }
+    }
+
+    #[test]
+    fn each_change_is_taken_in_once_and_by_the_hosts_clock() {
+        let mut record = PersonalityRecord::new(UnixMillis(0));
+        record.found(UnixMillis(100_000), configured("a", vec![change(1, 3_000), change(2, 4_000)]));
+        record.found(
+            UnixMillis(101_000),
+            configured("a", vec![change(1, 3_000), change(2, 4_000), change(3, 5_000)]),
+        );
+        let at: Vec<u64> = record.configured.iter().map(|change| change.at.0).collect();
+        assert_eq!(at, [98_000, 99_000, 101_000]);
+        record.found(UnixMillis(102_000), configured("b", vec![change(1, 5_000)]));
+        assert_eq!(record.configured.len(), 4, "a guest that was made anew begins anew");
+        let many = (1..=2 * CHANGES_KEPT as u64).map(|sequence| change(sequence, 5_000)).collect();
+        record.found(UnixMillis(103_000), configured("c", many));
+        assert_eq!(record.configured.len(), CHANGES_KEPT);
+        let off = CollectIntent { off: vec![Collector::Configuration], ..CollectIntent::default() };
+        record.forget_collected(&off);
+        assert!(record.configured.is_empty() && record.configuration.is_none());
+    }
+
+    #[test]
+    fn what_people_no_longer_consent_to_is_to_be_gone_at_once() {
+        let users = |releases| {
+            let value = UsersObserved { consent: Consent::Given, releases, ..UsersObserved::default() };
+            Findings { users: Some(Found { at: UnixMillis(1), value }), ..Findings::default() }
+        };
+        let release = SessionsReleased {
+            number: 1,
+            from: UnixMillis(1),
+            until: UnixMillis(2),
+            by_hour: [0; 24],
+            sessions: 0,
+        };
+        let mut record = PersonalityRecord::new(UnixMillis(0));
+        assert!(!record.found(UnixMillis(9), users(vec![release.clone()])));
+        assert!(!record.found(UnixMillis(10), users(vec![release.clone()])));
+        assert!(record.found(UnixMillis(11), users(Vec::new())));
+        assert!(!record.found(UnixMillis(12), users(Vec::new())));
+        record.found(UnixMillis(13), users(vec![release]));
+        assert!(record.found(UnixMillis(14), Findings::default()), "nothing said is nothing kept");
+        record.forget_collected(&CollectIntent::default());
+        assert!(record.findings.unwrap().1.users.is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! `proteus vm show --personality` and `proteus personality`: what VMs are observed to be, and the labels that people
 //! teach.
 
-use super::{Outcome, Session, asked, collected};
+use super::{Outcome, Session, asked, collected, inside};
 use crate::argument::Personality;
 use crate::client::segment;
 use crate::output::{moment, now, table};
@@ -76,10 +76,11 @@ pub(super) fn indented(text: &str) -> String {
 fn configuration(all: &[ConfigurationView]) -> String {
     let row = |view: &ConfigurationView| {
         let profile = view.profile.clone().unwrap_or_else(|| "-".to_owned());
-        vec![moment(view.at), view.version.to_string(), profile, view.changed.join(", ")]
+        let by = view.by.clone().unwrap_or_else(|| "not known".to_owned());
+        vec![moment(view.at), view.version.to_string(), profile, by, view.changed.join(", ")]
     };
     indented(&table(
-        &["WHEN (UTC)", "VERSION", "PROFILE", "CHANGED"],
+        &["WHEN (UTC)", "VERSION", "PROFILE", "BY", "CHANGED"],
         &all.iter().map(row).collect::<Vec<_>>(),
     ))
 }
@@ -185,7 +186,7 @@ pub fn whole(view: &PersonalityView, now: u64) -> String {
     });
     part(&mut text, "ConfigurationHistory", &record.configuration_history, now, |all| configuration(all));
     part(&mut text, "ApplicationUsageStats", &record.application_usage_stats, now, |all| applications(all));
-    part(&mut text, "DataFootprintAnalysis", &record.data_footprint_analysis, now, |_| String::new());
+    part(&mut text, "DataFootprintAnalysis", &record.data_footprint_analysis, now, inside::footprint);
     part(&mut text, "NetworkTrafficProfile", &record.network_traffic_profile, now, |traffic| {
         let or_dash = |value: Option<f32>, unit: &str| value.map_or("-".to_owned(), |v| number(v) + unit);
         let hours: Vec<Option<f32>> = traffic.by_hour.clone();
@@ -205,7 +206,7 @@ pub fn whole(view: &PersonalityView, now: u64) -> String {
     part(&mut text, "ApiCallFrequency", &record.api_call_frequency, now, collected::calls);
     part(&mut text, "LogActivity", &record.log_activity, now, |all| collected::logs(all));
     part(&mut text, "GraphicsProcessors", &record.graphics_processors, now, |all| collected::gpus(all));
-    part(&mut text, "UserBehaviorModel", &record.user_behavior_model, now, |_| String::new());
+    part(&mut text, "UserBehaviorModel", &record.user_behavior_model, now, inside::users);
     part(&mut text, "PerformanceMetrics", &record.performance_metrics, now, performance);
     part(&mut text, "WeightedTraitVector", &record.weighted_trait_vector, now, |all| traits(all));
     text

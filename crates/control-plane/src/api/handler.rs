@@ -11,7 +11,7 @@ mod uplink;
 
 mod usage;
 
-pub(super) use label::{collectors, forget_label, labels, personality, set_collectors, teach};
+pub(super) use label::{collectors, configuration, forget_label, labels, personality, set_collectors, teach};
 pub(super) use metrics::metrics;
 pub(super) use snapshot::{create_snapshot, delete_snapshot, restore_snapshot, snapshots};
 pub(super) use uplink::{disable_uplink, enable_uplink, uplink};

@@ -3,20 +3,17 @@
 
 mod collected;
 
+mod configuration;
+
 use self::collected::Collected;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_brain::personality::{PersonalityRecord, portrait};
-use proteus_model::execution::Version;
 use proteus_model::telemetry::Collector;
 use proteus_protocol::api::v1::{
-    ApplicationView, BegunView, ConfigurationView, JudgementView, PartView, PersonalityView, RecordView,
-    TrafficView,
+    ApplicationView, BegunView, JudgementView, PartView, PersonalityView, RecordView, TrafficView,
 };
 use std::collections::BTreeMap;
-
-/// Versions that are shown, the latest.
-const VERSIONS: usize = 50;
 
 /// Whom it spoke to lately, by the host's count.
 fn begun(record: &PersonalityRecord) -> Option<Vec<BegunView>> {
@@ -69,33 +66,6 @@ fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartVi
     }
 }
 
-/// The settings of each version that are other than in the one before.
-fn configuration(versions: &[Version]) -> PartView<Vec<ConfigurationView>> {
-    let empty = Vec::new();
-    let view = |at: usize| {
-        let version = &versions[at];
-        let before = at.checked_sub(1).map_or(&empty, |before| &versions[before].settings);
-        let new = version.settings.iter().filter(|setting| !before.contains(setting));
-        ConfigurationView {
-            at: version.at,
-            version: version.number,
-            profile: version.profile.clone(),
-            morph: version.morph.map(|morph| morph.to_string()),
-            changed: new.map(ToString::to_string).collect(),
-        }
-    };
-    let from = versions.len().saturating_sub(VERSIONS);
-    PartView {
-        source: "records".to_owned(),
-        at: versions.last().map(|version| version.at),
-        coverage: 1.0,
-        value: Some((from..versions.len()).map(view).collect()),
-        missing: vec![
-            "changes by others, of packages, units, mounts and /etc: not supported here".to_owned(),
-        ],
-    }
-}
-
 impl Control {
     async fn base_of(&self, record: &VmRecord) -> PartView<BTreeMap<String, String>> {
         match self.node.base_images(record.id).await {
@@ -110,20 +80,27 @@ impl Control {
         }
     }
 
+    /// What is known of a VM now, else what was kept of it.
+    async fn record_of(&self, vm: &VmRecord) -> Result<PersonalityRecord, ControlError> {
+        let known = self.personalities.vms().get(&vm.id).map(|judged| judged.record.clone());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let kept = self.kept_personality(vm.id).await?.map(|kept| kept.value);
+        Ok(kept.unwrap_or_else(|| PersonalityRecord::new(self.now())))
+    }
+
     /// What a VM is observed to be.
     pub async fn personality(&self, vm: &str) -> Result<PersonalityView, ControlError> {
         let record = self.vm(vm).await?;
         let labels = self.labels().await?;
-        let shown = self.personalities.vms().get(&record.id).map(|judged| {
-            (judged.record.clone(), judged.judgements.clone(), judged.change.is_departed())
-        });
-        let (own, judgements, departed) = match shown {
-            Some(shown) => shown,
-            None => {
-                let kept = self.kept_personality(record.id).await?.map(|kept| kept.value);
-                (kept.unwrap_or_else(|| PersonalityRecord::new(self.now())), None, false)
-            }
-        };
+        let shown = self
+            .personalities
+            .vms()
+            .get(&record.id)
+            .map(|judged| (judged.judgements.clone(), judged.change.is_departed()));
+        let (judgements, departed) = shown.unwrap_or_default();
+        let own = self.record_of(&record).await?;
         let since = self.now().0.saturating_sub(portrait::LATELY_MS);
         let mut minutes = self.node.history(record.id, 1).await?.buckets;
         minutes.retain(|bucket| bucket.begins_at.0 >= since);
@@ -142,7 +119,6 @@ impl Control {
         };
         let failed = self.personalities.failed(record.id);
         let collected = Collected::of(&own, failed.as_deref());
-        let users = "off: nothing of people is watched; the owner's policy and the consent given inside the guest that it needs are not supported here";
         Ok(PersonalityView {
             vm: record.intent.name.to_string(),
             at: own.at,
@@ -152,12 +128,13 @@ impl Control {
             record: RecordView {
                 vm_id: record.id.to_string(),
                 base_image_id: self.base_of(&record).await,
-                configuration_history: configuration(&self.versions(&record).await?),
-                application_usage_stats: applications(&own, &collected),
-                data_footprint_analysis: PartView::unknown(
-                    "guest",
-                    "files are not looked at: not supported here",
+                configuration_history: configuration::configuration(
+                    &self.versions(&record).await?,
+                    &own,
+                    &collected,
                 ),
+                application_usage_stats: applications(&own, &collected),
+                data_footprint_analysis: collected.files(),
                 network_traffic_profile: traffic(
                     portrait::traffic("host", &minutes, &long).into(),
                     &own,
@@ -167,7 +144,7 @@ impl Control {
                 application_metrics: collected.endpoints(),
                 log_activity: collected.logs(),
                 graphics_processors: collected.gpus(),
-                user_behavior_model: PartView::unknown("guest", users),
+                user_behavior_model: collected.users(),
                 performance_metrics: portrait::performance("host and guest", &minutes).into(),
                 weighted_trait_vector: portrait::trait_vector(["host", "host and guest"], &own, &labels)
                     .into(),

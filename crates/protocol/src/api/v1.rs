@@ -3,6 +3,8 @@
 
 mod collected;
 
+mod inside;
+
 mod label;
 
 mod usage;
@@ -10,6 +12,10 @@ mod usage;
 pub use collected::{
     BegunView, CollectorView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView,
     GpuView, LogView,
+};
+
+pub use inside::{
+    ConfigurationDiffView, DifferingView, FileKindView, FootprintView, SensitiveView, SessionsView, UsersView,
 };
 
 pub use label::{

@@ -7,8 +7,9 @@ use axum::body::Bytes as Body;
 use axum::extract::{Extension, Path, Query, State};
 use axum::response::Json;
 use proteus_model::personality::Label;
+use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{
-    CollectorsRequest, CollectorsView, LabelView, PersonalityView, TeachRequest,
+    CollectorsRequest, CollectorsView, ConfigurationDiffView, LabelView, PersonalityView, TeachRequest,
 };
 
 fn label_of(text: &str) -> Result<Label, Refusal> {
@@ -42,6 +43,23 @@ pub(in crate::api) async fn set_collectors(
     let runner = control.clone();
     let work = async move { control.set_collectors(&vm, &request, dry_run, &caller.name).await };
     Ok(Json(runner.run_to_end(work).await?))
+}
+
+/// The two moments between which a configuration is compared.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct Between {
+    since: u64,
+    until: Option<u64>,
+}
+
+pub(in crate::api) async fn configuration(
+    State(control): Shared,
+    Path(vm): Path<String>,
+    Query(between): Query<Between>,
+) -> Answer<ConfigurationDiffView> {
+    let until = between.until.map_or_else(|| control.now(), UnixMillis);
+    Ok(Json(control.configuration_diff(&vm, UnixMillis(between.since), until).await?))
 }
 
 pub(in crate::api) async fn labels(State(control): Shared) -> Answer<Vec<LabelView>> {

@@ -3,11 +3,13 @@
 
 use proteus_brain::personality::PersonalityRecord;
 use proteus_model::telemetry::{
-    Application, Collector, CollectorState, ConnectionsObserved, EndpointObserved, Findings, FlowDirection,
-    Found,
+    Application, AspectObserved, Collector, CollectorState, ConnectionsObserved, EndpointObserved, Findings,
+    FlowDirection, Found,
 };
 use proteus_model::unit::UnixMillis;
-use proteus_protocol::api::v1::{ApplicationView, ConnectionsView, EndpointView, GpuView, LogView, PartView};
+use proteus_protocol::api::v1::{
+    ApplicationView, ConnectionsView, EndpointView, FootprintView, GpuView, LogView, PartView, UsersView,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most programs and machines that one depends on that are shown.
@@ -122,6 +124,69 @@ impl<'a> Collected<'a> {
     pub(super) fn endpoints(&self) -> PartView<Vec<EndpointView>> {
         let part = |findings: &'a Findings| findings.endpoints.as_ref();
         self.part(Collector::Endpoints, part, |seen| seen.iter().map(EndpointView::from).collect())
+    }
+
+    pub(super) fn files(&self) -> PartView<FootprintView> {
+        let part = |findings: &'a Findings| findings.files.as_ref();
+        let mut view = self.part(Collector::Files, part, FootprintView::from);
+        let Some((_, seen)) = self.found(|findings| findings.files.as_ref()) else { return view };
+        view.coverage = seen.sampled_share().map_or(1.0, |share| share.0 as f32 / 1000.0);
+        if !seen.complete {
+            view.missing.push("what is beyond the bound of one round".to_owned());
+        }
+        if seen.folders_unread > 0 {
+            view.missing.push(format!("{} folders that could not be read", seen.folders_unread));
+        }
+        if seen.without_read_time > 0 {
+            view.missing.push(format!(
+                "when {} files were read: their file system keeps no time",
+                seen.without_read_time
+            ));
+        }
+        if seen.growth_per_day.is_none() {
+            view.missing.push("growth: it takes two whole rounds, six hours apart".to_owned());
+        }
+        view
+    }
+
+    pub(super) fn users(&self) -> PartView<UsersView> {
+        let part = |findings: &'a Findings| findings.users.as_ref();
+        let mut view = self.part(Collector::Users, part, UsersView::from);
+        if view.value.as_ref().is_some_and(|value| value.consent != "given") {
+            view.missing
+                .push("no consent is given inside the guest: `proteus-guest consent give`".to_owned());
+        }
+        view
+    }
+
+    /// When the configuration inside was looked at last.
+    pub(super) fn configuration_at(&self) -> Option<UnixMillis> {
+        self.found(|findings| findings.configuration.as_ref()).map(|(at, _)| at)
+    }
+
+    /// Since when it is looked at, by the host's clock.
+    pub(super) fn configuration_began_at(&self) -> Option<UnixMillis> {
+        let (heard_at, findings) = self.heard?;
+        let began_at = findings.configuration.as_ref()?.value.began_at;
+        Some(UnixMillis(heard_at.0.saturating_sub(findings.now.0.saturating_sub(began_at.0))))
+    }
+
+    /// What is not known of the configuration inside.
+    pub(super) fn configuration_missing(&self) -> Vec<String> {
+        let Some((_, seen)) = self.found(|findings| findings.configuration.as_ref()) else {
+            return vec![format!("changes inside, by others: {}", self.why_not(Collector::Configuration))];
+        };
+        let aspect = |one: &AspectObserved| one.missing.as_ref().map(|why| format!("{}: {why}", one.aspect));
+        let mut missing: Vec<String> = seen.aspects.iter().filter_map(aspect).collect();
+        if seen.lost > 0 {
+            missing.push(format!("{} changes inside that came too fast", seen.lost));
+        }
+        if !seen.kept {
+            missing.push(
+                "what changes inside while its agent does not run: it has no disk to remember on".to_owned(),
+            );
+        }
+        missing
     }
 
     /// A program, with what its connections and its own word tell of it.

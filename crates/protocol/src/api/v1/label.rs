@@ -1,6 +1,7 @@
 //! What a VM is observed to be, as it is shown. What is not known is not there, and each part says why.
 
 use super::collected::{BegunView, ConnectionsView, EndpointView, GpuView, LogView};
+use super::inside::{FootprintView, UsersView};
 use proteus_model::personality::{
     Candidate, Evidence, Judgement, Labelled, Part, Performance, PersonalityChange, Traffic, TraitSeen,
 };
@@ -165,8 +166,15 @@ pub struct ConfigurationView {
     pub profile: Option<String>,
     /// The morph that did it; `None`: the VM was made.
     pub morph: Option<String>,
-    /// Settings that are other than in the version before.
+    /// Settings that are other than in the version before; of what changed inside, what is other, from → to.
     pub changed: Vec<String>,
+    /// Who did it: `proteus`, or `others` inside; `None`: that is not known.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Of what changed inside, when it was not yet so, in milliseconds since 1970: it is looked at every few minutes.
+    #[serde(default)]
+    #[schemars(with = "Option<u64>")]
+    pub after: Option<UnixMillis>,
 }
 
 /// All processes of one name.
@@ -322,7 +330,7 @@ pub struct RecordView {
     /// Its programs.
     pub application_usage_stats: PartView<Vec<ApplicationView>>,
     /// Its files.
-    pub data_footprint_analysis: PartView<BTreeMap<String, f32>>,
+    pub data_footprint_analysis: PartView<FootprintView>,
     /// What it sends and receives.
     pub network_traffic_profile: PartView<TrafficView>,
     /// System calls of all programs by class, per second.
@@ -334,7 +342,7 @@ pub struct RecordView {
     /// Graphics processors that are passed through.
     pub graphics_processors: PartView<Vec<GpuView>>,
     /// What its people do, by their consent.
-    pub user_behavior_model: PartView<BTreeMap<String, f32>>,
+    pub user_behavior_model: PartView<UsersView>,
     /// How it fares, by metric.
     pub performance_metrics: PartView<BTreeMap<String, PerformanceView>>,
     /// The trait vector.
