@@ -263,8 +263,8 @@ pub enum Vm {
         #[arg(long, value_name = "N")]
         count: Option<u32>,
     },
-    /// What is collected inside it beyond its use, and what that costs; with options, what shall be. Each collector sheds
-    /// itself when agent and collectors would pass 0.5 % of a core or 20 MB.
+    /// What is collected inside it beyond its use, and what that costs; with options, what shall be. A collector
+    /// sheds itself when agent and collectors would pass their budget, 0.5 % of a core and 20 MB.
     Collectors(VmCollectors),
     /// How its configuration differs between two moments: settings that Proteus turns and, where its agent is heard,
     /// packages, units, kernel parameters, mounts, files below /etc and devices, whoever changed them.
@@ -526,6 +526,9 @@ pub struct VmCollectors {
     /// Ask it no more. May be given again.
     #[arg(long, value_name = "URL")]
     pub no_endpoint: Vec<String>,
+    /// Thousandths of a core that agent and collectors may use together; 5 where nothing was ever said.
+    #[arg(long, value_name = "PERMILLE")]
+    pub budget: Option<u32>,
     /// Only say what would be.
     #[arg(long)]
     pub dry_run: bool,

@@ -12,11 +12,11 @@ mod metric;
 pub use application::{APPLICATIONS_MAX, Application};
 
 pub use findings::{
-    AspectObserved, CallsObserved, ChangeAuthor, CollectIntent, Collector, CollectorObserved, CollectorState,
-    ConfigurationAspect, ConfigurationChange, ConfigurationObserved, ConnectionsObserved, Consent,
-    ENDPOINTS_MAX, EndpointError, EndpointObserved, FileKind, FileKindObserved, FilesObserved, Findings,
-    FlowDirection, FlowObserved, Found, GpuObserved, LogObserved, SensitiveClass, SensitiveObserved,
-    SessionsReleased, UsersObserved, endpoint,
+    AspectObserved, COLLECT_BUDGET, COLLECT_BUDGET_MAX, CallsObserved, ChangeAuthor, CollectError,
+    CollectIntent, Collector, CollectorObserved, CollectorState, ConfigurationAspect, ConfigurationChange,
+    ConfigurationObserved, ConnectionsObserved, Consent, ENDPOINTS_MAX, EndpointObserved, FileKind,
+    FileKindObserved, FilesObserved, Findings, FlowDirection, FlowObserved, Found, GpuObserved, LogObserved,
+    SensitiveClass, SensitiveObserved, SessionsReleased, UsersObserved, endpoint,
 };
 
 pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};

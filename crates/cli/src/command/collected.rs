@@ -147,8 +147,9 @@ fn collectors(view: &CollectorsView, now: u64) -> String {
             view.resident.map_or("-".to_owned(), |count| format!("{} MB", number(count as f32 / 1e6)));
         let _ = writeln!(
             text,
-            "agent and collectors: {} % of a core (budget 0.50), {resident} (budget 20)",
-            number(share as f32 * 100.0)
+            "agent and collectors: {} % of a core (budget {}), {resident} (budget 20)",
+            number(share as f32 * 100.0),
+            number(view.budget_permille as f32 / 10.0)
         );
     }
     let row = |one: &proteus_protocol::api::v1::CollectorView| {
@@ -182,6 +183,7 @@ impl Session {
             users: asks.users,
             add_endpoints: asks.endpoint.clone(),
             remove_endpoints: asks.no_endpoint.clone(),
+            budget_permille: asks.budget,
         };
         let path = format!("/vms/{}/collectors", segment(&asks.vm));
         let view: CollectorsView = if request == CollectorsRequest::default() {
@@ -261,6 +263,7 @@ mod tests {
             users: false,
             off: vec!["files".to_owned()],
             endpoints: vec!["http://127.0.0.1:9100/metrics".to_owned()],
+            budget_permille: 5,
             cpu_share: Some(0.0021),
             resident: Some(6_200_000),
             collectors: vec![one("logs", "on", ""), one("files", "off", "it is switched off")],

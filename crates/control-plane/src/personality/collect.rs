@@ -5,8 +5,8 @@ use super::Personalities;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_model::id::VmId;
-use proteus_model::telemetry::{CollectIntent, Collector, Findings};
-use proteus_model::unit::UnixMillis;
+use proteus_model::telemetry::{COLLECT_BUDGET, CollectIntent, Collector, Findings};
+use proteus_model::unit::{Permille, UnixMillis};
 use proteus_protocol::api::v1::{CollectorView, CollectorsRequest, CollectorsView};
 use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
@@ -72,6 +72,7 @@ fn changed(before: &CollectIntent, request: &CollectorsRequest) -> Result<Collec
     intent.off.sort_unstable();
     intent.off.dedup();
     intent.users = request.users.unwrap_or(intent.users);
+    intent.budget = request.budget_permille.map(Permille).or(intent.budget);
     for endpoint in &request.remove_endpoints {
         let there = intent.endpoints.len();
         intent.endpoints.retain(|known| known != endpoint);
@@ -84,8 +85,7 @@ fn changed(before: &CollectIntent, request: &CollectorsRequest) -> Result<Collec
     intent.endpoints.dedup();
     intent.check().map_err(|error| ControlError::Invalid {
         what: error.to_string(),
-        hint: "as in `http://127.0.0.1:9100/metrics`: an address of the guest itself, seen from inside"
-            .into(),
+        hint: "an endpoint is as `http://127.0.0.1:9100/metrics`, an address of the guest itself; a budget 5 ‰ where none is given".into(),
     })?;
     Ok(intent)
 }
@@ -168,6 +168,7 @@ impl Control {
             users: collect.users,
             off: collect.off.iter().map(|name| name.name().to_owned()).collect(),
             endpoints: collect.endpoints.clone(),
+            budget_permille: collect.budget.unwrap_or(COLLECT_BUDGET).0,
             cpu_share: findings.and_then(|(_, found)| found.cpu_share()),
             resident: findings.and_then(|(_, found)| found.resident).map(|bytes| bytes.0),
             collectors: findings
@@ -226,8 +227,8 @@ mod tests {
     fn wishes_are_changed_by_name_and_nothing_else_is() {
         let before = CollectIntent {
             off: vec![Collector::Logs],
-            users: false,
             endpoints: vec!["http://127.0.0.1/a".into()],
+            ..CollectIntent::default()
         };
         let request = CollectorsRequest {
             off: vec!["files".into(), "files".into()],
@@ -252,6 +253,10 @@ mod tests {
         assert!(
             refused(CollectorsRequest { remove_endpoints: remove, ..Default::default() })
                 .contains("endpoint")
+        );
+        assert!(
+            refused(CollectorsRequest { budget_permille: Some(0), ..Default::default() })
+                .contains("1 to 500")
         );
         let add = vec!["http://203.0.113.5/metrics".to_owned()];
         assert!(

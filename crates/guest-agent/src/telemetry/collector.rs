@@ -209,12 +209,14 @@ impl Crew {
             member.set(CollectorState::Off, why.to_owned());
             clear(&mut self.findings, name);
         }
+        self.budget.set(policy.budget_permille.unwrap_or(budget::PERMILLE));
         self.policy = policy;
     }
 
     /// One step of the collector that is latest, where there is one that is due and it can be paid.
     fn step(&mut self, now: Instant) {
         self.budget.account(now);
+        let permille = self.budget.permille();
         if self.budget.memory_is_passed() {
             for member in self.members.iter_mut().filter(|member| member.state != CollectorState::Off) {
                 member.collect.forget();
@@ -233,7 +235,7 @@ impl Crew {
             return;
         }
         for member in working.filter(|member| member.lateness(now) > 1.0) {
-            let why = format!("the agent would pass {} ‰ of a core", budget::SHARE_US / 1000);
+            let why = format!("the agent would pass {permille} ‰ of a core");
             member.set(CollectorState::Shed, why);
         }
     }

@@ -17,7 +17,12 @@ fn policy(intent: &CollectIntent) -> CollectPolicy {
     let mut off: Vec<Collector> = intent.off.iter().map(|name| Collector::from(*name)).collect();
     off.sort_unstable();
     off.dedup();
-    CollectPolicy { off, users: intent.users, endpoints: intent.endpoints.clone() }
+    CollectPolicy {
+        off,
+        users: intent.users,
+        endpoints: intent.endpoints.clone(),
+        budget_permille: intent.budget.map(|budget| budget.0),
+    }
 }
 
 impl HostAgent {

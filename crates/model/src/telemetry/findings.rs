@@ -105,11 +105,17 @@ pub struct CollectIntent {
     /// Where applications tell of themselves in the OpenMetrics format, as the guest sees it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
+    /// Thousandths of a core that agent and collectors may use together; [`COLLECT_BUDGET`] without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Permille>,
 }
 
-/// Why an endpoint cannot be asked.
+/// Why something cannot be collected so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
+pub enum CollectError {
+    /// The budget is none.
+    #[error("a budget of {0} ‰ of a core: expected 1 to 500")]
+    Budget(u32),
     /// There are too many.
     #[error("{0} endpoints: expected at most {ENDPOINTS_MAX}")]
     TooMany(usize),
@@ -122,8 +128,8 @@ pub enum EndpointError {
 
 /// Address and path of an endpoint such as `http://127.0.0.1:9100/metrics`; port 80 and path `/metrics` where they are
 /// not said.
-pub fn endpoint(text: &str) -> Result<(SocketAddr, &str), EndpointError> {
-    let malformed = || EndpointError::Malformed(text.chars().take(256).collect());
+pub fn endpoint(text: &str) -> Result<(SocketAddr, &str), CollectError> {
+    let malformed = || CollectError::Malformed(text.chars().take(256).collect());
     let rest = text.strip_prefix("http://").filter(|_| text.len() <= 256).ok_or_else(malformed)?;
     let (host, path) = rest.find('/').map_or((rest, "/metrics"), |at| rest.split_at(at));
     if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
@@ -142,6 +148,11 @@ pub fn endpoint(text: &str) -> Result<(SocketAddr, &str), EndpointError> {
         .ok_or_else(malformed)
 }
 
+/// What agent and collectors may use together where nothing else is wished: 0.5 % of a core.
+pub const COLLECT_BUDGET: Permille = Permille(5);
+/// The most that may be wished.
+pub const COLLECT_BUDGET_MAX: Permille = Permille(500);
+
 /// Most endpoints that are asked in one VM.
 pub const ENDPOINTS_MAX: usize = 16;
 
@@ -151,11 +162,14 @@ impl CollectIntent {
         *self == Self::default()
     }
 
-    /// Fails where an endpoint is not one of the guest itself, or where there are too many: what an agent asks must
+    /// Fails where the budget is none, where an endpoint is not one of the guest itself, or where there are too many: what an agent asks must
     /// never lead out of its guest.
-    pub fn check(&self) -> Result<(), EndpointError> {
+    pub fn check(&self) -> Result<(), CollectError> {
+        if let Some(given) = self.budget.filter(|budget| budget.0 == 0 || *budget > COLLECT_BUDGET_MAX) {
+            return Err(CollectError::Budget(given.0));
+        }
         if self.endpoints.len() > ENDPOINTS_MAX {
-            return Err(EndpointError::TooMany(self.endpoints.len()));
+            return Err(CollectError::TooMany(self.endpoints.len()));
         }
         self.endpoints.iter().try_for_each(|text| endpoint(text).map(drop))
     }

@@ -52,6 +52,9 @@ fn it_is_found(server: &Server, address: &str) {
         all.then_some(record)
     });
     assert_eq!(found["ApplicationMetrics"]["source"], "guest");
+    let begun = found["NetworkTrafficProfile"]["value"]["begun"].as_array().unwrap();
+    let pages = begun.iter().find(|flow| flow["port"] == 80 && flow["direction"] == "inbound");
+    assert!(pages.is_some_and(|flow| flow["begun"].as_u64().unwrap() >= 20), "{begun:?}");
     let logs = found["LogActivity"]["value"].as_array().unwrap();
     assert!(logs.iter().any(|log| log["service"] == "nginx"), "{logs:?}");
     let connections = &found["NetworkTrafficProfile"]["value"]["connections"];

@@ -16,6 +16,8 @@ mod disk;
 
 mod full;
 
+mod inside;
+
 mod personality;
 
 mod usage;

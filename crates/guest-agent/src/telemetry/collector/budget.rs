@@ -6,12 +6,12 @@ use crate::sys;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
-/// What both may use: µs of CPU time a second, 0.5 % of a core.
-pub const SHARE_US: u64 = 5_000;
-/// The most that is saved up: a minute's worth.
-const SAVED_US_MAX: i64 = 60 * SHARE_US as i64;
+/// What both may use where the owner says nothing else: thousandths of a core.
+pub const PERMILLE: u32 = 5;
+/// The most that is saved up, in seconds' worth.
+const SAVED_S_MAX: i64 = 60;
 /// What there is at the beginning: enough for one round of what is cheap.
-const FIRST_US: i64 = 20 * SHARE_US as i64;
+const FIRST_US: i64 = 100_000;
 /// What both may hold: 20 MB.
 pub const MEMORY_BYTES: u64 = 20_000_000;
 /// Between two looks at what the agent used and both hold.
@@ -27,6 +27,8 @@ pub fn own_cpu_us() -> u64 {
 pub struct Budget {
     began: Instant,
     filled_at: Instant,
+    /// µs of CPU time a second that both may use.
+    share_us: u64,
     left_us: i64,
     spent_us: u64,
     looked_at: Option<Instant>,
@@ -48,6 +50,7 @@ impl Budget {
         Self {
             began: now,
             filled_at: now,
+            share_us: u64::from(PERMILLE) * 1000,
             left_us: FIRST_US,
             spent_us: own_cpu_us(),
             looked_at: None,
@@ -57,16 +60,27 @@ impl Budget {
         }
     }
 
+    /// From now on both may use so many thousandths of a core.
+    pub fn set(&mut self, permille: u32) {
+        self.share_us = u64::from(permille.clamp(1, 1000)) * 1000;
+    }
+
+    /// Thousandths of a core that both may use.
+    pub fn permille(&self) -> u64 {
+        self.share_us / 1000
+    }
+
     /// Fills in what the time brought, takes out what both used.
     pub fn account(&mut self, now: Instant) {
         let micros = now.saturating_duration_since(self.filled_at).as_micros();
         self.filled_at = now;
-        let brought = i64::try_from(micros * u128::from(SHARE_US) / 1_000_000).unwrap_or(SAVED_US_MAX);
+        let most = self.share_us as i64 * SAVED_S_MAX;
+        let brought = i64::try_from(micros * u128::from(self.share_us) / 1_000_000).unwrap_or(most);
         let own = own_cpu_us();
         let used = own.saturating_sub(self.spent_us) + self.agent_used(now);
         self.spent_us = own;
         let used = i64::try_from(used).unwrap_or(i64::MAX);
-        self.left_us = self.left_us.saturating_add(brought).min(SAVED_US_MAX).saturating_sub(used);
+        self.left_us = self.left_us.saturating_add(brought).min(most).saturating_sub(used);
     }
 
     /// What the agent used since it was looked at.
@@ -98,7 +112,7 @@ impl Budget {
     /// When a step may begin, if nobody uses anything meanwhile.
     pub fn allows_at(&self, now: Instant) -> Instant {
         let lacking = u64::try_from(1 - self.left_us).unwrap_or(0);
-        now + Duration::from_micros(lacking.saturating_mul(1_000_000) / SHARE_US)
+        now + Duration::from_micros(lacking.saturating_mul(1_000_000) / self.share_us)
     }
 
     /// Whether both hold more than they may.
@@ -125,7 +139,7 @@ mod tests {
         budget.leave_agent_out();
         assert!(budget.allows());
         assert_eq!(budget.allows_at(now), now);
-        budget.left_us = -(SHARE_US as i64) + 1;
+        budget.left_us = -(budget.share_us as i64) + 1;
         assert!(!budget.allows());
         assert_eq!(budget.allows_at(now), now + Duration::from_secs(1));
         budget.account(now + Duration::from_secs(10));
@@ -138,7 +152,7 @@ mod tests {
         let mut budget = Budget::new(now);
         budget.leave_agent_out();
         budget.account(now + Duration::from_secs(100_000));
-        assert!(budget.left_us <= SAVED_US_MAX);
+        assert!(budget.left_us <= budget.share_us as i64 * SAVED_S_MAX);
     }
 
     #[test]

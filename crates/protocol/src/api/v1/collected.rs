@@ -23,6 +23,8 @@ pub struct CollectorsRequest {
     pub add_endpoints: Vec<String>,
     /// Endpoints to ask no more.
     pub remove_endpoints: Vec<String>,
+    /// Thousandths of a core that agent and collectors may use together, 1 to 500.
+    pub budget_permille: Option<u32>,
 }
 
 /// One collector.
@@ -74,7 +76,9 @@ pub struct CollectorsView {
     pub off: Vec<String>,
     /// Endpoints that are asked.
     pub endpoints: Vec<String>,
-    /// CPU time of agent and collectors together as a share of a core; the budget is 0.005.
+    /// Thousandths of a core that both may use together.
+    pub budget_permille: u32,
+    /// CPU time of agent and collectors together as a share of a core.
     pub cpu_share: Option<f64>,
     /// Memory of both, bytes; the budget is 20 MB.
     pub resident: Option<u64>,

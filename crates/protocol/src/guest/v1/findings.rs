@@ -64,6 +64,8 @@ pub struct CollectPolicy {
     pub users: bool,
     /// Where applications tell of themselves in the OpenMetrics format, as `http://127.0.0.1:9100/metrics`.
     pub endpoints: Vec<String>,
+    /// Thousandths of a core that agent and collectors may use together; 5 without.
+    pub budget_permille: Option<u32>,
 }
 
 /// How a collector fares.
