@@ -12,6 +12,9 @@ pub const PERMILLE: u32 = 5;
 const SAVED_S_MAX: i64 = 60;
 /// What there is at the beginning: enough for one round of what is cheap.
 const FIRST_US: i64 = 100_000;
+/// Who found nothing left waits until there is so much, in seconds' worth. To wake up costs some 0.1 ms, so who wakes as
+/// soon as anything is there has used it up by that, and never comes to work.
+const RESUME_S: i64 = 1;
 /// What both may hold: 20 MB.
 pub const MEMORY_BYTES: u64 = 20_000_000;
 /// Between two looks at what the agent used and both hold.
@@ -111,7 +114,11 @@ impl Budget {
 
     /// When a step may begin, if nobody uses anything meanwhile.
     pub fn allows_at(&self, now: Instant) -> Instant {
-        let lacking = u64::try_from(1 - self.left_us).unwrap_or(0);
+        if self.allows() {
+            return now;
+        }
+        let resume = self.share_us as i64 * RESUME_S;
+        let lacking = u64::try_from(resume.saturating_sub(self.left_us)).unwrap_or(0);
         now + Duration::from_micros(lacking.saturating_mul(1_000_000) / self.share_us)
     }
 
@@ -139,9 +146,10 @@ mod tests {
         budget.leave_agent_out();
         assert!(budget.allows());
         assert_eq!(budget.allows_at(now), now);
-        budget.left_us = -(budget.share_us as i64) + 1;
+        budget.left_us = -(budget.share_us as i64);
         assert!(!budget.allows());
-        assert_eq!(budget.allows_at(now), now + Duration::from_secs(1));
+        let wait = Duration::from_secs(2);
+        assert_eq!(budget.allows_at(now), now + wait, "what is owed, and what waking up is worth");
         budget.account(now + Duration::from_secs(10));
         assert!(budget.allows(), "ten seconds bring ten times of what a second does: {}", budget.left_us);
     }
