@@ -201,6 +201,16 @@ pub enum Vm {
         #[arg(long, default_value = "30s", value_name = "TIME")]
         grace: Millis,
     },
+    /// Give a VM another name. All that is known of it stays; its guest keeps its host name.
+    Rename {
+        /// Which.
+        vm: String,
+        /// The name.
+        name: VmName,
+        /// Only say whether it could have it.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Make a running VM a template: it ends for good, and clones begin from it in a moment.
     Template {
         /// Which.

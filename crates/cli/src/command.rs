@@ -41,7 +41,7 @@ use proteus_protocol::api::v1::{
     AbortRequest, AllocationView, ArmRequest, ArmView, AuditView, CapabilityView, CloneRequest,
     ConsoleRequest, ConsoleView, DeleteView, DifferenceView, DocumentRequest, EXEC_STDIN_BYTES_MAX,
     EXEC_TIMEOUT_MAX, ExecRequest, ExecView, HostView, MorphRequest, MorphView, PlanRequest, ProfileView,
-    Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
+    RenameRequest, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView, VmView,
 };
 use proteus_protocol::guest::v1::Blob;
 use serde::Serialize;
@@ -132,6 +132,14 @@ impl Session {
                 let path = format!("/vms/{}/stop", segment(vm));
                 let view: StopView = self.client.post(&path, &StopRequest { grace_ms: *grace }).await?;
                 self.print(&view, || output::stopped(vm, &view));
+                Ok(0)
+            }
+            Vm::Rename { vm, name, dry_run } => {
+                let path = format!("/vms/{}/rename", segment(vm));
+                let request = RenameRequest { name: name.clone() };
+                let view: VmView = self.client.post(&asked(&path, *dry_run), &request).await?;
+                let done = if *dry_run { "could be called" } else { "is called" };
+                self.print(&view, || format!("{vm} {done} {name}\n"));
                 Ok(0)
             }
             Vm::Template { vm, dry_run } => self.template(vm, *dry_run).await,

@@ -118,6 +118,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/vms/{vm}/stop", Operator, "Stop a VM", handler::stop_vm, wire::StopRequest => wire::StopView),
     route!(post "/vms/{vm}/template" [DRY_RUN], Operator, "Make a running VM a template: it ends, others begin from it", handler::make_template => wire::VmView),
     route!(post "/vms/{vm}/clone", Operator, "Start a VM from a template", handler::clone_vm, wire::CloneRequest => wire::VmView),
+    route!(post "/vms/{vm}/rename" [DRY_RUN], Operator, "Give it another name", handler::rename_vm, wire::RenameRequest => wire::VmView),
     route!(get "/vms/{vm}/capabilities", Viewer, "What can be done to it live", handler::capabilities => wire::CapabilityView),
     route!(get "/vms/{vm}/services" [WAIT], Viewer, "Its services", handler::services => Vec<wire::ServiceView>),
     route!(get "/vms/{vm}/personality", Viewer, "What it is observed to be", handler::personality => wire::PersonalityView),

@@ -10,6 +10,8 @@ mod power;
 
 mod reboot;
 
+mod rename;
+
 mod restore;
 
 mod start;

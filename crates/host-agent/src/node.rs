@@ -14,7 +14,7 @@ use proteus_hypervisor::driver::{Driver, DriverError, Seat};
 use proteus_hypervisor::network::Network;
 use proteus_hypervisor::ownership;
 use proteus_model::capability::{Ability, CapabilityReport};
-use proteus_model::id::{Generation, SnapshotName, VmId};
+use proteus_model::id::{Generation, SnapshotName, VmId, VmName};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, KnobKind, Setting};
 use proteus_model::snapshot::Snapshot;
@@ -405,6 +405,12 @@ impl Node for HostAgent {
             return Err(NodeError::new(NodeErrorCode::Failed, chain(&error)));
         }
         self.seats().save(Seat { furnished: true, ..seat }).map_err(seat_error)
+    }
+
+    async fn rename(&self, vm: VmId, name: &VmName) -> Result<(), NodeError> {
+        let mut seat = self.seat(vm)?;
+        seat.intent.name = name.clone();
+        self.seats().save(seat).map_err(seat_error)
     }
 
     async fn check_delete(&self, vm: VmId) -> Result<(), NodeError> {

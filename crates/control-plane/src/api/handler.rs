@@ -39,8 +39,8 @@ use proteus_protocol::api::v1::{
     AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_SHOWN, AbortRequest, AllocationView, ArmRequest, ArmView, AuditView,
     BackupView, CapabilityView, CloneRequest, ConsoleRequest, ConsoleView, DeleteView, DifferenceView,
     DocumentRequest, ExecRequest, ExecView, HISTORY_MAX, HISTORY_SHOWN, HostView, MorphRequest, MorphView,
-    PlanRequest, ProfileView, Role, ServiceView, StopRequest, StopView, TokenRequest, TokenView, VersionView,
-    VmView,
+    PlanRequest, ProfileView, RenameRequest, Role, ServiceView, StopRequest, StopView, TokenRequest,
+    TokenView, VersionView, VmView,
 };
 use proteus_protocol::node::v1::{ExecIntent, NodeErrorCode};
 use serde::Deserialize;
@@ -228,6 +228,18 @@ pub(super) async fn make_template(
         return Ok(Json(view(&control, &control.check_template(&vm).await?).await?));
     }
     change_vm(control, |control| async move { control.make_template(&vm, &caller.name).await }).await
+}
+
+pub(super) async fn rename_vm(
+    State(control): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(vm): Path<String>,
+    Query(DryRun { dry_run }): DryRunQuery,
+    body: Body,
+) -> Answer<VmView> {
+    let RenameRequest { name } = parse(&body)?;
+    change_vm(control, |control| async move { control.rename_vm(&vm, &name, dry_run, &caller.name).await })
+        .await
 }
 
 pub(super) async fn clone_vm(

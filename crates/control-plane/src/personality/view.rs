@@ -102,9 +102,12 @@ impl Control {
         let (judgements, departed) = shown.unwrap_or_default();
         let own = self.record_of(&record).await?;
         let since = self.now().0.saturating_sub(portrait::LATELY_MS);
-        let mut minutes = self.node.history(record.id, 1).await?.buckets;
+        // One that cannot be read is missing, and no reason to show nothing.
+        let (minutes, long) = (self.node.history(record.id, 1).await, self.node.history(record.id, 2).await);
+        let unread =
+            minutes.as_ref().err().or(long.as_ref().err()).map(|error| format!("its history: {error}"));
+        let (mut minutes, long) = (minutes.unwrap_or_default().buckets, long.unwrap_or_default().buckets);
         minutes.retain(|bucket| bucket.begins_at.0 >= since);
-        let long = self.node.history(record.id, 2).await?.buckets;
         let [judgement, host_only] = match judgements {
             Some(both) => both.map(|one| Some(JudgementView::from(one))),
             None => [None, None],
@@ -119,6 +122,8 @@ impl Control {
         };
         let failed = self.personalities.failed(record.id);
         let collected = Collected::of(&own, failed.as_deref());
+        let mut performance: PartView<_> = portrait::performance("host and guest", &minutes).into();
+        performance.missing.extend(unread);
         Ok(PersonalityView {
             vm: record.intent.name.to_string(),
             at: own.at,
@@ -145,7 +150,7 @@ impl Control {
                 log_activity: collected.logs(),
                 graphics_processors: collected.gpus(),
                 user_behavior_model: collected.users(),
-                performance_metrics: portrait::performance("host and guest", &minutes).into(),
+                performance_metrics: performance,
                 weighted_trait_vector: portrait::trait_vector(["host", "host and guest"], &own, &labels)
                     .into(),
             },

@@ -30,6 +30,8 @@ mod overview;
 
 mod removal;
 
+mod rename;
+
 #[path = "../../../../tests/support/images.rs"]
 mod images;
 

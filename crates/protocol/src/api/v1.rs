@@ -136,6 +136,15 @@ pub struct CloneRequest {
     pub dry_run: bool,
 }
 
+/// Asks for another name for a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    /// The name.
+    #[schemars(with = "String")]
+    pub name: VmName,
+}
+
 /// Asks a VM to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use proteus_model::capability::CapabilityReport;
-use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId};
+use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId, VmName};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
@@ -272,6 +272,9 @@ pub trait Node: Send + Sync {
 
     /// Gives a VM its place; fails where a disk would be another's. Idempotent.
     async fn create(&self, vm: VmId, intent: &VmIntent) -> Result<(), NodeError>;
+
+    /// Calls a VM by another name from now on. Idempotent.
+    async fn rename(&self, vm: VmId, name: &VmName) -> Result<(), NodeError>;
 
     /// Fails where `delete` would be refused. Changes nothing.
     async fn check_delete(&self, vm: VmId) -> Result<(), NodeError>;
