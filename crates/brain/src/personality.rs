@@ -19,7 +19,7 @@ mod judged;
 pub mod portrait;
 
 pub use judged::{Judged, Lately, Told};
-pub use record::PersonalityRecord;
+pub use record::{CHANGES_KEPT, PersonalityRecord};
 pub use reference::Reference;
 
 use proteus_model::personality::{Dimension, Usage};

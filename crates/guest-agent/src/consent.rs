@@ -58,7 +58,7 @@ fn failure(operation: &str) -> impl Fn(std::io::Error) -> Failure {
 }
 
 /// What is told without consent.
-fn withdrawn() -> Users {
+pub fn withdrawn() -> Users {
     Users { budget: RELEASES_MAX as u32, ..Users::default() }
 }
 
@@ -191,6 +191,12 @@ impl Store {
         let why = format!("{} is not in this guest: sessions are not counted", log.display());
         (!log.exists() && self.folder.join(FILE).exists()).then_some(why)
     }
+}
+
+/// Whether there is a consent in this guest. Costs one look at a file.
+pub fn is_given() -> bool {
+    let store = Store::default();
+    store.folder.join(FILE).exists()
 }
 
 /// Takes away what a template's people allowed: its clone's are others.

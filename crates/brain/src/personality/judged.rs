@@ -71,10 +71,15 @@ impl Judged {
         self.bucket.is_some()
     }
 
-    /// All that is to be kept, as of now.
+    /// All that is to be kept, as of now. What people consent to is not: it must be gone when they do so no longer, and
+    /// the guest tells it again.
     pub fn memory(&mut self) -> PersonalityRecord {
         self.record.usual = self.change.memory();
-        self.record.clone()
+        let mut kept = self.record.clone();
+        if let Some((_, findings)) = &mut kept.findings {
+            findings.users = None;
+        }
+        kept
     }
 
     /// Judges the last minute.

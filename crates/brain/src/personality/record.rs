@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Labels and changes that are kept, the latest of each.
 const KEPT: usize = 64;
 /// Changes of the configuration inside that are kept, the latest.
-const CHANGES_KEPT: usize = 512;
+pub const CHANGES_KEPT: usize = 512;
 
 /// One VM's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct PersonalityRecord {
     /// Its latest changes by the host's clock, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configured: Vec<ConfigurationChange>,
+    /// Changes that were told no more when it was heard.
+    #[serde(default)]
+    pub configured_lost: u64,
     /// The template that its first label is from.
     pub inherited_from: Option<VmId>,
 }
@@ -69,6 +72,7 @@ impl PersonalityRecord {
             findings: None,
             configuration: None,
             configured: Vec::new(),
+            configured_lost: 0,
             inherited_from: None,
         }
     }
@@ -95,22 +99,15 @@ impl PersonalityRecord {
         self.traits = *vector;
     }
 
-    /// Keeps what its collectors found at `at`. Whether something of before is to be gone everywhere now: what people no
-    /// longer consent to.
-    pub fn found(&mut self, at: UnixMillis, mut findings: Findings) -> bool {
-        let of_users = |findings: &Findings| {
-            findings.users.as_ref().is_some_and(|users| !users.value.releases.is_empty())
-        };
-        let was_told = self.findings.as_ref().is_some_and(|(_, before)| of_users(before));
+    /// Keeps what its collectors found at `at`.
+    pub fn found(&mut self, at: UnixMillis, mut findings: Findings) {
         if let Some(configuration) = &mut findings.configuration {
             // Kept for longer than they are told: in a list of their own.
             let changes = std::mem::take(&mut configuration.value.changes);
             let history = (configuration.value.history.clone(), configuration.value.sequence);
             self.configured(at, findings.now, history, changes);
         }
-        let is_told = of_users(&findings);
         self.findings = Some((at, findings));
-        was_told && !is_told
     }
 
     /// Takes in those changes that are new, by the host's clock.
@@ -121,15 +118,19 @@ impl PersonalityRecord {
         (history, sequence): (String, u64),
         changes: Vec<ConfigurationChange>,
     ) {
-        let known = match &self.configuration {
-            Some((same, known)) if *same == history => *known,
+        let heard_at = self.findings.as_ref().map_or(UnixMillis(0), |(at, _)| *at);
+        let (known, earliest) = match &self.configuration {
+            // What is new came after it was heard last, whatever the guest's clock was then.
+            Some((same, known)) if *same == history => (*known, heard_at),
             // Another history, as of a guest that was made anew: all of it is new.
-            _ => 0,
+            _ => (0, UnixMillis(0)),
         };
+        let first = changes.iter().map(|change| change.sequence).find(|sequence| *sequence > known);
+        self.configured_lost += first.map_or(0, |first| first - known - 1);
         let by_host =
             |moment: UnixMillis| UnixMillis(at.0.saturating_sub(guest_now.0.saturating_sub(moment.0)));
         for mut change in changes.into_iter().filter(|change| change.sequence > known) {
-            (change.at, change.after) = (by_host(change.at), by_host(change.after));
+            (change.at, change.after) = (by_host(change.at).max(earliest), by_host(change.after));
             self.configured.push(change);
         }
         self.configured.drain(..self.configured.len().saturating_sub(CHANGES_KEPT));
@@ -175,7 +176,7 @@ impl PersonalityRecord {
 mod tests {
     use super::*;
     use proteus_model::telemetry::{
-        ConfigurationAspect, ConfigurationObserved, Consent, Found, SessionsReleased, UsersObserved,
+        ConfigurationAspect, ConfigurationObserved, Consent, Found, UsersObserved,
     };
 
     fn change(sequence: u64, at: u64) -> ConfigurationChange {
@@ -220,25 +221,25 @@ mod tests {
     }
 
     #[test]
-    fn what_people_no_longer_consent_to_is_to_be_gone_at_once() {
-        let users = |releases| {
-            let value = UsersObserved { consent: Consent::Given, releases, ..UsersObserved::default() };
-            Findings { users: Some(Found { at: UnixMillis(1), value }), ..Findings::default() }
-        };
-        let release = SessionsReleased {
-            number: 1,
-            from: UnixMillis(1),
-            until: UnixMillis(2),
-            by_hour: [0; 24],
-            sessions: 0,
-        };
+    fn a_change_from_before_the_guests_clock_was_right_came_after_it_was_heard_last() {
         let mut record = PersonalityRecord::new(UnixMillis(0));
-        assert!(!record.found(UnixMillis(9), users(vec![release.clone()])));
-        assert!(!record.found(UnixMillis(10), users(vec![release.clone()])));
-        assert!(record.found(UnixMillis(11), users(Vec::new())));
-        assert!(!record.found(UnixMillis(12), users(Vec::new())));
-        record.found(UnixMillis(13), users(vec![release]));
-        assert!(record.found(UnixMillis(14), Findings::default()), "nothing said is nothing kept");
+        record.found(UnixMillis(100_000), configured("a", vec![change(1, 3_000)]));
+        // By its own clock it was decades ago.
+        let mut late = configured("a", vec![change(4, 3_000)]);
+        late.now = UnixMillis(50_000_000);
+        record.found(UnixMillis(200_000), late);
+        let last = record.configured.last().unwrap();
+        assert_eq!((last.sequence, last.at, record.configured_lost), (4, UnixMillis(100_000), 2));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_forgotten() {
+        let value = UsersObserved { consent: Consent::Given, ..UsersObserved::default() };
+        let users = Some(Found { at: UnixMillis(1), value });
+        let mut record = PersonalityRecord::new(UnixMillis(0));
+        record.found(UnixMillis(9), Findings { users: users.clone(), ..Findings::default() });
+        record.forget_collected(&CollectIntent { users: true, ..CollectIntent::default() });
+        assert_eq!(record.findings.as_ref().unwrap().1.users, users);
         record.forget_collected(&CollectIntent::default());
         assert!(record.findings.unwrap().1.users.is_none());
     }

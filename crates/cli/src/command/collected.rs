@@ -1,11 +1,12 @@
 //! `proteus vm collectors`, and how what collectors found is shown.
 
+use super::inside::amount;
 use super::label::{age, indented, percent};
 use super::{Outcome, Session, asked};
 use crate::argument::VmCollectors;
 use crate::client::segment;
 use crate::output::{now, table};
-use proteus_model::unit::three_digits as number;
+use proteus_model::unit::{UnixMillis, three_digits as number};
 use proteus_protocol::api::v1::{
     BegunView, CollectorsRequest, CollectorsView, ConnectionsView, EndpointView, FlowView, GpuView, LogView,
 };
@@ -14,14 +15,6 @@ use std::fmt::Write as _;
 
 /// Flows and metrics that are shown in text.
 const SHOWN: usize = 10;
-
-fn bytes(count: u64) -> String {
-    match count {
-        count if count < 10 << 10 => format!("{count} B"),
-        count if count < 10 << 20 => format!("{} KiB", count >> 10),
-        count => format!("{} MiB", count >> 20),
-    }
-}
 
 fn ms(us: Option<u32>) -> String {
     us.map_or("-".to_owned(), |us| format!("{} ms", number(us as f32 / 1000.0)))
@@ -43,8 +36,8 @@ pub(super) fn connections(view: &ConnectionsView, now: u64) -> String {
             program,
             other,
             flow.connections.to_string(),
-            bytes(flow.sent),
-            bytes(flow.received),
+            amount(flow.sent.into()),
+            amount(flow.received.into()),
             ms(flow.rtt_us),
         ]
     };
@@ -68,7 +61,7 @@ pub(super) fn connections(view: &ConnectionsView, now: u64) -> String {
 }
 
 /// Whom it spoke to, by the host's count.
-pub(super) fn begun(all: &[BegunView]) -> String {
+pub(super) fn begun(all: &[BegunView], at: Option<UnixMillis>, now: u64) -> String {
     let row = |view: &BegunView| {
         let what = if view.protocol == "tcp" { "connections" } else { "packets" };
         vec![
@@ -79,10 +72,12 @@ pub(super) fn begun(all: &[BegunView]) -> String {
         ]
     };
     let rows: Vec<_> = all.iter().take(SHOWN).map(row).collect();
+    let at = at.map_or_else(|| "not seen".to_owned(), |at| age(at.0, now));
     if rows.is_empty() {
-        return "  nothing was begun in about the last hour\n".to_owned();
+        return format!("  nothing was begun in the hour before ({at})\n");
     }
-    let mut text = table(&["BEGUN", "PORT", "WITH", "IN ABOUT THE LAST HOUR"], &rows);
+    let mut text = format!("by the host, in about the hour before ({at})\n");
+    text += &table(&["BEGUN", "PORT", "WITH", "HOW OFTEN"], &rows);
     if all.len() > rows.len() {
         let _ = writeln!(text, "and {} more", all.len() - rows.len());
     }
@@ -204,7 +199,6 @@ impl Session {
 mod tests {
     use super::*;
     use expect_test::expect;
-    use proteus_model::unit::UnixMillis;
     use proteus_protocol::api::v1::CollectorView;
 
     fn flow(direction: &str, application: &str, peer_application: Option<&str>) -> FlowView {

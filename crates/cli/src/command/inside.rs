@@ -12,7 +12,7 @@ use proteus_protocol::api::v1::{
 use std::fmt::Write as _;
 
 /// An amount of bytes, signed, in the largest unit that leaves two digits.
-fn amount(bytes: i128) -> String {
+pub(super) fn amount(bytes: i128) -> String {
     let (size, sign) = (bytes.unsigned_abs(), if bytes < 0 { "-" } else { "" });
     match size {
         size if size < 10 << 10 => format!("{sign}{size} B"),

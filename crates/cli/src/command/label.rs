@@ -199,7 +199,10 @@ pub fn whole(view: &PersonalityView, now: u64) -> String {
             or_dash(traffic.packet_out, " B"),
             or_dash(traffic.burstiness, ""),
             crate::plot::line(&hours, 24)
-        ) + &traffic.begun.as_ref().map_or_else(String::new, |all| collected::begun(all))
+        ) + &traffic
+            .begun
+            .as_ref()
+            .map_or_else(String::new, |all| collected::begun(all, traffic.begun_at, now))
             + &traffic.connections.as_ref().map_or_else(String::new, |view| collected::connections(view, now))
     });
     part(&mut text, "ApplicationMetrics", &record.application_metrics, now, |all| collected::endpoints(all));

@@ -25,6 +25,8 @@ pub(super) struct Asking {
     at: Option<UnixMillis>,
     /// Whether it still owes an answer.
     owed: bool,
+    /// Rises when the owner's wishes change: an answer to those of before is not kept.
+    wishes: u64,
     /// Why the last question was not answered.
     failed: Option<String>,
 }
@@ -35,16 +37,16 @@ impl Personalities {
         self.asking().get(&vm).and_then(|asking| asking.failed.clone())
     }
 
-    /// Whether an agent is to be asked now; from then on it owes an answer.
-    fn begin_asking(&self, vm: VmId, now: UnixMillis) -> bool {
+    /// Whether an agent is to be asked now; from then on it owes an answer to these wishes.
+    fn begin_asking(&self, vm: VmId, now: UnixMillis) -> Option<u64> {
         let mut all = self.asking();
         let asking = all.entry(vm).or_default();
         let is_due = asking.at.is_none_or(|at| now.0.saturating_sub(at.0) >= COLLECT_EVERY_MS);
         if asking.owed || !is_due {
-            return false;
+            return None;
         }
         (asking.at, asking.owed) = (Some(now), true);
-        true
+        Some(asking.wishes)
     }
 }
 
@@ -91,52 +93,55 @@ fn changed(before: &CollectIntent, request: &CollectorsRequest) -> Result<Collec
 }
 
 impl Control {
-    /// Asks those agents that are due, without waiting for them.
+    /// Asks an agent that is due, without waiting for it.
     pub(super) fn collect_in_background(self: &Arc<Self>, vm: VmId) {
-        if !self.personalities.begin_asking(vm, self.now()) {
-            return;
-        }
+        let Some(wishes) = self.personalities.begin_asking(vm, self.now()) else { return };
         let control = self.clone();
         self.spawn(async move {
-            if let Err(error) = control.collect_from(vm).await {
+            if let Err(error) = control.collect_from(vm, wishes).await {
                 tracing::debug!(%vm, %error, "what its collectors found is not known for now");
             }
         });
     }
 
-    /// Asks an agent, and keeps what it says.
-    async fn collect_from(&self, vm: VmId) -> Result<(), ControlError> {
+    /// Asks an agent, and keeps what it says of what the owner wishes, whatever else it says.
+    async fn collect_from(&self, vm: VmId, wishes: u64) -> Result<(), ControlError> {
         let record = self.vm_of(vm).await;
-        let answer = match record {
-            Ok(record) => Ok(self.node.collect(vm, &record.intent.collect).await),
-            Err(error) => Err(error),
+        let answer = match &record {
+            Ok(record) => Some(self.node.collect(vm, &record.intent.collect).await),
+            Err(_) => None,
         };
         let at = self.now();
-        let is_erased = {
-            let (mut vms, mut all) = (self.personalities.vms(), self.personalities.asking());
-            let Some(judged) = vms.get_mut(&vm) else {
-                all.remove(&vm);
-                return Ok(());
-            };
-            let asking = all.entry(vm).or_default();
-            asking.owed = false;
-            match answer? {
-                Ok(findings) => {
-                    asking.failed = None;
-                    judged.record.found(at, findings)
-                }
-                Err(error) => {
-                    let is_old = error.code == NodeErrorCode::Unsupported;
-                    asking.failed = Some(error.message);
-                    // An agent of before is not asked again and again, but when it may have been replaced.
-                    asking.at =
-                        if is_old { Some(UnixMillis(at.0 + 20 * COLLECT_EVERY_MS)) } else { Some(at) };
-                    false
-                }
-            }
+        let (mut vms, mut all) = (self.personalities.vms(), self.personalities.asking());
+        let Some(judged) = vms.get_mut(&vm) else {
+            all.remove(&vm);
+            return Ok(());
         };
-        if is_erased {
-            self.keep_personality(vm).await;
+        let asking = all.entry(vm).or_default();
+        asking.owed = false;
+        if asking.wishes != wishes {
+            // Asked again at once, with the wishes of now.
+            asking.at = None;
+            return Ok(());
+        }
+        let (record, answer) = (record?, answer);
+        match answer {
+            Some(Ok(findings)) if findings.collectors.is_empty() => {
+                // They have just begun, and say something within seconds. What they found before stays until then.
+                (asking.failed, asking.at) = (None, None);
+            }
+            Some(Ok(findings)) => {
+                asking.failed = None;
+                judged.record.found(at, findings);
+                judged.record.forget_collected(&record.intent.collect);
+            }
+            Some(Err(error)) => {
+                // An agent of before is not asked again and again, but when it may have been replaced.
+                let is_old = error.code == NodeErrorCode::Unsupported;
+                asking.failed = Some(error.message);
+                asking.at = if is_old { Some(UnixMillis(at.0 + 20 * COLLECT_EVERY_MS)) } else { Some(at) };
+            }
+            None => {}
         }
         Ok(())
     }
@@ -191,24 +196,35 @@ impl Control {
         dry_run: bool,
         actor: &str,
     ) -> Result<CollectorsView, ControlError> {
-        let mut record = self.vm(vm).await?;
-        record.intent.collect = changed(&record.intent.collect, request)?;
+        let record = self.vm(vm).await?;
+        let wanted = changed(&record.intent.collect, request)?;
         if dry_run {
+            let mut record = record;
+            record.intent.collect = wanted;
             return Ok(self.collectors_view(&record));
         }
-        let wanted = record.intent.collect.clone();
+        let before = record.intent.collect.clone();
         let entry = |found: &VmRecord| {
-            let evidence = json!({ "from": found.intent.collect, "to": wanted });
+            let evidence = json!({ "from": before, "to": found.intent.collect });
             self.vm_entry(actor, "vm.collectors", found, evidence)
         };
         let id = record.id;
-        self.change_record(id, entry, |found| found.intent.collect = wanted.clone()).await?;
+        // Of what it is then: another request may have come in between. What was fine a moment ago is refused by nobody
+        // but who asks for too much together, and then nothing of it is taken.
+        let change = |found: &mut VmRecord| {
+            if let Ok(wanted) = changed(&found.intent.collect, request) {
+                found.intent.collect = wanted;
+            }
+        };
+        let wanted = self.change_record(id, entry, change).await?.intent.collect;
         let is_known = {
             let mut vms = self.personalities.vms();
             if let Some(judged) = vms.get_mut(&id) {
                 judged.record.forget_collected(&wanted);
-                self.personalities.asking().entry(id).or_default().at = None;
             }
+            let mut all = self.personalities.asking();
+            let asking = all.entry(id).or_default();
+            (asking.at, asking.wishes) = (None, asking.wishes + 1);
             vms.contains_key(&id)
         };
         if is_known {

@@ -9,7 +9,7 @@ use self::collected::Collected;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_brain::personality::{PersonalityRecord, portrait};
-use proteus_model::telemetry::Collector;
+use proteus_model::telemetry::{Collector, FLOWS_BEGUN_MAX};
 use proteus_protocol::api::v1::{
     ApplicationView, BegunView, JudgementView, PartView, PersonalityView, RecordView, TrafficView,
 };
@@ -30,8 +30,13 @@ fn traffic(
     let connections = collected.connections_view();
     let mut part = of_host;
     part.missing.push("protocols other than TCP and UDP: not supported here".to_owned());
-    if record.flows.is_none() {
-        part.missing.push("whom it speaks to: is not counted yet".to_owned());
+    match &record.flows {
+        None => part.missing.push("whom it speaks to: is not counted yet".to_owned()),
+        Some((_, flows)) if flows.len() >= FLOWS_BEGUN_MAX => {
+            part.missing
+                .push(format!("whom it speaks to beyond those {FLOWS_BEGUN_MAX} that were begun most"));
+        }
+        Some(_) => {}
     }
     if connections.is_none() {
         let why = collected.why_not(Collector::Connections);
@@ -41,6 +46,7 @@ fn traffic(
     }
     if let Some(value) = &mut part.value {
         (value.begun, value.connections) = (begun(record), connections);
+        value.begun_at = record.flows.as_ref().map(|(at, _)| *at);
     }
     part
 }

@@ -34,7 +34,7 @@ use proteus_protocol::guest::v1::findings::{
     CollectPolicy, Collector, CollectorState, CollectorStatus, Findings, Found,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,8 +42,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Between two looks whether a collector can work after all.
 const MISSING_RETRY: Duration = Duration::from_secs(600);
-/// So long collectors rest after they passed their memory.
-const MEMORY_REST: Duration = Duration::from_secs(600);
+/// Exit code of a process that passed its memory: what was let go of stays with a process, so it ends, and is started
+/// anew after a while.
+pub const PASSED_MEMORY: i32 = 3;
+/// Longest line of findings: what a frame carries, less some.
+pub const LINE_BYTES_MAX: usize = 200 << 10;
 /// Longest line of policy: 64 endpoints of 256 bytes, and some.
 const POLICY_BYTES_MAX: usize = 64 << 10;
 /// What this process may take for its data: beyond that it ends and is started anew. Well above the budget, so that a
@@ -217,15 +220,6 @@ impl Crew {
     fn step(&mut self, now: Instant) {
         self.budget.account(now);
         let permille = self.budget.permille();
-        if self.budget.memory_is_passed() {
-            for member in self.members.iter_mut().filter(|member| member.state != CollectorState::Off) {
-                member.collect.forget();
-                let why = format!("the agent passed its memory of {} MiB", budget::MEMORY_BYTES >> 20);
-                member.set(CollectorState::Shed, why);
-                member.due = now + MEMORY_REST;
-            }
-            return;
-        }
         let working = self.members.iter_mut().filter(|member| member.state != CollectorState::Off);
         if self.budget.allows() {
             let latest = working.max_by(|a, b| a.lateness(now).total_cmp(&b.lateness(now)));
@@ -249,10 +243,26 @@ impl Crew {
     fn tell(&mut self) -> std::io::Result<()> {
         self.findings.collectors = self.members.iter().map(Member::status).collect();
         (self.findings.watched_ms, self.findings.cpu_us, self.findings.resident) = self.budget.cost();
-        let mut line = serde_json::to_vec(&self.findings)?;
+        let mut line = line(&mut self.findings)?;
         line.push(b'\n');
         std::io::stdout().write_all(&line)
     }
+}
+
+/// All that was found, as one line. What does not fit is left out, the largest parts that others choose first, and said to
+/// be.
+fn line(findings: &mut Findings) -> serde_json::Result<Vec<u8>> {
+    for name in [Collector::Endpoints, Collector::Logs, Collector::Configuration, Collector::Connections] {
+        let line = serde_json::to_vec(findings)?;
+        if line.len() < LINE_BYTES_MAX {
+            return Ok(line);
+        }
+        clear(findings, name);
+        for status in findings.collectors.iter_mut().filter(|status| status.name == name) {
+            (status.state, status.why) = (CollectorState::Shed, "it found more than can be told".to_owned());
+        }
+    }
+    serde_json::to_vec(findings)
 }
 
 /// Lines of policy from the agent.
@@ -265,13 +275,14 @@ impl Input {
     /// Takes what is there; false: the agent is gone, or says what is no policy.
     fn take(&mut self) -> bool {
         let mut chunk = [0u8; 4096];
-        match std::io::stdin().lock().read(&mut chunk) {
+        // Not through the library's own buffer: what waited in there would wake nobody.
+        match rustix::io::read(std::io::stdin(), &mut chunk) {
             Ok(0) => false,
             Ok(got) => {
                 self.buffer.extend_from_slice(&chunk[..got]);
                 self.buffer.len() <= POLICY_BYTES_MAX
             }
-            Err(error) => error.kind() == std::io::ErrorKind::Interrupted,
+            Err(error) => error == rustix::io::Errno::INTR,
         }
     }
 
@@ -331,6 +342,9 @@ pub fn run() -> ExitCode {
         }
         if asked {
             crew.step(now);
+        }
+        if crew.budget.memory_is_passed() {
+            return ExitCode::from(PASSED_MEMORY as u8);
         }
         if asked && now >= tell_at {
             tell_at = now + TELL_EVERY;

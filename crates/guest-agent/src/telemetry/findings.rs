@@ -1,6 +1,7 @@
 //! The agent's end of its collectors: starts their process when the host first asks, starts it anew when it ended, and
 //! holds what they said last. Must never wait for them, nor hold more than one line of theirs.
 
+use super::collector::{LINE_BYTES_MAX, PASSED_MEMORY};
 use crate::failure::Failure;
 use crate::process::{Ended, Process};
 use crate::sys::spawn::{SpawnSpec, spawn};
@@ -16,11 +17,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-/// Longest line of findings: what a frame carries, less some.
-const LINE_BYTES_MAX: usize = 200 << 10;
 /// Wait before ended collectors are started anew; each time twice as long.
 const RESTART_FIRST: Duration = Duration::from_secs(10);
 const RESTART_MAX: Duration = Duration::from_secs(600);
+/// They say something every ten seconds: who is silent for so long waits for something without end.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Who lived so long did not end by how it began.
+const HEALTHY: Duration = Duration::from_secs(3600);
 
 /// The process of the collectors.
 struct Running {
@@ -30,6 +33,9 @@ struct Running {
     buffer: Vec<u8>,
     /// What is still to be written.
     unsent: Vec<u8>,
+    since: Instant,
+    /// When they said something last.
+    heard_at: Instant,
 }
 
 /// Lines of services so far, and those of them that speak of an error.
@@ -50,15 +56,15 @@ pub struct Collectors {
 }
 
 /// Starts the process: this very program, with pipes for its input and output.
-fn start() -> Result<Running, Failure> {
+fn start(now: Instant) -> Result<Running, Failure> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| Failure::system("make a pipe", &e));
     let (input_read, input) = pipe()?;
     let (output, output_write) = pipe()?;
     for fd in [&input, &output] {
         rustix::io::ioctl_fionbio(fd, true).map_err(|e| Failure::system("prepare a pipe", &e))?;
     }
-    let program = std::env::current_exe().map_err(|e| Failure::system("find the agent's program", &e))?;
-    let argv = c_strings(&[program.to_string_lossy().into_owned(), "collect".to_owned()])?;
+    // Not by its path: a package that is upgraded puts another program there.
+    let argv = c_strings(&["/proc/self/exe".to_owned(), "collect".to_owned()])?;
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|e| Failure::system("open /dev/null", &e))?;
     let spawned = spawn(&SpawnSpec {
@@ -73,7 +79,15 @@ fn start() -> Result<Running, Failure> {
         confined: false,
     })
     .map_err(|e| Failure::system("start the collectors", &e))?;
-    Ok(Running { process: Process::new(spawned), input, output, buffer: Vec::new(), unsent: Vec::new() })
+    Ok(Running {
+        process: Process::new(spawned),
+        input,
+        output,
+        buffer: Vec::new(),
+        unsent: Vec::new(),
+        since: now,
+        heard_at: now,
+    })
 }
 
 impl Running {
@@ -90,7 +104,7 @@ impl Running {
     }
 
     /// The last whole line that came; false: it says more than it may.
-    fn read(&mut self, said: &mut Vec<u8>) -> bool {
+    fn read(&mut self, said: &mut Vec<u8>, now: Instant) -> bool {
         let mut chunk = [0u8; 4096];
         // A bound on one turn: they say a line of some KiB every ten seconds.
         for _ in 0..64 {
@@ -104,6 +118,7 @@ impl Running {
                 let begin = self.buffer[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                 *said = self.buffer[begin..end].to_vec();
                 self.buffer.drain(..=end);
+                self.heard_at = now;
             }
             if self.buffer.len() > LINE_BYTES_MAX {
                 return false;
@@ -139,20 +154,27 @@ impl Collectors {
 
     /// When it must be stepped even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.restart_at
+        let silence = self.running.as_ref().map(|running| running.heard_at + SILENCE_MAX);
+        silence.or(self.restart_at)
     }
 
     /// Takes what was said, and starts anew what ended.
     pub fn step(&mut self, now: Instant) {
         if let Some(running) = &mut self.running {
             running.write();
-            let is_sane = running.read(&mut self.said);
-            if !is_sane {
+            let is_sane = running.read(&mut self.said, now);
+            if !is_sane || now.saturating_duration_since(running.heard_at) >= SILENCE_MAX {
                 running.process.signal(rustix::process::Signal::KILL);
             }
             if let Some(ended) = running.process.try_wait() {
+                let lived = now.saturating_duration_since(running.since);
                 self.running = None;
                 self.ended = Some(ended);
+                // What an ended process said may be of what is not so any more.
+                self.said.clear();
+                if lived >= HEALTHY {
+                    self.patience = Duration::ZERO;
+                }
                 self.patience = (self.patience * 2).clamp(RESTART_FIRST, RESTART_MAX);
                 self.restart_at = Some(now + self.patience);
             }
@@ -164,7 +186,7 @@ impl Collectors {
     fn ensure_running(&mut self, now: Instant) {
         self.restart_at = None;
         let Some(policy) = self.policy.clone().filter(|_| self.running.is_none()) else { return };
-        match start() {
+        match start(now) {
             Ok(running) => {
                 self.running = Some(running);
                 self.send(&policy);
@@ -203,7 +225,12 @@ impl Collectors {
         }
         let mut findings: Findings = serde_json::from_slice(&self.said).unwrap_or_default();
         if let (None, Some(ended)) = (&self.running, self.ended) {
-            let why = format!("the collectors ended ({ended}) and are started anew");
+            let why = match ended {
+                Ended::Exit(PASSED_MEMORY) => {
+                    "agent and collectors passed their memory of 20 MB; these are started anew".to_owned()
+                }
+                ended => format!("the collectors ended ({ended}) and are started anew"),
+            };
             let shed = |name| CollectorStatus {
                 name,
                 state: CollectorState::Shed,
@@ -213,6 +240,10 @@ impl Collectors {
             };
             findings.collectors =
                 proteus_model::telemetry::Collector::ALL.map(|name| shed(name.into())).to_vec();
+        }
+        if let Some(users) = findings.users.as_mut().filter(|_| !crate::consent::is_given()) {
+            // Withdrawn since they said so.
+            users.value = crate::consent::withdrawn();
         }
         self.add_services(&mut findings, services, now);
         findings.now_ms = super::collector::wall_ms();

@@ -1,6 +1,6 @@
 //! Who a VM speaks to, as the host sees it with no agent: one `netdev` table per VM, bound to its tap. The kernel counts
 //! the beginnings of connections into sets of bounded size whose elements it forgets after an hour: of TCP the SYNs, of
-//! UDP the packets to ports of services. A segment of a TCP connection that stands costs one rule. Behind the packet
+//! UDP the packets to ports of services that are no answers. A segment of a TCP connection that stands costs one rule. Behind the packet
 //! filter, so that what it dropped is not counted. Must never decide about a packet.
 
 use super::{Network, tap_name};
@@ -41,14 +41,21 @@ fn rules(direction: FlowDirection) -> Vec<Value> {
     let stands = json!({"match": {"op": "!=", "left": flags, "right": "syn"}});
     let mut all = vec![json!([stands, {"accept": null}])];
     let l4 = json!({"meta": {"key": "l4proto"}});
-    let of = json!({"match": {"op": "==", "left": l4, "right": {"set": ["tcp", "udp"]}}});
+    let of = |protocol: &str| json!({"match": {"op": "==", "left": l4, "right": protocol}});
     let service = json!({"match": {"op": "<", "left": payload("th", "dport"), "right": CLIENT_PORTS}});
     // From the guest the peer is who is spoken to, towards it who speaks.
     let peer = if direction == FlowDirection::Outbound { "daddr" } else { "saddr" };
+    let key = |network, port| json!({"concat": [payload(network, peer), l4, payload("th", port)]});
+    // A packet of UDP from the port that was spoken to is an answer, whatever port it goes to.
+    for (name, _, _, network) in SETS.into_iter().filter(|set| set.1 != direction) {
+        let left = key(network, "sport");
+        let answers = json!({"match": {"op": "==", "left": left, "right": format!("@{name}")}});
+        all.push(json!([of("udp"), answers, {"accept": null}]));
+    }
     for (name, _, _, network) in SETS.into_iter().filter(|set| set.1 == direction) {
-        let key = json!({"concat": [payload(network, peer), l4, payload("th", "dport")]});
-        let put = json!({"set": {"op": "update", "elem": key, "set": format!("@{name}")}});
-        all.push(json!([of, service, put]));
+        let put = json!({"set": {"op": "update", "elem": key(network, "dport"), "set": format!("@{name}")}});
+        all.push(json!([of("tcp"), put]));
+        all.push(json!([of("udp"), service, put]));
     }
     all
 }

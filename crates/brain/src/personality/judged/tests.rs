@@ -118,3 +118,14 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
     let stranger = PersonalityRecord::inherited(UnixMillis(5), template, None);
     assert_eq!((stranger.label(), stranger.inherited_from), (None, None));
 }
+
+#[test]
+fn what_people_consent_to_is_never_written_down() {
+    use proteus_model::telemetry::{Consent, Findings, Found, UsersObserved};
+    let value = UsersObserved { consent: Consent::Given, ..UsersObserved::default() };
+    let users = Some(Found { at: UnixMillis(1), value });
+    let mut judged = Judged::resume(PersonalityRecord::new(UnixMillis(0)), UnixMillis(0));
+    judged.record.found(UnixMillis(9), Findings { users: users.clone(), ..Findings::default() });
+    assert!(judged.memory().findings.unwrap().1.users.is_none());
+    assert_eq!(judged.record.findings.unwrap().1.users, users, "it is shown while it is told");
+}

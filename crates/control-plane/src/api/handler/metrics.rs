@@ -10,11 +10,15 @@ use proteus_model::personality::Label;
 use proteus_model::telemetry::{CollectorState, Findings, Found};
 use proteus_model::vm::PowerState;
 use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// A family: name, type, help.
 type Family = (&'static str, &'static str, &'static str);
+
+/// Most rows of a VM whose names its guest chooses: of logs, and of what applications tell.
+const LOGS_MAX: usize = 16;
+const APPLICATION_ROWS_MAX: usize = 200;
 
 /// Seconds in a nanosecond and in a microsecond.
 const NS: f64 = 1e-9;
@@ -62,11 +66,8 @@ const DISAGREEMENT: Family = (
 const LABEL: Family = ("proteus_vm_label", "gauge", "1 for the label that the VM bears, as `database`.");
 const CHANGES: Family =
     ("proteus_vm_personality_changes_total", "counter", "Shifts and anomalies of the VM that were told.");
-const AGENT_CPU: Family = (
-    "proteus_vm_agent_cpu_ratio",
-    "gauge",
-    "CPU time of the agent and its collectors as a share of a core; the budget is 0.005.",
-);
+const AGENT_CPU: Family =
+    ("proteus_vm_agent_cpu_ratio", "gauge", "CPU time of the agent and its collectors as a share of a core.");
 const AGENT_RESIDENT: Family =
     ("proteus_vm_agent_resident_bytes", "gauge", "Memory of the agent and its collectors.");
 const COLLECTOR_CPU: Family =
@@ -230,14 +231,27 @@ impl Page {
                 self.count(CALLS, &[("vm", vm), ("class", class)], Some(*calls), per_call);
             }
         }
-        for log in found.logs.iter().flat_map(|logs| &logs.value) {
+        self.named_by_the_guest(vm, found);
+    }
+
+    /// Rows whose names the guest chooses: bounded, so that it fills nobody's Prometheus, and each once.
+    fn named_by_the_guest(&mut self, vm: &str, found: &Findings) {
+        let mut known = BTreeSet::new();
+        for log in found.logs.iter().flat_map(|logs| &logs.value).take(LOGS_MAX) {
+            if !known.insert(log.service.as_str()) {
+                continue;
+            }
             let (labels, per_line) =
                 ([("vm", vm), ("log", log.service.as_str())], 1e3 / log.window.0.max(1) as f64);
             self.count(LOG_LINES, &labels, Some(log.lines), per_line);
             self.count(LOG_ERRORS, &labels, log.errors, per_line);
         }
+        let (mut known, mut left) = (BTreeSet::new(), APPLICATION_ROWS_MAX);
         for one in found.endpoints.iter().flat_map(|endpoints| &endpoints.value) {
-            for (metric, value) in &one.metrics {
+            if !known.insert((&one.kind, &one.address)) {
+                continue;
+            }
+            for (metric, value) in one.metrics.iter().take(left) {
                 let labels = [
                     ("vm", vm),
                     ("application", one.kind.as_str()),
@@ -245,6 +259,7 @@ impl Page {
                     ("metric", metric),
                 ];
                 self.put(APPLICATION, &labels, Some(*value));
+                left -= 1;
             }
         }
     }

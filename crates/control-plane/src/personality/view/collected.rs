@@ -172,14 +172,14 @@ impl<'a> Collected<'a> {
     }
 
     /// What is not known of the configuration inside.
-    pub(super) fn configuration_missing(&self) -> Vec<String> {
+    pub(super) fn configuration_missing(&self, lost: u64) -> Vec<String> {
         let Some((_, seen)) = self.found(|findings| findings.configuration.as_ref()) else {
             return vec![format!("changes inside, by others: {}", self.why_not(Collector::Configuration))];
         };
         let aspect = |one: &AspectObserved| one.missing.as_ref().map(|why| format!("{}: {why}", one.aspect));
         let mut missing: Vec<String> = seen.aspects.iter().filter_map(aspect).collect();
-        if seen.lost > 0 {
-            missing.push(format!("{} changes inside that came too fast", seen.lost));
+        if lost > 0 {
+            missing.push(format!("{lost} changes inside that came too fast"));
         }
         if !seen.kept {
             missing.push(

@@ -3,8 +3,8 @@
 
 use super::collected::Collected;
 use crate::control::{Control, ControlError};
-use proteus_brain::personality::PersonalityRecord;
 use proteus_brain::personality::configuration::differences;
+use proteus_brain::personality::{CHANGES_KEPT, PersonalityRecord};
 use proteus_model::execution::Version;
 use proteus_model::setting::Setting;
 use proteus_model::telemetry::{ChangeAuthor, ConfigurationChange};
@@ -76,7 +76,7 @@ pub(super) fn configuration(
         at: versions.last().map(|version| version.at).max(inside),
         coverage: if inside.is_some() { 1.0 } else { 0.5 },
         value: Some(all),
-        missing: collected.configuration_missing(),
+        missing: collected.configuration_missing(record.configured_lost),
     }
 }
 
@@ -120,14 +120,16 @@ impl Control {
         let record = self.record_of(&found).await?;
         let failed = self.personalities.failed(found.id);
         let collected = Collected::of(&record, failed.as_deref());
-        let mut missing = collected.configuration_missing();
+        let mut missing = collected.configuration_missing(record.configured_lost);
         let first = record.configured.first().map(|change| change.at).or(collected.configuration_at());
         match (collected.configuration_began_at(), first) {
             (Some(began), _) if began > since => {
                 missing.push("what changed inside before it was looked at first".to_owned());
             }
-            (_, Some(first)) if first > since && record.configured.len() >= SHOWN => {
-                missing.push("what changed inside long ago: the latest 512 changes are kept".to_owned());
+            (_, Some(first)) if first > since && record.configured.len() >= CHANGES_KEPT => {
+                missing.push(format!(
+                    "what changed inside long ago: the latest {CHANGES_KEPT} changes are kept"
+                ));
             }
             _ => {}
         }

@@ -47,6 +47,13 @@ fn cost_of(pid: &str) -> Option<(u64, u64)> {
     Some((stat.cpu_ticks.saturating_mul(super::super::TICK_US), stat.resident_pages * sys::page_bytes()))
 }
 
+/// Memory of this process that it shares with others, by the third number of `/proc/self/statm`.
+fn shared() -> u64 {
+    let pages = crate::procfs::read_text("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(sys::page_bytes())
+}
+
 impl Budget {
     /// A bucket that is not empty.
     pub fn new(now: Instant) -> Self {
@@ -94,7 +101,8 @@ impl Budget {
         self.looked_at = Some(now);
         let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
         let (agent, own) = (parent.and_then(|pid| cost_of(&pid)), cost_of("self"));
-        self.resident = agent.zip(own).map(|((_, agent), (_, own))| agent + own);
+        // Both run the same program: what they share of it is there once.
+        self.resident = agent.zip(own).map(|((_, agent), (_, own))| agent + own.saturating_sub(shared()));
         let Some((cpu_us, _)) = agent else { return 0 };
         let used = self.agent_us.replace(cpu_us).map_or(0, |before| cpu_us.saturating_sub(before));
         self.agent_us_all += used;
@@ -123,9 +131,8 @@ impl Budget {
     }
 
     /// Whether both hold more than they may.
-    pub fn memory_is_passed(&mut self) -> bool {
-        // Asked once for each look: what is let go of shows with the next.
-        self.resident.take_if(|bytes| *bytes > MEMORY_BYTES).is_some()
+    pub fn memory_is_passed(&self) -> bool {
+        self.resident.is_some_and(|bytes| bytes > MEMORY_BYTES)
     }
 
     /// Time watched in ms, CPU time of both over it in µs, memory of both.
@@ -164,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_asked_once_a_look() {
+    fn memory_is_passed_beyond_its_bound() {
         let mut budget = Budget::new(Instant::now());
         budget.resident = Some(MEMORY_BYTES + 1);
         assert!(budget.memory_is_passed());
-        assert!(!budget.memory_is_passed());
         budget.resident = Some(MEMORY_BYTES);
         assert!(!budget.memory_is_passed());
-        assert_eq!(budget.resident, Some(MEMORY_BYTES));
+        budget.resident = None;
+        assert!(!budget.memory_is_passed(), "what is not known is not passed");
     }
 
     #[test]

@@ -56,7 +56,8 @@ fn a_collector_goes_round_and_rests_its_period() {
     crew.step(now);
     assert_eq!((said.borrow().as_slice(), crew.members[0].runs), (["step"].as_slice(), 1));
     assert!(crew.next_at(now).unwrap() >= now + Duration::from_secs(59));
-    crew.step(now + Duration::from_secs(62));
+    let due = crew.members[0].due;
+    crew.step(due);
     assert_eq!(crew.members[0].runs, 2);
 }
 
@@ -66,9 +67,10 @@ fn one_that_is_dear_is_shed_until_it_is_paid_for() {
     crew.step(now);
     assert_eq!(crew.members[0].state, CollectorState::On);
     assert!(crew.members[0].cpu_us >= 400_000);
-    // The next round is due in a minute; 400 ms less what there was are 60 s of budget and some.
-    let later = Instant::now() + Duration::from_secs(2);
-    crew.members[0].due = later - Duration::from_secs(61);
+    // 400 ms less what there was are more than the minute's worth of 1 ‰ that is saved up by then.
+    crew.budget.set(1);
+    crew.members[0].due = now;
+    let later = now + Duration::from_secs(122);
     crew.step(later);
     assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::Shed, 1));
     assert!(crew.next_at(later).unwrap() > later);
@@ -106,4 +108,27 @@ fn the_last_of_several_policies_counts_and_nonsense_is_none() {
     assert_eq!(input.policy().unwrap(), None);
     input.buffer = b"?\n".to_vec();
     assert!(input.policy().is_err());
+}
+
+#[test]
+fn what_is_too_long_to_be_told_is_left_out_and_said_to_be() {
+    let name = Collector::Endpoints;
+    let status = CollectorStatus { name, state: CollectorState::On, why: String::new(), cpu_us: 1, runs: 1 };
+    let metrics = |of: usize| (0..64).map(|at| (format!("{of}{at:0>120}"), 1.5)).collect();
+    let endpoint = |of: usize| proteus_protocol::guest::v1::findings::Endpoint {
+        kind: "openmetrics".to_owned(),
+        address: format!("{of}"),
+        missing: None,
+        metrics: metrics(of),
+    };
+    let mut findings = Findings {
+        collectors: vec![status],
+        endpoints: found((0..32).map(endpoint).collect()),
+        gpus: found(Vec::new()),
+        ..Findings::default()
+    };
+    assert!(serde_json::to_vec(&findings).unwrap().len() > LINE_BYTES_MAX);
+    assert!(line(&mut findings).unwrap().len() < LINE_BYTES_MAX);
+    assert!(findings.endpoints.is_none() && findings.gpus.is_some());
+    assert_eq!(findings.collectors[0].state, CollectorState::Shed);
 }

@@ -244,6 +244,9 @@ pub struct TrafficView {
     pub by_hour: Vec<Option<f32>>,
     /// Whom it spoke to in about the last hour by the host's own count, what was begun most first; `None`: not known.
     pub begun: Option<Vec<BegunView>>,
+    /// When that was looked at, in milliseconds since 1970.
+    #[schemars(with = "Option<u64>")]
+    pub begun_at: Option<UnixMillis>,
     /// Its TCP connections, by its agent; `None`: not known.
     pub connections: Option<ConnectionsView>,
 }
@@ -259,6 +262,7 @@ impl From<Part<Traffic>> for PartView<TrafficView> {
             burstiness: traffic.burstiness,
             by_hour: traffic.by_hour,
             begun: None,
+            begun_at: None,
             connections: None,
         })
     }
