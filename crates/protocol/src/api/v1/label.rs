@@ -197,6 +197,7 @@ pub struct ApplicationView {
     /// Requests per second that it tells of; `None`: it tells of none.
     pub requests: Option<f64>,
     /// Programs and machines that it asks, as `redis-server:6379` or `10.0.0.5:443`, by its connections of now.
+    #[serde(default)]
     pub depends_on: Vec<String>,
     /// When it was first seen, in milliseconds since 1970.
     #[schemars(with = "u64")]
