@@ -67,7 +67,7 @@ fn commands(tap: &str) -> Value {
     let mut all = vec![json!({ "add": whole }), json!({ "delete": whole }), json!({ "add": whole })];
     for (name, _, address, _) in SETS {
         let set = json!({"family": "netdev", "table": table, "name": name, "size": PEERS_MAX,
-            "type": [address, "inet_proto", "inet_service"], "flags": ["dynamic", "timeout"], "timeout": FORGET_S,
+            "type": [address, "inet_proto", "inet_service"], "flags": ["timeout"], "timeout": FORGET_S,
             "stmt": [{"counter": null}]});
         all.push(json!({"add": {"set": set}}));
     }
@@ -185,5 +185,49 @@ mod tests {
         let (inbound, outbound) = (FlowDirection::Inbound, FlowDirection::Outbound);
         assert_eq!(seen, [(inbound, "tcp", 80), (inbound, "132", 7), (outbound, "udp", 53)]);
         assert_eq!(flows["pt0"][0].begun, 3);
+    }
+
+    /// A frame of IPv4 behind the header of `IFF_VNET_HDR`, as a guest's link sends it.
+    fn frame(protocol: u8, ports: (u16, u16), rest: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 10];
+        frame.extend_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 7, 8, 0]);
+        let segment = [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), rest].concat();
+        let length = (20 + segment.len()) as u16;
+        let [high, low] = length.to_be_bytes();
+        frame.extend_from_slice(&[
+            0x45, 0, high, low, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 80, 0, 16, 10, 80, 9, 9,
+        ]);
+        frame.extend_from_slice(&segment);
+        frame
+    }
+
+    /// The rest of a TCP header with these flags, without options.
+    fn tcp(flags: u8) -> Vec<u8> {
+        [&[0; 8][..], &[0x50, flags, 1, 0, 0, 0, 0, 0]].concat()
+    }
+
+    #[tokio::test]
+    async fn what_a_link_begins_is_counted_and_what_stands_is_not() {
+        let network = Network::new(&format!("f{:07x}", std::process::id()));
+        network.ensure().await.unwrap();
+        let seen = async {
+            let tap = network.open_tap(3).await?;
+            let slots = BTreeSet::from([3]);
+            assert!(network.flows(&slots).await?.is_empty(), "it is counted before it was looked at");
+            let send = |frame: Vec<u8>| assert_eq!(rustix::io::write(&tap, &frame).unwrap(), frame.len());
+            (0..3).for_each(|_| send(frame(6, (40_000, 50_051), &tcp(0x02))));
+            send(frame(6, (40_000, 50_052), &tcp(0x10)));
+            send(frame(17, (40_000, 53), &[0, 12, 0, 0, 1, 2, 3, 4]));
+            send(frame(17, (53, 40_001), &[0, 12, 0, 0, 1, 2, 3, 4]));
+            let flows = network.flows(&slots).await?;
+            network.forget_filters(3).await?;
+            assert!(network.flows(&slots).await?.is_empty(), "what was counted outlives its VM");
+            Ok::<_, DriverError>(flows)
+        };
+        let seen = seen.await;
+        network.remove().await.unwrap();
+        let all: Vec<_> =
+            seen.unwrap()[&3].iter().map(|flow| (flow.protocol.clone(), flow.port, flow.begun)).collect();
+        assert_eq!(all, [("tcp".to_owned(), 50_051, 3), ("udp".to_owned(), 53, 1)]);
     }
 }
