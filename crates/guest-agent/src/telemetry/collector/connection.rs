@@ -186,6 +186,8 @@ impl Collect for Connections {
     }
 
     fn forget(&mut self) {
+        // Who listened then may be another now: nobody is asked by an old list.
+        *self.listeners.borrow_mut() = None;
         *self = Self::new(self.listeners.clone());
     }
 }

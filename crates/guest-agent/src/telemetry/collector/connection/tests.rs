@@ -66,4 +66,7 @@ fn a_round_ends_on_this_machine() {
     }
     assert!(findings.connections.is_some());
     assert!(connections.sockets.is_empty());
+    assert!(connections.listeners.borrow().is_some());
+    connections.forget();
+    assert!(connections.listeners.borrow().is_none());
 }
