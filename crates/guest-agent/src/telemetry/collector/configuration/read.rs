@@ -28,6 +28,7 @@ const PASSING: [&str; 9] = [
 const IMAGES: &str = "/run/proteus/image";
 /// Blocks of memory that are looked at: 512 GiB in blocks of 128 MiB.
 const BLOCKS_MAX: usize = 4096;
+const UNREAD_MOUNTS: &str = "/proc/self/mountinfo cannot be read whole";
 
 fn unknown(why: impl Into<String>) -> Look {
     Look::Unknown(why.into())
@@ -37,12 +38,22 @@ fn seen(entries: Entries) -> Look {
     Look::Seen(entries, None)
 }
 
-/// Names in a folder, in their order.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    each_entry(folder, |name, _| names.extend(name.to_str().ok().map(str::to_owned)));
-    names.sort_unstable();
-    names
+/// Names in folders, and what could not be read of them.
+#[derive(Default)]
+struct Names {
+    lacking: Option<String>,
+}
+
+impl Names {
+    /// Names in a folder, in their order.
+    fn of(&mut self, folder: &Path) -> Vec<String> {
+        let mut names = Vec::new();
+        if !each_entry(folder, |name, _| names.extend(name.to_str().ok().map(str::to_owned))) {
+            self.lacking = Some("a folder of it cannot be read".to_owned());
+        }
+        names.sort_unstable();
+        names
+    }
 }
 
 /// The kernel that runs.
@@ -54,10 +65,10 @@ pub fn kernel() -> Look {
 
 /// What is plugged in: disks, links, CPUs, memory.
 pub fn devices(root: &Path) -> Look {
-    let mut entries = Entries::new();
+    let (mut entries, mut names) = (Entries::new(), Names::default());
     let blocks = root.join("sys/block");
     let is_made = |name: &str| ["loop", "ram", "zram", "fd", "nbd"].iter().any(|kind| name.starts_with(kind));
-    for name in names(&blocks).into_iter().filter(|name| !is_made(name)) {
+    for name in names.of(&blocks).into_iter().filter(|name| !is_made(name)) {
         let dir = blocks.join(&name);
         // A drive without a disk in it has no size.
         let sectors = read_text(dir.join("size")).ok().and_then(|text| text.parse::<u64>().ok());
@@ -70,28 +81,28 @@ pub fn devices(root: &Path) -> Look {
         entries.insert(format!("disk {name}"), format!("{bytes} bytes{serial}"));
     }
     let links = root.join("sys/class/net");
-    for name in names(&links).into_iter().filter(|name| links.join(name).join("device").exists()) {
+    for name in names.of(&links).into_iter().filter(|name| links.join(name).join("device").exists()) {
         let address = read_text(links.join(&name).join("address")).unwrap_or_default();
         entries.insert(format!("link {name}"), address);
     }
     if let Ok(online) = read_text(root.join("sys/devices/system/cpu/online")) {
         entries.insert("cpus online".to_owned(), online);
     }
-    if let Some(bytes) = memory(&root.join("sys/devices/system/memory")) {
+    if let Some(bytes) = memory(&root.join("sys/devices/system/memory"), &mut names) {
         entries.insert("memory online".to_owned(), format!("{bytes} bytes"));
     }
-    if entries.is_empty() { unknown("/sys cannot be read") } else { seen(entries) }
+    if entries.is_empty() { unknown("/sys cannot be read") } else { Look::Seen(entries, names.lacking) }
 }
 
 /// Memory by its blocks: what is plugged, not what a balloon leaves of it.
-fn memory(folder: &Path) -> Option<u64> {
+fn memory(folder: &Path, names: &mut Names) -> Option<u64> {
     let block = read_text(folder.join("block_size_bytes")).ok()?;
     let block = u64::from_str_radix(&block, 16).ok()?;
     let is_online = |name: &String| {
         name.starts_with("memory")
             && read_text(folder.join(name).join("state")).is_ok_and(|is| is == "online")
     };
-    let blocks = names(folder).into_iter().take(BLOCKS_MAX).filter(is_online).count();
+    let blocks = names.of(folder).into_iter().take(BLOCKS_MAX).filter(is_online).count();
     Some(block * blocks as u64)
 }
 
@@ -123,7 +134,7 @@ pub fn mounts(root: &Path) -> Look {
             entries.insert(mount.point.to_string_lossy().into_owned(), value);
         }
     });
-    if is_read { seen(entries) } else { unknown("/proc/self/mountinfo cannot be read") }
+    if is_read { seen(entries) } else { unknown(UNREAD_MOUNTS) }
 }
 
 /// Images that the agent mounted.
@@ -134,19 +145,26 @@ pub fn images(root: &Path) -> Look {
             entries.insert(name.to_string_lossy().into_owned(), format!("{} {}", mount.kind, mount.source));
         }
     });
-    if is_read { seen(entries) } else { unknown("/proc/self/mountinfo cannot be read") }
+    if is_read { seen(entries) } else { unknown(UNREAD_MOUNTS) }
 }
 
 /// Kernel parameters, by their names with dots.
 pub fn sysctl(root: &Path) -> Look {
-    let mut entries = Entries::new();
+    let (mut entries, mut lacking) = (Entries::new(), None);
     for (folder, names) in LISTED {
         for name in names {
-            let Ok(value) = read_text(root.join("proc/sys").join(folder).join(name)) else { continue };
+            let value = match read_text(root.join("proc/sys").join(folder).join(name)) {
+                Ok(value) => value,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) => {
+                    lacking = Some("some of it cannot be read".to_owned());
+                    continue;
+                }
+            };
             entries.insert(format!("{}.{name}", folder.replace('/', ".")), value.replace('\t', " "));
         }
     }
-    if entries.is_empty() { unknown("/proc/sys cannot be read") } else { seen(entries) }
+    if entries.is_empty() { unknown("/proc/sys cannot be read") } else { Look::Seen(entries, lacking) }
 }
 
 /// Units of systemd that somebody enabled or masked; of a service that is enabled, whether it runs.
@@ -155,11 +173,11 @@ pub fn units(root: &Path) -> Look {
     if !root.join("run/systemd/system").is_dir() {
         return unknown("this guest does not run systemd");
     }
-    let mut entries = Entries::new();
-    for name in names(&folder) {
+    let (mut entries, mut names) = (Entries::new(), Names::default());
+    for name in names.of(&folder) {
         let path = folder.join(&name);
         if [".wants", ".requires"].iter().any(|end| name.ends_with(end)) {
-            for unit in names(&path) {
+            for unit in names.of(&path) {
                 let active = if unit.ends_with(".service") { activity(root, &unit) } else { "" };
                 entries.insert(unit, format!("enabled{active}"));
             }
@@ -167,7 +185,7 @@ pub fn units(root: &Path) -> Look {
             entries.insert(name, "masked".to_owned());
         }
     }
-    seen(entries)
+    Look::Seen(entries, names.lacking)
 }
 
 /// Whether the control group of a service has processes. A service that does its work and ends has none.
