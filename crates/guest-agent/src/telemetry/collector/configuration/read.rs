@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Longest line of a list of packages that is read whole: longer ones are none of those that are wanted.
 const LINE_BYTES_MAX: u64 = 4096;
-/// Mounts that come and go with sessions, containers and services.
-const PASSING: [&str; 9] = [
+/// Mounts that come and go with sessions, containers, services and people, whose names are in some of the paths.
+const PASSING: [&str; 11] = [
+    "/media",
+    "/run/media",
     "/run/user",
     "/run/credentials",
     "/run/docker",
@@ -106,6 +108,28 @@ fn memory(folder: &Path, names: &mut Names) -> Option<u64> {
     Some(block * blocks as u64)
 }
 
+/// A mount's source without the name and the password of who mounts it: `https://somebody:word@host/`, `//me@host/x`,
+/// `me@host:/`. A snapshot of ZFS is no such one: `pool/home@monday`.
+fn without_user(source: &str) -> String {
+    let begin = source.find("://").map(|at| at + 3).or_else(|| source.starts_with("//").then_some(2));
+    let (scheme, rest) = source.split_at(begin.unwrap_or(0));
+    let host = match begin {
+        // A password may have one too: the last one ends it.
+        Some(_) => rest.rsplit_once('@').map_or(rest, |(_, host)| host),
+        None => match rest.find(':') {
+            Some(end) => &rest[rest[..end].rfind('@').map_or(0, |at| at + 1)..],
+            None => rest,
+        },
+    };
+    format!("{scheme}{host}")
+}
+
+/// A path as it is told: of one in somebody's home only that it is in one.
+fn place(point: &Path) -> String {
+    let is_in_home = point.strip_prefix("/home").is_ok_and(|below| below.components().next().is_some());
+    if is_in_home { "/home".to_owned() } else { point.to_string_lossy().into_owned() }
+}
+
 /// Without what people give to a mount as a secret.
 fn without_secrets(mount: &Mount) -> (String, String) {
     let secret = |word: &&str| {
@@ -113,14 +137,7 @@ fn without_secrets(mount: &Mount) -> (String, String) {
         !["pass", "password", "secret", "key", "cred", "credentials"].contains(&name)
     };
     let options: Vec<&str> = mount.options.split(',').filter(secret).collect();
-    // `https://somebody:word@host/`
-    let source = match (mount.source.find("://"), mount.source.rfind('@')) {
-        (Some(begin), Some(at)) if begin < at => {
-            format!("{}://{}", &mount.source[..begin], &mount.source[at + 1..])
-        }
-        _ => mount.source.clone(),
-    };
-    (source, options.join(","))
+    (place(Path::new(&without_user(&mount.source))), options.join(","))
 }
 
 /// What is mounted where.
@@ -131,7 +148,7 @@ pub fn mounts(root: &Path) -> Look {
         if !is_passing && !mount.point.starts_with(IMAGES) {
             let (source, options) = without_secrets(&mount);
             let value = format!("{} {source} {options}", mount.kind);
-            entries.insert(mount.point.to_string_lossy().into_owned(), value);
+            entries.entry(place(&mount.point)).or_insert(value);
         }
     });
     if is_read { seen(entries) } else { unknown(UNREAD_MOUNTS) }
