@@ -13,6 +13,7 @@ use crate::procfs::read_text;
 use crate::state::{self, Kept};
 use proteus_protocol::guest::v1::findings::{self, RELEASES_MAX, Release, Users};
 use serde::{Deserialize, Serialize};
+use session::Told;
 use std::path::PathBuf;
 
 /// Its name in the folder of what the agent keeps.
@@ -78,11 +79,22 @@ impl Consent {
         }
     }
 
+    /// Begins now where the clock was set back behind the consent; whether it does. Only where the log ends by now: what
+    /// is counted from here on is then written after the consent, whatever the clock says next. A log that goes on
+    /// beyond the clock says that the clock is behind, and sessions from before the consent would be counted.
+    fn move_to(&mut self, now_ms: u64, is_log_over: impl Fn() -> bool) -> bool {
+        let is_moved = self.given_ms > now_ms && is_log_over();
+        if is_moved {
+            (self.given_ms, self.week) = (now_ms, 0);
+        }
+        is_moved
+    }
+
     /// Releases what weeks are over; whether anything is new.
     fn release(
         &mut self,
         now_ms: u64,
-        count: impl Fn(u64, u64) -> Option<[u64; 24]>,
+        count: impl Fn(u64, u64) -> Told,
         draw: &mut impl FnMut() -> Option<u64>,
     ) -> bool {
         let before = self.week;
@@ -92,11 +104,16 @@ impl Consent {
             if self.is_spent() || until_ms > now_ms {
                 break;
             }
-            // A week of which the log does not tell all is left out: it would not be one with few sessions.
-            if let Some(hours) = count(from_ms, until_ms) {
-                let Some((by_hour, sessions)) = noise::with_noise(hours, draw) else { break };
-                let number = self.releases.len() as u32 + 1;
-                self.releases.push(Release { number, from_ms, until_ms, by_hour, sessions });
+            match count(from_ms, until_ms) {
+                Told::Whole(hours) => {
+                    let Some((by_hour, sessions)) = noise::with_noise(hours, draw) else { break };
+                    let number = self.releases.len() as u32 + 1;
+                    self.releases.push(Release { number, from_ms, until_ms, by_hour, sessions });
+                }
+                // It is left out: it would not be one with few sessions.
+                Told::Lacking => {}
+                // A clock that runs ahead would spend the whole budget on weeks that nobody lived through.
+                Told::NotYet => break,
             }
             self.week += 1;
         }
@@ -179,7 +196,8 @@ impl Store {
         let _lock = self.lock()?;
         let Some(mut consent) = self.load()? else { return Ok(withdrawn()) };
         let count = |from_ms, until_ms| session::by_hour(&self.sessions, from_ms, until_ms);
-        if consent.release(now_ms, count, draw) {
+        let is_moved = consent.move_to(now_ms, || session::is_over(&self.sessions, now_ms));
+        if consent.release(now_ms, count, draw) || is_moved {
             self.save(&consent)?;
         }
         Ok(consent.told())

@@ -171,18 +171,24 @@ fn numeric_entries(path: impl AsRef<Path>) -> Vec<u32> {
 }
 
 /// Each entry of a folder, and whether the kernel says that it is a folder itself. Nothing is allocated for an entry:
-/// the kernel's own folders have hundreds.
-pub fn each_entry(path: impl AsRef<Path>, mut on_entry: impl FnMut(&CStr, bool)) {
+/// the kernel's own folders have hundreds. False: there may be more, which could not be read; of a folder that is not
+/// there, there is nothing more.
+pub fn each_entry(path: impl AsRef<Path>, mut on_entry: impl FnMut(&CStr, bool)) -> bool {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(folder) = open(path.as_ref(), flags, Mode::empty()) else { return };
+    let folder = match open(path.as_ref(), flags, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(error) => return matches!(error, Errno::NOENT | Errno::NOTDIR),
+    };
     let mut buffer = [MaybeUninit::uninit(); LISTING_BYTES];
     let mut listing = RawDir::new(folder, &mut buffer);
-    while let Some(Ok(entry)) = listing.next() {
+    while let Some(entry) = listing.next() {
+        let Ok(entry) = entry else { return false };
         let name = entry.file_name();
         if name != c"." && name != c".." {
             on_entry(name, entry.file_type() == FileType::Directory);
         }
     }
+    true
 }
 
 #[cfg(test)]

@@ -21,6 +21,19 @@ struct Counts {
     by_hour: [u64; 24],
     /// The earliest time in them, ms.
     begin_ms: Option<u64>,
+    /// The latest.
+    end_ms: Option<u64>,
+}
+
+/// What the logs tell of a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Sessions that began in each hour of the day, UTC.
+    Whole([u64; 24]),
+    /// They begin later: they will never tell all of it.
+    Lacking,
+    /// They end before it does, or cannot be read: a clock alone does not say that it is over.
+    NotYet,
 }
 
 impl Counts {
@@ -35,6 +48,7 @@ impl Counts {
             }
             let at_ms = seconds * 1000;
             self.begin_ms = Some(self.begin_ms.map_or(at_ms, |begin| begin.min(at_ms)));
+            self.end_ms = self.end_ms.max(Some(at_ms));
             if kind == USER_PROCESS && (from_ms..until_ms).contains(&at_ms) {
                 // Below 24.
                 self.by_hour[(seconds / 3600 % 24) as usize] += 1;
@@ -61,8 +75,8 @@ impl Counts {
     }
 }
 
-/// Sessions that began in each hour of the day, UTC, over a time. `None`: the logs do not tell of all of it.
-pub fn by_hour(logs: &[PathBuf], from_ms: u64, until_ms: u64) -> Option<[u64; 24]> {
+/// All logs; `None`: they cannot be read.
+fn counts(logs: &[PathBuf], from_ms: u64, until_ms: u64) -> Option<Counts> {
     if !cfg!(target_arch = "x86_64") {
         return None;
     }
@@ -72,8 +86,24 @@ pub fn by_hour(logs: &[PathBuf], from_ms: u64, until_ms: u64) -> Option<[u64; 24
     for log in others.iter().filter(|log| log.exists()) {
         counts.read(log, from_ms, until_ms).ok()?;
     }
-    counts.begin_ms.filter(|begin| *begin <= from_ms)?;
-    Some(counts.by_hour)
+    Some(counts)
+}
+
+/// Sessions by the hour at which they began, over a time.
+pub fn by_hour(logs: &[PathBuf], from_ms: u64, until_ms: u64) -> Told {
+    let Some(counts) = counts(logs, from_ms, until_ms) else { return Told::NotYet };
+    match (counts.begin_ms, counts.end_ms) {
+        (Some(begin), Some(end)) if end >= until_ms => match begin <= from_ms {
+            true => Told::Whole(counts.by_hour),
+            false => Told::Lacking,
+        },
+        _ => Told::NotYet,
+    }
+}
+
+/// Whether the logs can be read and hold nothing later than this.
+pub fn is_over(logs: &[PathBuf], at_ms: u64) -> bool {
+    counts(logs, 0, 0).is_some_and(|counts| counts.end_ms.is_none_or(|end| end <= at_ms))
 }
 
 #[cfg(test)]
@@ -105,7 +135,7 @@ pub mod tests {
             100_000,
         );
         assert_eq!((told.by_hour[1], told.by_hour.iter().sum::<u64>()), (3, 3));
-        assert_eq!(told.begin_ms, Some(50_000));
+        assert_eq!((told.begin_ms, told.end_ms), (Some(50_000), Some(200_000_000)));
     }
 
     #[test]
@@ -113,13 +143,17 @@ pub mod tests {
         let folder = std::env::temp_dir().join(format!("proteus-session-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let logs = [folder.join("wtmp"), folder.join("wtmp.1")];
-        assert_eq!(by_hour(&logs, 1000, 2000), None, "there is none");
+        assert_eq!(by_hour(&logs, 1000, 2000), Told::NotYet, "there is none");
+        assert!(!is_over(&logs, 2000));
         let mut cut = [record(7, 500), record(7, 900)].concat();
         cut.extend(&record(7, 950)[..100]);
         std::fs::write(&logs[0], cut).unwrap();
-        assert_eq!(by_hour(&logs, 400_000, 1_000_000), None);
+        assert_eq!(by_hour(&logs, 400_000, 800_000), Told::Lacking);
         std::fs::write(&logs[1], record(2, 100)).unwrap();
-        assert_eq!(by_hour(&logs, 400_000, 1_000_000).unwrap()[0], 2, "the log before tells the rest");
+        let Told::Whole(hours) = by_hour(&logs, 400_000, 900_000) else { panic!("the log before tells it") };
+        assert_eq!(hours[0], 1);
+        assert_eq!(by_hour(&logs, 400_000, 1_000_000), Told::NotYet, "it may have sessions still");
+        assert!(is_over(&logs, 900_000) && !is_over(&logs, 899_999));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -31,11 +31,17 @@ impl Guest {
         std::fs::write(&self.store.machine_id, format!("{}\n", String::from(digit).repeat(32))).unwrap();
     }
 
-    /// A log that begins before the consent, with sessions so long after it, in hours.
+    /// A log that begins before the consent and ends long after it, with sessions so long after it, in hours.
     fn log(&self, hours: &[u32]) {
+        let given = u32::try_from(GIVEN_MS / 1000).unwrap();
+        self.log_until(hours, given + 100 * 7 * 86_400);
+    }
+
+    fn log_until(&self, hours: &[u32], end: u32) {
         let given = u32::try_from(GIVEN_MS / 1000).unwrap();
         let mut log = record(2, given - 1000);
         hours.iter().for_each(|hour| log.extend(record(7, given + hour * 3600)));
+        log.extend(record(2, end));
         std::fs::write(&self.store.sessions[0], log).unwrap();
     }
 
@@ -128,11 +134,48 @@ fn what_cannot_be_written_down_is_not_told() {
 fn a_week_that_the_log_does_not_tell_is_left_out_and_costs_nothing() {
     let guest = Guest::new("rotated");
     guest.store.give(GIVEN_MS).unwrap();
-    std::fs::write(&guest.store.sessions[0], record(2, u32::try_from((GIVEN_MS + WEEK_MS) / 1000).unwrap()))
-        .unwrap();
+    let at = |weeks: u64| record(2, u32::try_from((GIVEN_MS + weeks * WEEK_MS) / 1000).unwrap());
+    std::fs::write(&guest.store.sessions[0], [at(1), at(2)].concat()).unwrap();
     let told = guest.told(2);
     assert_eq!((told.releases.len(), told.budget_spent), (1, 1));
     assert_eq!(told.releases[0].from_ms, GIVEN_MS + WEEK_MS);
+}
+
+#[test]
+fn a_clock_ahead_releases_no_week_that_the_log_has_not_seen() {
+    let guest = Guest::new("ahead");
+    guest.store.give(GIVEN_MS).unwrap();
+    let second = |weeks: u64| u32::try_from((GIVEN_MS + weeks * WEEK_MS) / 1000).unwrap();
+    guest.log_until(&[], second(0) + 60);
+    assert_eq!(guest.told(300).releases, [], "years ahead");
+    guest.log_until(&[5], second(1));
+    assert_eq!(guest.told(300).releases.len(), 1);
+    std::fs::remove_file(&guest.store.sessions[0]).unwrap();
+    assert_eq!(guest.told(300).releases.len(), 1);
+    guest.log_until(&[5], second(2));
+    let told = guest.told(2);
+    assert_eq!(told.releases[1].from_ms, GIVEN_MS + WEEK_MS, "no week was left out meanwhile");
+}
+
+#[test]
+fn a_clock_that_was_set_back_takes_the_consent_with_it() {
+    let guest = Guest::new("back");
+    let second = |weeks: u64| u32::try_from((GIVEN_MS + weeks * WEEK_MS) / 1000).unwrap();
+    guest.store.give(GIVEN_MS + 50 * WEEK_MS).unwrap();
+    guest.log_until(&[], second(51));
+    assert_eq!(guest.told(52).releases.len(), 1);
+    assert_eq!(
+        guest.told(3).given_ms,
+        Some(GIVEN_MS + 50 * WEEK_MS),
+        "the log says that the clock is behind"
+    );
+    guest.log_until(&[], second(3));
+    let back = guest.told(3);
+    assert_eq!((back.given_ms, back.budget_spent), (Some(GIVEN_MS + 3 * WEEK_MS), 1));
+    guest.log_until(&[], second(4));
+    let next = guest.told(4);
+    assert_eq!((next.releases.len(), next.releases[1].from_ms), (2, GIVEN_MS + 3 * WEEK_MS));
+    assert_eq!(next.releases[0], back.releases[0], "what was released stays");
 }
 
 proptest! {
@@ -142,7 +185,7 @@ proptest! {
         let mut consent = Consent { machine: String::new(), given_ms: 5, week: 0, releases: Vec::new() };
         for week in weeks {
             let before = consent.releases.clone();
-            consent.release(5 + week * WEEK_MS, |_, _| Some([3; 24]), &mut noise::random);
+            consent.release(5 + week * WEEK_MS, |_, _| Told::Whole([3; 24]), &mut noise::random);
             prop_assert!(consent.releases.starts_with(&before) && consent.releases.len() <= RELEASES_MAX);
             prop_assert!(consent.releases.len() as u64 >= week.min(RELEASES_MAX as u64));
             let told = proteus_model::telemetry::UsersObserved::try_from(consent.told());

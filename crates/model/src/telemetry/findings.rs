@@ -264,6 +264,10 @@ pub struct ConnectionsObserved {
     pub retransmitted: u64,
     /// Who talks to whom, what carried most first.
     pub flows: Vec<FlowObserved>,
+    /// Connections that each program serves, of all flows, also of those that are not told; a socket whose program was
+    /// not found is in none. `None`: the agent does not tell.
+    #[serde(default)]
+    pub served: Option<BTreeMap<String, u32>>,
 }
 
 /// Who began a connection.

@@ -114,7 +114,7 @@ impl Collect for History {
         let Some(record) = &mut self.record else { return Step::Done };
         match look {
             Look::Seen(entries, lacking) => {
-                record.take(aspect, entries, now_ms);
+                record.take(aspect, entries, lacking.is_some(), now_ms);
                 let _ = match lacking {
                     Some(lacking) => self.missing.insert(aspect, lacking),
                     None => self.missing.remove(&aspect),

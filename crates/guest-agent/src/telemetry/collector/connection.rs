@@ -11,7 +11,7 @@ use super::{Collect, Step, found};
 use diag::{Dump, State, Tcp};
 use owner::Owners;
 use proteus_protocol::guest::v1::findings::{
-    Collector, Connections as Told, FLOWS_MAX, Findings, Flow, FlowDirection,
+    Collector, Connections as Told, FLOWS_MAX, Findings, Flow, FlowDirection, SERVED_MAX, Served,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +45,29 @@ type Key = (u8, u16, IpAddr, Option<String>, Option<String>);
 /// The value below which this share of them lies.
 fn quantile(sorted: &[u32], share: f64) -> Option<u32> {
     sorted.get((sorted.len().checked_sub(1)? as f64 * share).round() as usize).copied()
+}
+
+/// How many connections each program serves, by all flows: the few that are told are those that carried most. One whose
+/// program was not found is in none.
+fn served(flows: &[Flow]) -> Vec<Served> {
+    let mut all = BTreeMap::<&str, u32>::new();
+    for flow in flows {
+        let server = match flow.direction {
+            FlowDirection::Inbound => &flow.application,
+            FlowDirection::Local => &flow.peer_application,
+            FlowDirection::Outbound => &None,
+        };
+        if let Some(server) = server {
+            let connections = all.entry(server).or_default();
+            *connections = connections.saturating_add(flow.connections);
+        }
+    }
+    let one =
+        |(application, connections): (&str, u32)| Served { application: application.to_owned(), connections };
+    let mut served: Vec<Served> = all.into_iter().map(one).collect();
+    served.sort_by_key(|one| std::cmp::Reverse(one.connections));
+    served.truncate(SERVED_MAX);
+    served
 }
 
 /// Puts sockets and their programs together.
@@ -102,6 +125,7 @@ fn told(sockets: &[Tcp], unread: u32, program: impl Fn(u32) -> Option<String>) -
     };
     let mut flows: Vec<Flow> = flows.into_values().map(mean).collect();
     flows.sort_by_key(|flow| std::cmp::Reverse((flow.sent.saturating_add(flow.received), flow.connections)));
+    let served = served(&flows);
     flows.truncate(FLOWS_MAX);
     times.sort_unstable();
     Told {
@@ -112,6 +136,7 @@ fn told(sockets: &[Tcp], unread: u32, program: impl Fn(u32) -> Option<String>) -
         rtt_p95_us: quantile(&times, 0.95),
         retransmitted: established.iter().map(|tcp| u64::from(tcp.retransmitted.unwrap_or(0))).sum(),
         flows,
+        served: Some(served),
     }
 }
 
@@ -186,6 +211,8 @@ impl Collect for Connections {
     }
 
     fn forget(&mut self) {
+        // Who listened then may be another now: nobody is asked by an old list.
+        *self.listeners.borrow_mut() = None;
         *self = Self::new(self.listeners.clone());
     }
 }

@@ -31,6 +31,9 @@ const POSTGRES_SOCKETS: &str = "/run/postgresql";
 const WAITS: u32 = 3;
 const WAIT: Duration = Duration::from_secs(5);
 
+/// So long one is left alone that showed nothing: asked at each round it would write an error into its log at each.
+const REST: Duration = Duration::from_secs(3600);
+
 /// A program that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
@@ -77,6 +80,8 @@ pub struct Endpoints {
     before: BTreeMap<Target, Counts>,
     /// Where a server showed its state last.
     paths: BTreeMap<SocketAddr, &'static str>,
+    /// Those that showed nothing: until when they are left alone, and why.
+    resting: BTreeMap<Target, (Instant, String)>,
     waits: u32,
 }
 
@@ -179,6 +184,7 @@ impl Endpoints {
             told: Vec::new(),
             before: BTreeMap::new(),
             paths: BTreeMap::new(),
+            resting: BTreeMap::new(),
             waits: 0,
         }
     }
@@ -200,6 +206,12 @@ impl Endpoints {
 
     fn tell(&mut self, target: Target) -> Endpoint {
         let (kind, address) = (target.kind().to_owned(), target.address());
+        if let Some((until, why)) = self.resting.get(&target)
+            && Instant::now() < *until
+        {
+            return Endpoint { kind, address, missing: Some(why.clone()), metrics: BTreeMap::new() };
+        }
+        self.resting.remove(&target);
         let answer = self.ask(&target);
         let now = Instant::now();
         match answer {
@@ -214,7 +226,11 @@ impl Endpoints {
             }
             Err(error) => {
                 self.before.remove(&target);
-                Endpoint { kind, address, missing: Some(error.to_string()), metrics: BTreeMap::new() }
+                let why = error.to_string();
+                if error.is_lasting() {
+                    self.resting.insert(target, (now + REST, why.clone()));
+                }
+                Endpoint { kind, address, missing: Some(why), metrics: BTreeMap::new() }
             }
         }
     }
@@ -229,6 +245,7 @@ impl Endpoints {
         let known = listeners.as_deref().unwrap_or_default();
         let all = targets(known, postgres_sockets(Path::new(POSTGRES_SOCKETS)), &self.named);
         self.before.retain(|target, _| all.contains(target));
+        self.resting.retain(|target, _| all.contains(target));
         Some(all)
     }
 }
@@ -270,6 +287,7 @@ impl Collect for Endpoints {
         (self.left, self.told) = (None, Vec::new());
         self.before.clear();
         self.paths.clear();
+        self.resting.clear();
     }
 }
 

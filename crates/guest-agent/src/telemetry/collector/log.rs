@@ -4,6 +4,7 @@
 use super::{Collect, Step, found, wall_ms};
 use crate::procfs::each_entry;
 use proteus_protocol::guest::v1::findings::{Collector, Findings, LOGS_MAX, LogRate};
+use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,6 +18,8 @@ const JOURNALS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
 const FILES_MAX: usize = 64;
 /// Of what is new in a file, so much is read; its lines stand for all of it.
 const READ_BYTES_MAX: usize = 256 << 10;
+/// Longest name of a service.
+const NAME_BYTES_MAX: usize = 64;
 /// Words that make a line one that speaks of an error.
 const WORDS: [&[u8]; 5] = [b"error", b"fatal", b"panic", b"crit", b"emerg"];
 
@@ -75,19 +78,53 @@ pub fn count_lines(part: &[u8]) -> (u64, u64) {
     (lines, errors)
 }
 
-/// The service that a file is of: its folder below the logs and its name, without its end.
+/// The service that a file is of: its folder below the logs and its name, without its end. Whoever owns a folder of logs
+/// chooses the name, so it is cut, and no line of a terminal is made of it.
 fn service(path: &Path) -> String {
     if path.extension().is_some_and(|end| end == "journal") {
         return "journal".to_owned();
     }
     let below = path.strip_prefix(FOLDER).unwrap_or(path).with_extension("");
-    below.to_string_lossy().into_owned()
+    let plain = |letter: char| if letter.is_control() { '?' } else { letter };
+    let mut name: String = below.to_string_lossy().chars().map(plain).collect();
+    let end = (0..=NAME_BYTES_MAX.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    name.truncate(end);
+    name
+}
+
+/// Opens a file of text. Folders of logs belong to others than root: a link, a pipe or a device among them is not
+/// opened, for it would lead elsewhere, make the agent wait, or start a watchdog.
+fn open_file(path: &Path) -> Option<File> {
+    let is_regular = |mode: u32| FileType::from_raw_mode(mode) == FileType::RegularFile;
+    let seen = lstat(path).ok().filter(|seen| is_regular(seen.st_mode))?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).ok()?;
+    // Another may have its name meanwhile.
+    let is = fstat(&file).ok()?;
+    let is_it = is_regular(is.st_mode) && (is.st_dev, is.st_ino) == (seen.st_dev, seen.st_ino);
+    is_it.then(|| file.into())
+}
+
+/// One rate for each service: several files may be of one, such as the journals in memory and on the disk.
+fn summed(rates: Vec<LogRate>) -> Vec<LogRate> {
+    let mut all: BTreeMap<String, LogRate> = BTreeMap::new();
+    for rate in rates {
+        let Some(sum) = all.get_mut(&rate.service) else {
+            all.insert(rate.service.clone(), rate);
+            continue;
+        };
+        // Files of one round are looked at within moments.
+        sum.window_ms = sum.window_ms.max(rate.window_ms);
+        sum.lines = sum.lines.saturating_add(rate.lines);
+        sum.errors = sum.errors.zip(rate.errors).map(|(some, more)| some.saturating_add(more));
+    }
+    all.into_values().collect()
 }
 
 impl Logs {
     fn look(&mut self, path: &Path) -> Option<LogRate> {
-        let file = File::open(path).ok()?;
-        let is = file.metadata().ok().filter(|is| is.is_file())?;
+        let file = open_file(path)?;
+        let is = file.metadata().ok()?;
         let now = Followed { inode: is.ino(), bytes: is.len(), at_ms: wall_ms(), entries: entries(&file) };
         let (bytes, at_ms, in_all) = (now.bytes, now.at_ms, now.entries);
         let before = self.known.insert(path.to_owned(), now);
@@ -132,7 +169,7 @@ impl Collect for Logs {
                 return Step::More;
             }
         }
-        let mut rates = std::mem::take(&mut self.rates);
+        let mut rates = summed(std::mem::take(&mut self.rates));
         rates.sort_by(|a, b| b.lines.cmp(&a.lines).then_with(|| a.service.cmp(&b.service)));
         rates.truncate(LOGS_MAX);
         findings.logs = found(rates);
@@ -188,7 +225,41 @@ mod tests {
     #[test]
     fn a_files_service_is_its_place_below_the_logs() {
         assert_eq!(service(Path::new("/var/log/nginx/access.log")), "nginx/access");
+        let odd = service(Path::new("/var/log/a\u{1b}[2J\n/\u{e4}.log"));
+        assert_eq!(odd, "a?[2J?/\u{e4}");
+        let long = service(Path::new(&format!("/var/log/x{}.log", "\u{e4}".repeat(50))));
+        assert_eq!(long.len(), 63, "cut between letters");
         assert!(speaks_of_error(b"12:00 [CRIT] x"));
         assert!(!speaks_of_error(b"all is well"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let folder = std::env::temp_dir().join(format!("proteus-log-odd-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let (pipe, link, file) = (folder.join("x.log"), folder.join("y.log"), folder.join("z.log"));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::fs::write(&file, "line\n").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut logs = Logs::default();
+        for path in [&pipe, &link, &file, &folder] {
+            assert_eq!(logs.look(path), None);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(logs.known.keys().collect::<Vec<_>>(), [&file]);
+    }
+
+    #[test]
+    fn files_of_one_service_are_one_rate() {
+        let rate = |service: &str, window_ms, lines, errors| LogRate {
+            service: service.to_owned(),
+            window_ms,
+            lines,
+            errors,
+        };
+        let told =
+            summed(vec![rate("journal", 9, 1, None), rate("a", 9, 5, Some(2)), rate("journal", 10, 2, None)]);
+        assert_eq!(told, [rate("a", 9, 5, Some(2)), rate("journal", 10, 3, None)]);
     }
 }

@@ -60,7 +60,7 @@ pub fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { device, root, point, options, kind: text(fields.next()?), source: text(fields.next()?) })
 }
 
-/// Each mount, in the order in which they were made; false: the list could not be read.
+/// Each mount, in the order in which they were made; false: the list could not be read to its end.
 pub fn each_mount(file: &Path, mut on_mount: impl FnMut(Mount)) -> bool {
     let Ok(file) = File::open(file) else { return false };
     let mut reader = BufReader::new(file);
@@ -73,7 +73,7 @@ pub fn each_mount(file: &Path, mut on_mount: impl FnMut(Mount)) -> bool {
             Err(_) => return false,
         }
     }
-    true
+    reader.fill_buf().is_ok_and(<[u8]>::is_empty)
 }
 
 #[cfg(test)]
@@ -92,6 +92,19 @@ mod tests {
             assert_eq!(parse(bad), None);
         }
         assert_eq!(plain(b"a\\9\\04"), b"a\\9\\04");
+    }
+
+    #[test]
+    fn a_list_that_is_cut_is_not_whole() {
+        let path = std::env::temp_dir().join(format!("proteus-mounts-{}", std::process::id()));
+        let line = "1 0 8:1 / / rw - ext4 /dev/vda rw\n";
+        let read = |lines: usize| {
+            std::fs::write(&path, line.repeat(lines)).unwrap();
+            let mut count = 0;
+            (each_mount(&path, |_| count += 1), count)
+        };
+        assert_eq!((read(LINES_MAX), read(LINES_MAX + 1)), ((true, LINES_MAX), (false, LINES_MAX)));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

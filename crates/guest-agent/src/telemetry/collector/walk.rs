@@ -156,7 +156,15 @@ impl Walk {
         let mut listing = RawDir::new(folder.as_fd(), &mut buffer);
         loop {
             let is_read = listing.is_buffer_empty();
-            let Some(Ok(entry)) = listing.next() else { break };
+            let entry = match listing.next() {
+                Some(Ok(entry)) => entry,
+                // Removed meanwhile, or at its end.
+                None | Some(Err(Errno::NOENT)) => break,
+                Some(Err(_)) => {
+                    self.levels.pop();
+                    return meet(Met::Unread);
+                }
+            };
             level.next = entry.next_entry_cookie();
             // A pause after the listing comes after the entry in hand, which would not be met again.
             let pause = is_read && meet(Met::Listing(LISTING_BYTES)) == Go::Pause;

@@ -20,7 +20,7 @@ pub use configuration::{
     Aspect, AspectStatus, Author, CHANGES_MAX, Change, Configuration, NAME_CHANGED_BYTES_MAX,
     VALUE_CHANGED_BYTES_MAX,
 };
-pub use connection::{Connections, FLOWS_MAX, Flow, FlowDirection};
+pub use connection::{Connections, FLOWS_MAX, Flow, FlowDirection, SERVED_MAX, Served};
 pub use endpoint::{ENDPOINTS_MAX, Endpoint, METRICS_MAX};
 pub use file::{FileKind, Files, KindCount, SIZES, SensitiveClass, SensitiveCount};
 pub use load::{CallClass, GPUS_MAX, Gpu, LOGS_MAX, LogRate, SystemCalls};

@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Longest line of a list of packages that is read whole: longer ones are none of those that are wanted.
 const LINE_BYTES_MAX: u64 = 4096;
-/// Mounts that come and go with sessions, containers and services.
-const PASSING: [&str; 9] = [
+/// Mounts that come and go with sessions, containers, services and people, whose names are in some of the paths.
+const PASSING: [&str; 11] = [
+    "/media",
+    "/run/media",
     "/run/user",
     "/run/credentials",
     "/run/docker",
@@ -28,6 +30,7 @@ const PASSING: [&str; 9] = [
 const IMAGES: &str = "/run/proteus/image";
 /// Blocks of memory that are looked at: 512 GiB in blocks of 128 MiB.
 const BLOCKS_MAX: usize = 4096;
+const UNREAD_MOUNTS: &str = "/proc/self/mountinfo cannot be read whole";
 
 fn unknown(why: impl Into<String>) -> Look {
     Look::Unknown(why.into())
@@ -37,12 +40,22 @@ fn seen(entries: Entries) -> Look {
     Look::Seen(entries, None)
 }
 
-/// Names in a folder, in their order.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    each_entry(folder, |name, _| names.extend(name.to_str().ok().map(str::to_owned)));
-    names.sort_unstable();
-    names
+/// Names in folders, and what could not be read of them.
+#[derive(Default)]
+struct Names {
+    lacking: Option<String>,
+}
+
+impl Names {
+    /// Names in a folder, in their order.
+    fn of(&mut self, folder: &Path) -> Vec<String> {
+        let mut names = Vec::new();
+        if !each_entry(folder, |name, _| names.extend(name.to_str().ok().map(str::to_owned))) {
+            self.lacking = Some("a folder of it cannot be read".to_owned());
+        }
+        names.sort_unstable();
+        names
+    }
 }
 
 /// The kernel that runs.
@@ -54,10 +67,10 @@ pub fn kernel() -> Look {
 
 /// What is plugged in: disks, links, CPUs, memory.
 pub fn devices(root: &Path) -> Look {
-    let mut entries = Entries::new();
+    let (mut entries, mut names) = (Entries::new(), Names::default());
     let blocks = root.join("sys/block");
     let is_made = |name: &str| ["loop", "ram", "zram", "fd", "nbd"].iter().any(|kind| name.starts_with(kind));
-    for name in names(&blocks).into_iter().filter(|name| !is_made(name)) {
+    for name in names.of(&blocks).into_iter().filter(|name| !is_made(name)) {
         let dir = blocks.join(&name);
         // A drive without a disk in it has no size.
         let sectors = read_text(dir.join("size")).ok().and_then(|text| text.parse::<u64>().ok());
@@ -70,29 +83,51 @@ pub fn devices(root: &Path) -> Look {
         entries.insert(format!("disk {name}"), format!("{bytes} bytes{serial}"));
     }
     let links = root.join("sys/class/net");
-    for name in names(&links).into_iter().filter(|name| links.join(name).join("device").exists()) {
+    for name in names.of(&links).into_iter().filter(|name| links.join(name).join("device").exists()) {
         let address = read_text(links.join(&name).join("address")).unwrap_or_default();
         entries.insert(format!("link {name}"), address);
     }
     if let Ok(online) = read_text(root.join("sys/devices/system/cpu/online")) {
         entries.insert("cpus online".to_owned(), online);
     }
-    if let Some(bytes) = memory(&root.join("sys/devices/system/memory")) {
+    if let Some(bytes) = memory(&root.join("sys/devices/system/memory"), &mut names) {
         entries.insert("memory online".to_owned(), format!("{bytes} bytes"));
     }
-    if entries.is_empty() { unknown("/sys cannot be read") } else { seen(entries) }
+    if entries.is_empty() { unknown("/sys cannot be read") } else { Look::Seen(entries, names.lacking) }
 }
 
 /// Memory by its blocks: what is plugged, not what a balloon leaves of it.
-fn memory(folder: &Path) -> Option<u64> {
+fn memory(folder: &Path, names: &mut Names) -> Option<u64> {
     let block = read_text(folder.join("block_size_bytes")).ok()?;
     let block = u64::from_str_radix(&block, 16).ok()?;
     let is_online = |name: &String| {
         name.starts_with("memory")
             && read_text(folder.join(name).join("state")).is_ok_and(|is| is == "online")
     };
-    let blocks = names(folder).into_iter().take(BLOCKS_MAX).filter(is_online).count();
+    let blocks = names.of(folder).into_iter().take(BLOCKS_MAX).filter(is_online).count();
     Some(block * blocks as u64)
+}
+
+/// A mount's source without the name and the password of who mounts it: `https://somebody:word@host/`, `//me@host/x`,
+/// `me@host:/`. A snapshot of ZFS is no such one: `pool/home@monday`.
+fn without_user(source: &str) -> String {
+    let begin = source.find("://").map(|at| at + 3).or_else(|| source.starts_with("//").then_some(2));
+    let (scheme, rest) = source.split_at(begin.unwrap_or(0));
+    let host = match begin {
+        // A password may have one too: the last one ends it.
+        Some(_) => rest.rsplit_once('@').map_or(rest, |(_, host)| host),
+        None => match rest.find(':') {
+            Some(end) => &rest[rest[..end].rfind('@').map_or(0, |at| at + 1)..],
+            None => rest,
+        },
+    };
+    format!("{scheme}{host}")
+}
+
+/// A path as it is told: of one in somebody's home only that it is in one.
+fn place(point: &Path) -> String {
+    let is_in_home = point.strip_prefix("/home").is_ok_and(|below| below.components().next().is_some());
+    if is_in_home { "/home".to_owned() } else { point.to_string_lossy().into_owned() }
 }
 
 /// Without what people give to a mount as a secret.
@@ -102,14 +137,7 @@ fn without_secrets(mount: &Mount) -> (String, String) {
         !["pass", "password", "secret", "key", "cred", "credentials"].contains(&name)
     };
     let options: Vec<&str> = mount.options.split(',').filter(secret).collect();
-    // `https://somebody:word@host/`
-    let source = match (mount.source.find("://"), mount.source.rfind('@')) {
-        (Some(begin), Some(at)) if begin < at => {
-            format!("{}://{}", &mount.source[..begin], &mount.source[at + 1..])
-        }
-        _ => mount.source.clone(),
-    };
-    (source, options.join(","))
+    (place(Path::new(&without_user(&mount.source))), options.join(","))
 }
 
 /// What is mounted where.
@@ -120,10 +148,10 @@ pub fn mounts(root: &Path) -> Look {
         if !is_passing && !mount.point.starts_with(IMAGES) {
             let (source, options) = without_secrets(&mount);
             let value = format!("{} {source} {options}", mount.kind);
-            entries.insert(mount.point.to_string_lossy().into_owned(), value);
+            entries.entry(place(&mount.point)).or_insert(value);
         }
     });
-    if is_read { seen(entries) } else { unknown("/proc/self/mountinfo cannot be read") }
+    if is_read { seen(entries) } else { unknown(UNREAD_MOUNTS) }
 }
 
 /// Images that the agent mounted.
@@ -134,19 +162,26 @@ pub fn images(root: &Path) -> Look {
             entries.insert(name.to_string_lossy().into_owned(), format!("{} {}", mount.kind, mount.source));
         }
     });
-    if is_read { seen(entries) } else { unknown("/proc/self/mountinfo cannot be read") }
+    if is_read { seen(entries) } else { unknown(UNREAD_MOUNTS) }
 }
 
 /// Kernel parameters, by their names with dots.
 pub fn sysctl(root: &Path) -> Look {
-    let mut entries = Entries::new();
+    let (mut entries, mut lacking) = (Entries::new(), None);
     for (folder, names) in LISTED {
         for name in names {
-            let Ok(value) = read_text(root.join("proc/sys").join(folder).join(name)) else { continue };
+            let value = match read_text(root.join("proc/sys").join(folder).join(name)) {
+                Ok(value) => value,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) => {
+                    lacking = Some("some of it cannot be read".to_owned());
+                    continue;
+                }
+            };
             entries.insert(format!("{}.{name}", folder.replace('/', ".")), value.replace('\t', " "));
         }
     }
-    if entries.is_empty() { unknown("/proc/sys cannot be read") } else { seen(entries) }
+    if entries.is_empty() { unknown("/proc/sys cannot be read") } else { Look::Seen(entries, lacking) }
 }
 
 /// Units of systemd that somebody enabled or masked; of a service that is enabled, whether it runs.
@@ -155,11 +190,11 @@ pub fn units(root: &Path) -> Look {
     if !root.join("run/systemd/system").is_dir() {
         return unknown("this guest does not run systemd");
     }
-    let mut entries = Entries::new();
-    for name in names(&folder) {
+    let (mut entries, mut names) = (Entries::new(), Names::default());
+    for name in names.of(&folder) {
         let path = folder.join(&name);
         if [".wants", ".requires"].iter().any(|end| name.ends_with(end)) {
-            for unit in names(&path) {
+            for unit in names.of(&path) {
                 let active = if unit.ends_with(".service") { activity(root, &unit) } else { "" };
                 entries.insert(unit, format!("enabled{active}"));
             }
@@ -167,7 +202,7 @@ pub fn units(root: &Path) -> Look {
             entries.insert(name, "masked".to_owned());
         }
     }
-    seen(entries)
+    Look::Seen(entries, names.lacking)
 }
 
 /// Whether the control group of a service has processes. A service that does its work and ends has none.

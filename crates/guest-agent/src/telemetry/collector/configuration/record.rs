@@ -96,23 +96,38 @@ impl Record {
         self.known.entry(aspect).or_default().at_ms = now_ms;
     }
 
-    /// An aspect as it is now.
-    pub fn take(&mut self, aspect: Aspect, entries: Entries, now_ms: u64) {
+    /// An aspect as it is now. Where the look was cut or could not see all, what is absent from it is not gone.
+    pub fn take(&mut self, aspect: Aspect, seen: Entries, is_lacking: bool, now_ms: u64) {
         let key = self.key;
         let bound = |(name, value): (String, String)| {
             (bounded(&name, NAME_CHANGED_BYTES_MAX, key), bounded(&value, VALUE_CHANGED_BYTES_MAX, key))
         };
-        let entries: Entries = entries.into_iter().take(ENTRIES_MAX).map(bound).collect();
+        let mut seen: Entries = seen.into_iter().map(bound).collect();
         let Some(before) = self.known.remove(&aspect) else {
             self.is_changed = true;
+            let entries = seen.into_iter().take(ENTRIES_MAX).collect();
             self.known.insert(aspect, Known { at_ms: now_ms, entries });
             return;
         };
-        let gone = before.entries.iter().filter(|(name, _)| !entries.contains_key(*name));
-        let gone: Vec<_> = gone.map(|(name, from)| (name.clone(), Some(from.clone()), None)).collect();
-        let other = entries.iter().filter(|(name, to)| before.entries.get(*name) != Some(to));
-        let other =
-            other.map(|(name, to)| (name.clone(), before.entries.get(name).cloned(), Some(to.clone())));
+        let (mut entries, mut gone, mut other) = (Entries::new(), Vec::new(), Vec::new());
+        for (name, from) in before.entries {
+            match seen.remove(&name) {
+                Some(to) => {
+                    if from != to {
+                        other.push((name.clone(), Some(from), Some(to.clone())));
+                    }
+                    entries.insert(name, to);
+                }
+                None if is_lacking => drop(entries.insert(name, from)),
+                None => gone.push((name, Some(from), None)),
+            }
+        }
+        // Those that were watched stay so: else a new name would push another out, which is not gone.
+        for (name, to) in seen.into_iter().take(ENTRIES_MAX.saturating_sub(entries.len())) {
+            other.push((name.clone(), None, Some(to.clone())));
+            entries.insert(name, to);
+        }
+        other.sort_unstable();
         for (name, from, to) in gone.into_iter().chain(other) {
             self.sequence += 1;
             // Nobody else mounts there.
@@ -175,26 +190,59 @@ mod tests {
     #[test]
     fn the_first_look_is_the_baseline_and_each_later_one_tells_what_differs() {
         let mut record = Record::new(5);
-        record.take(Aspect::Packages, entries(&[("a", "1"), ("b", "1")]), 10);
+        record.take(Aspect::Packages, entries(&[("a", "1"), ("b", "1")]), false, 10);
         assert!(record.changes.is_empty());
-        record.take(Aspect::Packages, entries(&[("b", "2"), ("c", "1")]), 20);
+        record.take(Aspect::Packages, entries(&[("b", "2"), ("c", "1")]), false, 20);
         let changes = told(&record).changes;
         let said = changes.iter().map(|c| (c.sequence, c.name.as_str(), c.from.as_deref(), c.to.as_deref()));
         let wanted = [(1, "a", Some("1"), None), (2, "b", Some("1"), Some("2")), (3, "c", None, Some("1"))];
         assert!(said.eq(wanted), "{changes:?}");
         assert_eq!((changes[0].after_ms, changes[0].at_ms, changes[0].by), (10, 20, None));
-        record.take(Aspect::Images, entries(&[]), 20);
-        record.take(Aspect::Images, entries(&[("web", "vdb")]), 30);
+        record.take(Aspect::Images, entries(&[]), false, 20);
+        record.take(Aspect::Images, entries(&[("web", "vdb")]), false, 30);
         assert_eq!(told(&record).changes[3].by, Some(Author::Proteus));
+    }
+
+    #[test]
+    fn what_a_look_could_not_see_is_not_gone() {
+        let mut record = Record::new(5);
+        record.take(Aspect::Files, entries(&[("a", "1"), ("b", "1")]), false, 10);
+        record.take(Aspect::Files, entries(&[("b", "2"), ("c", "1")]), true, 20);
+        let said = |record: &Record| {
+            let changes = told(record).changes.into_iter();
+            changes.map(|c| (c.name, c.to)).collect::<Vec<_>>()
+        };
+        let wanted = [("b".to_owned(), Some("2".to_owned())), ("c".to_owned(), Some("1".to_owned()))];
+        assert_eq!(said(&record), wanted);
+        record.take(Aspect::Files, entries(&[("b", "2"), ("c", "1")]), false, 30);
+        assert_eq!(said(&record)[2], ("a".to_owned(), None), "a whole look says so");
+    }
+
+    #[test]
+    fn one_entry_too_many_pushes_none_out() {
+        let mut record = Record::new(5);
+        let many = |from: usize| -> Entries {
+            (from..=ENTRIES_MAX).map(|number| (format!("{number:05}"), String::new())).collect()
+        };
+        record.take(Aspect::Files, many(1), false, 10);
+        record.take(Aspect::Files, many(0), false, 20);
+        assert_eq!((record.sequence, record.known[&Aspect::Files].entries.len()), (0, ENTRIES_MAX));
+        record.take(Aspect::Files, Entries::from([("new".to_owned(), String::new())]), true, 30);
+        assert_eq!((record.sequence, record.known[&Aspect::Files].entries.len()), (0, ENTRIES_MAX));
     }
 
     #[test]
     fn the_latest_are_kept_within_100_kib_whatever_they_are_called() {
         let mut record = Record::new(5);
-        record.take(Aspect::Files, Entries::new(), 10);
+        record.take(Aspect::Files, Entries::new(), false, 10);
         let long = |number: u32| (format!("\"\\\u{1b}{number}{}", "ä\"".repeat(300)), "\\".repeat(999));
-        record.take(Aspect::Files, (0..300).map(long).collect(), 20);
-        record.take(Aspect::Files, (0..300).map(|number| (long(number).0, "\"".repeat(999))).collect(), 30);
+        record.take(Aspect::Files, (0..300).map(long).collect(), false, 20);
+        record.take(
+            Aspect::Files,
+            (0..300).map(|number| (long(number).0, "\"".repeat(999))).collect(),
+            false,
+            30,
+        );
         let told = told(&record);
         assert_eq!((told.changes.len(), told.lost, told.sequence), (CHANGES_MAX, 600 - 256, 600));
         let bytes = serde_json::to_vec(&told).unwrap().len();
@@ -208,12 +256,12 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("proteus-record-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         let mut record = Record::open(&folder, 5);
-        record.take(Aspect::Kernel, entries(&[("release", "6.1")]), 10);
+        record.take(Aspect::Kernel, entries(&[("release", "6.1")]), false, 10);
         record.keep(&folder);
         let history = record.history.clone();
         let mut again = Record::open(&folder, 50);
         assert_eq!((&again.history, again.key, again.began_ms), (&history, record.key, 5));
-        again.take(Aspect::Kernel, entries(&[("release", "6.12")]), 60);
+        again.take(Aspect::Kernel, entries(&[("release", "6.12")]), false, 60);
         assert_eq!((again.changes[0].after_ms, again.changes[0].from.as_deref()), (10, Some("6.1")));
         again.keep(&folder);
         assert_eq!(Record::open(&folder, 70).sequence, 1);
@@ -246,7 +294,7 @@ mod tests {
         ) {
             let mut record = Record::new(1);
             for look in &looks {
-                record.take(Aspect::Sysctl, look.clone(), 2);
+                record.take(Aspect::Sysctl, look.clone(), false, 2);
             }
             let mut now = looks[0].clone();
             for change in told(&record).changes {

@@ -122,6 +122,32 @@ fn secrets_of_mounts_stay_and_passing_ones_are_left_out() {
 }
 
 #[test]
+fn who_mounts_is_not_told() {
+    let guest = Guest::new("people");
+    let lines = "1 0 8:1 / / rw - ext4 /dev/vda rw\n\
+        2 1 8:2 / /media/alice/USB rw - vfat /dev/sda1 rw\n\
+        3 1 8:3 / /run/media/alice/USB rw - vfat /dev/sdb1 rw\n\
+        4 1 0:9 / /home rw - xfs /dev/vdb rw\n\
+        5 4 0:10 / /home/alice/remote rw - fuse.sshfs alice@host:/ rw\n\
+        6 4 0:11 / /srv/a rw - fuse.sshfs alice@corp@host:/srv rw\n\
+        7 4 0:12 / /srv/b rw - cifs //alice@host/share rw\n\
+        8 4 0:13 / /srv/c rw - ecryptfs /home/.ecryptfs/alice/.Private rw\n\
+        9 4 0:14 / /srv/d ro - zfs pool/data@monday ro\n";
+    guest.write("proc/self/mountinfo", lines);
+    let Look::Seen(mounts, None) = read::mounts(&guest.0) else { panic!("it was read") };
+    assert!(!format!("{mounts:?}").contains("alice"), "{mounts:?}");
+    let wanted = [
+        ("/", "ext4 /dev/vda rw"),
+        ("/home", "xfs /dev/vdb rw"),
+        ("/srv/a", "fuse.sshfs host:/srv rw"),
+        ("/srv/b", "cifs //host/share rw"),
+        ("/srv/c", "ecryptfs /home rw"),
+        ("/srv/d", "zfs pool/data@monday ro"),
+    ];
+    assert_eq!(mounts, wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+}
+
+#[test]
 fn devices_are_what_is_plugged_in() {
     let guest = Guest::new("devices");
     guest.write("sys/block/vda/size", "2048\n");

@@ -22,12 +22,17 @@ fn inode(target: &str) -> Option<u32> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
+/// Leaves out what is over the most processes. The first ones are the kernel's threads, which have no sockets: the last
+/// ones stay, and of them the youngest are looked at first.
+fn drop_oldest(processes: &mut Vec<u32>) {
+    processes.drain(..processes.len().saturating_sub(PROCESSES_MAX));
+}
+
 impl Owners {
     /// Begins to look for the owners of these.
     pub fn list(inodes: impl Iterator<Item = u32>) -> Self {
         let mut left = process_ids();
-        // The first ones are the kernel's threads, which have no sockets: the youngest are looked at first.
-        left.truncate(PROCESSES_MAX.max(left.len().min(PROCESSES_MAX)));
+        drop_oldest(&mut left);
         Self { left, programs: inodes.filter(|inode| *inode > 0).map(|inode| (inode, None)).collect() }
     }
 
@@ -71,6 +76,15 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn of_too_many_processes_the_last_ones_stay() {
+        let mut processes: Vec<u32> = (1..=600).collect();
+        drop_oldest(&mut processes);
+        assert_eq!((processes.len(), processes[0], processes[511]), (PROCESSES_MAX, 89, 600));
+        drop_oldest(&mut processes);
+        assert_eq!(processes.len(), PROCESSES_MAX);
+    }
 
     #[test]
     fn the_socket_of_this_process_is_its_own() {

@@ -49,6 +49,22 @@ fn flows_are_told_by_who_began_them_and_local_ones_once() {
 }
 
 #[test]
+fn what_a_program_serves_does_not_depend_on_the_flows_that_are_told() {
+    let mut sockets = vec![
+        tcp(State::Listening, 80, [0, 0, 0, 0], 0, 1),
+        tcp(State::Listening, 81, [0, 0, 0, 0], 0, 9),
+        tcp(State::Established, 81, [10, 0, 0, 9], 40_000, 10),
+        tcp(State::Established, 50_001, [127, 0, 0, 1], 80, 6),
+        tcp(State::Established, 50_000, [10, 0, 0, 9], 443, 5),
+    ];
+    sockets.extend((0..100).map(|peer| tcp(State::Established, 80, [10, 0, 1, peer], 40_000, 3)));
+    let told = told(&sockets, 0, |inode| (inode < 9).then(|| format!("program {inode}")));
+    assert_eq!(told.flows.len(), FLOWS_MAX);
+    let wanted = Served { application: "program 1".to_owned(), connections: 101 };
+    assert_eq!(told.served, Some(vec![wanted]));
+}
+
+#[test]
 fn what_is_not_known_of_a_round_trip_is_missing() {
     let mut socket = tcp(State::Established, 50_000, [10, 0, 0, 9], 443, 5);
     socket.rtt_us = None;
@@ -66,4 +82,7 @@ fn a_round_ends_on_this_machine() {
     }
     assert!(findings.connections.is_some());
     assert!(connections.sockets.is_empty());
+    assert!(connections.listeners.borrow().is_some());
+    connections.forget();
+    assert!(connections.listeners.borrow().is_none());
 }

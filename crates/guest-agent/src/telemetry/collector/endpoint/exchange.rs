@@ -2,8 +2,10 @@
 //! longer than [`LIMIT`] in all.
 
 use crate::sys;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,6 +35,32 @@ pub enum ExchangeError {
     Confused(&'static str),
     #[error("{0}")]
     Hidden(&'static str),
+    #[error("it takes no callers now: it starts, stops, or has too many")]
+    Busy,
+    #[error("its address is not one of this guest: another machine would be asked")]
+    Elsewhere,
+}
+
+impl ExchangeError {
+    /// Whether it was said by one who will say the same when it is asked again soon, and writes down each time that it
+    /// was asked.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Hidden(_) | Self::Password(_) | Self::Confused(_) | Self::Elsewhere)
+    }
+}
+
+/// Whether who is spoken to is this guest: a program may listen on an address that no link has (`ip_nonlocal_bind`),
+/// and then another machine has it.
+fn is_own(own: IpAddr, peer: IpAddr) -> bool {
+    peer.is_loopback() || own == peer
+}
+
+/// Connects without waiting: one that was stopped lets its callers queue, and would hold the last of them for ever.
+fn connect_unix(path: &Path) -> Result<UnixStream, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// What can be read and written with a limit.
@@ -66,6 +94,11 @@ impl Exchange {
     pub fn tcp(address: SocketAddr) -> Result<Self, ExchangeError> {
         let until = Instant::now() + LIMIT;
         let stream = TcpStream::connect_timeout(&address, LIMIT).map_err(ExchangeError::Connect)?;
+        let ends = stream.local_addr().and_then(|own| Ok((own.ip(), stream.peer_addr()?.ip())));
+        let (own, peer) = ends.map_err(ExchangeError::Connect)?;
+        if !is_own(own, peer) {
+            return Err(ExchangeError::Elsewhere);
+        }
         Ok(Self { wire: Box::new(stream), until, answer: Vec::new() })
     }
 
@@ -73,7 +106,13 @@ impl Exchange {
     pub fn unix(path: &Path) -> Result<Self, ExchangeError> {
         let until = Instant::now() + LIMIT;
         let owner = std::fs::metadata(path).map_err(ExchangeError::Connect)?.uid();
-        let stream = sys::as_user(owner, || UnixStream::connect(path)).map_err(ExchangeError::Connect)?;
+        let stream = sys::as_user(owner, || connect_unix(path).map_err(Into::into));
+        let stream = stream.map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => ExchangeError::Slow,
+            _ => ExchangeError::Connect(error),
+        })?;
+        // From here on the limits of reading and writing hold.
+        stream.set_nonblocking(false).map_err(ExchangeError::Connect)?;
         Ok(Self { wire: Box::new(stream), until, answer: Vec::new() })
     }
 
@@ -131,4 +170,58 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>, ExchangeError> {
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n");
     let body = end.and_then(|end| answer.get(end + 4..)).ok_or(ExchangeError::Confused("no body"))?;
     Ok(body.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{bind, listen};
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn one_that_takes_no_caller_holds_none() {
+        let path = std::env::temp_dir().join(format!("proteus-exchange-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let stopped =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&stopped, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&stopped, 0).unwrap();
+        let mut queued = Vec::new();
+        let refused = (0..10).find_map(|_| match Exchange::unix(&path) {
+            Ok(exchange) => {
+                queued.push(exchange);
+                None
+            }
+            Err(error) => Some(error),
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(refused, Some(ExchangeError::Slow)), "{refused:?}");
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_though_connecting_is_not() {
+        let path = std::env::temp_dir().join(format!("proteus-exchange-slow-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut exchange = Exchange::unix(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let mut question = [0u8; 2];
+            stream.read_exact(&mut question).unwrap();
+            stream.write_all(&question).unwrap();
+        });
+        exchange.ask(b"ab").unwrap();
+        let answer = exchange.answer(|answer| answer.len() == 2).unwrap().to_vec();
+        server.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(answer, b"ab");
+    }
+
+    #[test]
+    fn only_this_guest_is_spoken_to() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(is_own(ip("127.0.0.1"), ip("127.0.0.1")) && is_own(ip("127.0.0.1"), ip("127.0.0.9")));
+        assert!(is_own(ip("10.0.0.2"), ip("10.0.0.2")) && is_own(ip("::1"), ip("::1")));
+        assert!(!is_own(ip("10.0.0.2"), ip("10.0.0.9")));
+    }
 }

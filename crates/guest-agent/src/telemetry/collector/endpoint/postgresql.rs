@@ -44,6 +44,13 @@ fn is_ready(bytes: &[u8]) -> bool {
         .any(|(kind, body)| matches!(kind, b'Z' | b'E') || (kind == b'R' && body.get(..4) != Some(&[0; 4])))
 }
 
+/// Whether a refusal passes: `cannot_connect_now` or `too_many_connections` (PostgreSQL documentation, "Error Codes").
+fn is_busy(bytes: &[u8]) -> bool {
+    let mut fields =
+        messages(bytes).filter(|(kind, _)| *kind == b'E').flat_map(|(_, body)| body.split(|byte| *byte == 0));
+    fields.any(|field| [&b"C57P03"[..], b"C53300"].contains(&field))
+}
+
 /// Asks as `postgres`.
 pub fn ask(exchange: &mut Exchange) -> Result<Values, ExchangeError> {
     let pairs = "user\0postgres\0database\0postgres\0application_name\0proteus\0\0";
@@ -55,6 +62,9 @@ pub fn ask(exchange: &mut Exchange) -> Result<Values, ExchangeError> {
         return Err(ExchangeError::Password(
             "its pg_hba.conf trusts neither its own user on its own socket (peer) nor this one on loopback (trust)",
         ));
+    }
+    if is_busy(answer) {
+        return Err(ExchangeError::Busy);
     }
     if !messages(answer).any(|(kind, _)| kind == b'Z') {
         return Err(ExchangeError::Confused("it refused the connection"));
@@ -127,5 +137,7 @@ mod tests {
         assert!(is_ready(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat()));
         assert!(is_ready(&message(b'R', &[0, 0, 0, 5, 1, 2, 3, 4])));
         assert!(is_ready(&message(b'E', b"SFATAL\0\0")));
+        assert!(is_busy(&message(b'E', b"SFATAL\0C57P03\0Mthe database system is starting up\0\0")));
+        assert!(!is_busy(&message(b'E', b"SFATAL\0C28000\0MC57P03 is not it\0\0")));
     }
 }

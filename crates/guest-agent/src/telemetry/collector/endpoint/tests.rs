@@ -3,6 +3,8 @@
 use super::*;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn listener(program: &str, address: &str) -> Listener {
     Listener { program: program.to_owned(), address: address.parse().unwrap() }
@@ -51,17 +53,25 @@ fn what_is_counted_is_a_rate_and_what_began_anew_has_none() {
 
 /// A server that gives one answer to whoever comes, and what of the question it read.
 fn server(answer: Vec<u8>) -> SocketAddr {
+    counting_server(answer).0
+}
+
+/// The same, and how many came.
+fn counting_server(answer: Vec<u8>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let callers = Arc::clone(&count);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
+            callers.fetch_add(1, Ordering::SeqCst);
             let mut stream = stream.unwrap();
             let mut question = [0u8; 1024];
             let _ = stream.read(&mut question);
             let _ = stream.write_all(&answer);
         }
     });
-    address
+    (address, count)
 }
 
 fn round(endpoints: &mut Endpoints) -> Vec<Endpoint> {
@@ -88,6 +98,25 @@ fn rates_come_with_the_second_round_and_a_confused_server_is_told_of() {
     assert_eq!(first[1].metrics.keys().collect::<Vec<_>>(), ["keys"]);
     let second = round(&mut endpoints);
     assert_eq!(second[1].metrics["commands_per_second"], 0.0);
+}
+
+#[test]
+fn one_that_shows_nothing_is_left_alone_for_an_hour() {
+    let (redis, callers) = counting_server(b"-NOAUTH Authentication required.\r\n".to_vec());
+    let (nginx, visitors) = counting_server(b"HTTP/1.0 404 Not Found\r\n\r\n".to_vec());
+    let listeners = [listener("redis-server", &redis.to_string()), listener("nginx", &nginx.to_string())];
+    let mut endpoints = Endpoints::new(Rc::new(RefCell::new(Some(listeners.to_vec()))));
+    let first = round(&mut endpoints);
+    assert!(first[0].missing.as_deref().unwrap().contains("stub_status"));
+    assert!(first[1].missing.as_deref().unwrap().contains("password"));
+    let count = || (callers.load(Ordering::SeqCst), visitors.load(Ordering::SeqCst));
+    assert_eq!(count(), (1, 4));
+    assert_eq!((round(&mut endpoints), count()), (first.clone(), (1, 4)), "the same is told unasked");
+    endpoints.resting.values_mut().for_each(|(until, _)| *until = Instant::now());
+    assert_eq!((round(&mut endpoints), count()), (first, (2, 8)));
+    *endpoints.listeners.borrow_mut() = Some(Vec::new());
+    round(&mut endpoints);
+    assert!(endpoints.resting.is_empty(), "who comes back is asked");
 }
 
 #[test]

@@ -81,7 +81,12 @@ pub fn places(mounts: &Path) -> Option<Places> {
     let is_wanted = |mount: &Mount| {
         kinds(&mount.kind) && (!ROOTS.contains(&mount.kind.as_str()) || mount.point == Path::new("/"))
     };
-    each_mount(mounts, |mount| all.extend(is_wanted(&mount).then_some(mount))).then(|| choose(all))
+    let is_whole = each_mount(mounts, |mount| all.extend(is_wanted(&mount).then_some(mount)));
+    // Of a list that is too long, those that were made first are walked.
+    (is_whole || !all.is_empty()).then(|| {
+        let places = choose(all);
+        Places { is_cut: places.is_cut || !is_whole, ..places }
+    })
 }
 
 #[cfg(test)]

@@ -5,10 +5,14 @@ use super::limit::{clean, counter, list};
 use proteus_model::telemetry as model;
 use proteus_model::unit::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Most flows that are told.
 pub const FLOWS_MAX: usize = 32;
+
+/// Most programs of which it is told how many they serve.
+pub const SERVED_MAX: usize = 64;
 
 /// The TCP connections of a guest; the times are round trips as its kernel estimates them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +25,17 @@ pub struct Connections {
     pub rtt_p95_us: Option<u32>,
     pub retransmitted: u64,
     pub flows: Vec<Flow>,
+    /// Absent from an agent of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Vec<Served>>,
+}
+
+/// Connections that a program serves, whether their flows are told or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each field means what its namesake in the model means")]
+pub struct Served {
+    pub application: String,
+    pub connections: u32,
 }
 
 /// Who began it.
@@ -69,6 +84,16 @@ impl TryFrom<Flow> for model::FlowObserved {
     }
 }
 
+/// By program; two whose names are the same once they are clean are one.
+fn served(given: Vec<Served>) -> Result<BTreeMap<String, u32>, SampleError> {
+    let mut all = BTreeMap::<String, u32>::new();
+    for one in list("served", given, SERVED_MAX, Ok)? {
+        let connections = all.entry(clean(&one.application)).or_default();
+        *connections = connections.saturating_add(one.connections);
+    }
+    Ok(all)
+}
+
 impl TryFrom<Connections> for model::ConnectionsObserved {
     type Error = SampleError;
     fn try_from(w: Connections) -> Result<Self, SampleError> {
@@ -80,6 +105,7 @@ impl TryFrom<Connections> for model::ConnectionsObserved {
             rtt_p95_us: w.rtt_p95_us,
             retransmitted: counter("connections.retransmitted", w.retransmitted)?,
             flows: list("flows", w.flows, FLOWS_MAX, TryInto::try_into)?,
+            served: w.served.map(served).transpose()?,
         })
     }
 }

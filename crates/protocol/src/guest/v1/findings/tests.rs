@@ -21,6 +21,22 @@ fn a_newer_agents_collectors_are_left_out_and_words_are_cleaned() {
 }
 
 #[test]
+fn programs_that_serve_are_bounded_and_an_old_agent_tells_none() {
+    let of = |application: &str| Served { application: application.to_owned(), connections: 3 };
+    let told = |served| {
+        model::ConnectionsObserved::try_from(Connections { served, ..Connections::default() })
+            .map(|seen| seen.served)
+    };
+    assert_eq!(told(None).unwrap(), None);
+    let seen = told(Some(vec![of("nginx"), of("ngi\u{1b}nx"), of("redis")])).unwrap().unwrap();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("nginx".to_owned(), 6), ("redis".to_owned(), 3)]);
+    assert_eq!(told(Some(vec![of("a"); SERVED_MAX + 1])).unwrap_err().field, "served");
+    let mut old = serde_json::to_value(Connections::default()).unwrap();
+    assert!(old.as_object_mut().unwrap().remove("served").is_none());
+    assert_eq!(serde_json::from_value::<Connections>(old).unwrap(), Connections::default());
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_its_field() {
     let refused = |findings: Findings| model::Findings::try_from(findings).unwrap_err().field;
     let many = vec![status_of(Collector::Logs, CollectorState::On); COLLECTORS_MAX + 1];
