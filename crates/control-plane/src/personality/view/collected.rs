@@ -194,7 +194,7 @@ impl<'a> Collected<'a> {
         let endpoints = self.found(|findings| findings.endpoints.as_ref()).map(|(_, all)| all.as_slice());
         let connections = self.connections().map(|(_, seen)| seen);
         ApplicationView {
-            sessions: connections.map(|seen| sessions(seen, &app.name)),
+            sessions: connections.and_then(|seen| sessions(seen, &app.name)),
             depends_on: connections.map(|seen| depends_on(seen, &app.name)).unwrap_or_default(),
             requests: endpoints.and_then(|all| requests(all, &app.name)),
             ..ApplicationView::from(app.clone())
@@ -202,14 +202,10 @@ impl<'a> Collected<'a> {
     }
 }
 
-/// Connections that a program serves, from outside and from inside.
-fn sessions(seen: &ConnectionsObserved, name: &str) -> u32 {
-    let serves = |flow: &&proteus_model::telemetry::FlowObserved| match flow.direction {
-        FlowDirection::Inbound => flow.application.as_deref() == Some(name),
-        FlowDirection::Local => flow.peer_application.as_deref() == Some(name),
-        FlowDirection::Outbound => false,
-    };
-    seen.flows.iter().filter(serves).map(|flow| flow.connections).fold(0, u32::saturating_add)
+/// Connections that a program serves, from outside and from inside; `None`: not known, as of a program whose sockets are
+/// nobody's or in another network namespace.
+fn sessions(seen: &ConnectionsObserved, name: &str) -> Option<u32> {
+    seen.served.as_ref()?.get(name).copied()
 }
 
 /// Programs and machines that a program is connected to.
@@ -259,11 +255,10 @@ mod tests {
             flow(FlowDirection::Local, 6379, "php", Some("redis-server")),
             flow(FlowDirection::Outbound, 443, "php", None),
         ];
-        let seen = ConnectionsObserved { flows, ..ConnectionsObserved::default() };
-        assert_eq!(
-            [sessions(&seen, "nginx"), sessions(&seen, "redis-server"), sessions(&seen, "php")],
-            [3, 3, 0]
-        );
+        let served = Some(BTreeMap::from([("nginx".to_owned(), 3)]));
+        let seen = ConnectionsObserved { flows, served, ..ConnectionsObserved::default() };
+        assert_eq!([sessions(&seen, "nginx"), sessions(&seen, "php")], [Some(3), None]);
+        assert_eq!(sessions(&ConnectionsObserved::default(), "nginx"), None);
         assert_eq!(depends_on(&seen, "php"), ["10.0.0.9:443", "redis-server:6379"]);
         assert!(depends_on(&seen, "nginx").is_empty());
     }
