@@ -266,7 +266,7 @@ mod tests {
             web: collectors inside (30 s ago)
             agent and collectors: 0.21 % of a core (budget 0.50), 6.20 MB (budget 20)
             COLLECTOR  STATE  CPU TIME  ROUNDS  WHY
-            logs       on     12 ms     3       
+            logs       on     12 ms     3
             files      off    12 ms     3       it is switched off
             users: not wanted
             asks http://127.0.0.1:9100/metrics

@@ -89,12 +89,13 @@ fn a_personality_is_told_with_its_reasons_its_age_and_what_is_missing() {
           missing: kernel: it is gone
 
         ConfigurationHistory (by records, 2 h ago, 100 % known)
-          WHEN (UTC)           VERSION  PROFILE  CHANGED
-          2026-09-21 12:21:40  0        -
+          WHEN (UTC)           VERSION  PROFILE  BY         CHANGED
+          2026-09-21 12:21:40  0        -        not known
 
         ApplicationUsageStats (by guest, 4 s ago, 100 % known)
-          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  SINCE (UTC)
-          nginx    90 %  61.0 s    2    1       9 MiB        2026-09-21 14:13:20
+          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  SESSIONS  REQUESTS/S  SINCE (UTC)
+          nginx    90 %  61.0 s    2    1       9 MiB        4         337         2026-09-21 14:13:20
+          nginx depends on redis-server:6379
 
         DataFootprintAnalysis (by guest, not seen, 0 % known)
           missing: files are not looked at: not supported here
@@ -102,6 +103,23 @@ fn a_personality_is_told_with_its_reasons_its_age_and_what_is_missing() {
         NetworkTrafficProfile (by host, 3 min ago, 50 % known)
           received 10.0 KiB/s, sent 90.0 KiB/s, share sent 90 %, packets of 90.5 B in and 1100 B out, burstiness -
           by hour of the day (UTC): ████████████████████████
+          nothing was begun in the hour before (30 s ago)
+
+        ApplicationMetrics (by guest, 9 s ago, 100 % known)
+          nginx at 127.0.0.1:80
+            connections                              5.00
+            requests_per_second                      337
+
+        ApiCallFrequency (by guest, not seen, 0 % known)
+          missing: collector calls: off: it is switched off
+
+        LogActivity (by guest, 9 s ago, 100 % known)
+          LOG      LINES/S  ERRORS/S
+          nginx    2.50     0.00
+          journal  1.00     -
+
+        GraphicsProcessors (by guest, not seen, 0 % known)
+          missing: no graphics processor is passed through
 
         UserBehaviorModel (by guest, not seen, 0 % known)
           missing: off
