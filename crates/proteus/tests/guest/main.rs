@@ -16,8 +16,6 @@ mod disk;
 
 mod full;
 
-mod inside;
-
 mod personality;
 
 mod usage;
