@@ -232,13 +232,14 @@ mod tests {
             ],
         };
         expect![[r#"
+            connections
               6 TCP connections, 2 sockets listen (30 s ago); round trip p50 1.50 ms, p95 -; 4 segments sent again
               BEGUN     PROGRAM   WITH             NOW  SENT    RECEIVED  ROUND TRIP
               inbound   nginx:80  10.0.0.9         2    19 KiB  30 MiB    1.50 ms
               outbound  php       10.0.0.9:80      2    19 KiB  30 MiB    1.50 ms
               local     php       redis-server:80  2    19 KiB  30 MiB    1.50 ms
         "#]]
-        .assert_eq(&connections(&view, 35_000));
+        .assert_eq(&format!("connections\n{}", connections(&view, 35_000)));
     }
 
     #[test]

@@ -153,6 +153,7 @@ mod tests {
             ]),
         };
         expect![[r#"
+            footprint
               15 files in 3 folders on 2 file systems, 20 MiB; growth a day -64 KiB; 1 read-only images left out
               KIND   FILES  SIZE      WRITTEN IN A DAY  READ IN A DAY
               other  10     5120 KiB  1                 2
@@ -161,7 +162,7 @@ mod tests {
               SENSITIVE     BY NAME  BY CONTENT
               private_keys  1        2
         "#]]
-        .assert_eq(&footprint(&view));
+        .assert_eq(&format!("footprint\n{}", footprint(&view)));
     }
 
     #[test]

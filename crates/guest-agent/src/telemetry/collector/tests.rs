@@ -74,7 +74,7 @@ fn one_that_is_dear_is_shed_until_it_is_paid_for() {
     crew.step(later);
     assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::Shed, 1));
     assert!(crew.next_at(later).unwrap() > later);
-    crew.step(later + Duration::from_secs(300));
+    crew.step(later + Duration::from_secs(900));
     assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::On, 2));
 }
 
