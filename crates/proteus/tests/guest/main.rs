@@ -10,8 +10,6 @@ mod cgroup;
 
 mod clone;
 
-mod collect;
-
 mod disk;
 
 mod full;
