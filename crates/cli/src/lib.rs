@@ -25,6 +25,8 @@ pub mod output;
 
 pub mod terminal;
 
+pub mod told;
+
 mod top;
 
 pub mod wait;

@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use proteus_cli::argument::OutputForm;
 use proteus_cli::output::moment;
 use proteus_cli::terminal;
+use proteus_cli::told::Told;
 use proteus_protocol::cause::chain;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,18 +25,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Ends when the process is told to.
 pub fn until_told() -> Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let told = stop.clone();
+    let (stop, mut told) =
+        (CancellationToken::new(), Told::listen().context("listen for SIGINT and SIGTERM")?);
+    let ended = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            // Cancel-safe: a signal that is not taken is not needed any more.
-            _ = interrupt.recv() => {}
-            // Cancel-safe: as above.
-            _ = terminate.recv() => {}
-        }
-        told.cancel();
+        told.wait().await;
+        ended.cancel();
     });
     Ok(stop)
 }

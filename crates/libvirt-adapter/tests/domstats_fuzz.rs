@@ -18,47 +18,7 @@ use std::collections::BTreeSet;
 const ITERATIONS: u64 = 5_000;
 const MARK: &str = "mark";
 
-const SEED: &str = "\
-11111111-2222-3333-4444-555555555501 idle 'one'
-11111111-2222-3333-4444-555555555502 büsy
-
-mark
-Domain: 'idle 'one''
-  state.state=1
-  cpu.time=1830000000
-  balloon.current=131072
-  balloon.maximum=262144
-  balloon.rss=169132
-  vcpu.current=1
-  vcpu.maximum=4
-  vcpu.0.state=1
-  vcpu.0.time=1000000000
-  vcpu.0.delay=200
-  net.count=1
-  net.0.name=vnet0
-  net.0.rx.bytes=100
-  net.0.rx.pkts=1
-  net.0.tx.bytes=30
-  net.0.tx.pkts=2
-  block.count=2
-  block.0.name=vda
-  block.0.path=/d/a.img
-  block.0.rd.reqs=7
-  block.0.rd.bytes=512
-  block.0.rd.times=10
-  block.0.wr.reqs=3
-  block.0.wr.bytes=2048
-  block.0.wr.times=20
-  block.0.fl.reqs=2
-  block.0.fl.times=40
-  block.1.name=sda
-
-Domain: 'büsy'
-  state.state=5
-  cpu.time=340000000
-  vcpu.current=1
-
-";
+const SEED: &str = include_str!("domstats.txt");
 
 const PIECES: [&str; 26] = [
     "\n",

@@ -7,13 +7,13 @@ use crate::tls;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use proteus_cli::argument::Serve;
+use proteus_cli::told::Told;
 use proteus_control_plane::api::access::Caller;
 use proteus_control_plane::api::router;
 use proteus_protocol::api::v1::Role;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -112,24 +112,4 @@ fn serve_http(
         }
         None => tokio::spawn(axum::serve(tcp, app).with_graceful_shutdown(shutdown).into_future()),
     })
-}
-
-/// The signals that end it, heard from here on.
-struct Told {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Told {
-    fn listen() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn wait(&mut self) {
-        // Cancel-safe: a signal that is not received stays pending for the next receive.
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -2,61 +2,7 @@
 
 use super::*;
 
-const TWO: &str = "\
-11111111-2222-3333-4444-555555555501 idle 'one'
-11111111-2222-3333-4444-555555555502 büsy
-
-mark
-Domain: 'idle 'one''
-  state.state=1
-  state.reason=1
-  cpu.time=1830000000
-  cpu.user=300000000
-  cpu.system=530000000
-  balloon.current=131072
-  balloon.maximum=262144
-  balloon.rss=169132
-  vcpu.current=2
-  vcpu.maximum=4
-  vcpu.0.state=1
-  vcpu.0.time=1000000000
-  vcpu.0.wait=0
-  vcpu.0.delay=200
-  vcpu.2.state=1
-  vcpu.2.time=500000000
-  vcpu.2.delay=9
-  net.count=2
-  net.0.name=vnet0
-  net.0.rx.bytes=100
-  net.0.rx.pkts=1
-  net.0.tx.bytes=30
-  net.0.tx.pkts=2
-  net.1.name=vnet1
-  net.1.rx.bytes=5
-  net.1.rx.pkts=1
-  net.1.tx.bytes=6
-  net.1.tx.pkts=1
-  block.count=2
-  block.0.name=vda
-  block.0.path=/d/a.img
-  block.0.rd.reqs=7
-  block.0.rd.bytes=512
-  block.0.rd.times=10
-  block.0.wr.reqs=3
-  block.0.wr.bytes=2048
-  block.0.wr.times=20
-  block.0.fl.reqs=2
-  block.0.fl.times=40
-  block.1.name=sda
-
-Domain: 'büsy'
-  state.state=5
-  cpu.time=340000000
-  balloon.current=131072
-  vcpu.current=1
-  vcpu.maximum=1
-
-";
+const TWO: &str = include_str!("../../tests/domstats.txt");
 
 fn parsed(text: &str) -> Listing {
     parse(text, "mark").unwrap()

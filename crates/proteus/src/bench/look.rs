@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 use proteus_cli::argument::{Cli, OutputForm};
 use proteus_cli::output::table;
 use proteus_cli::terminal;
+use proteus_cli::told::Told;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use ingest::run as ingest;
@@ -92,17 +92,11 @@ fn times(one: Duration, other: Duration) -> String {
 
 /// A token that is cancelled once somebody wants this to end, by ctrl-C or a TERM: what was made is removed then.
 fn interruption() -> Result<CancellationToken> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let stop = CancellationToken::new();
-    let told = stop.clone();
+    let (stop, mut told) = (CancellationToken::new(), Told::listen()?);
+    let ended = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            // Cancel-safe: nobody waits for the other one any more.
-            _ = interrupt.recv() => {}
-            // Cancel-safe: the same.
-            _ = terminate.recv() => {}
-        }
-        told.cancel();
+        told.wait().await;
+        ended.cancel();
     });
     Ok(stop)
 }
