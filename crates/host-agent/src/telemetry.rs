@@ -311,7 +311,7 @@ impl HostAgent {
             for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
                 self.ask_in_background(seat.clone());
             }
-            if tick % FLOWS_EVERY == FLOWS_FIRST && !running.is_empty() {
+            if tick % FLOWS_EVERY == FLOWS_FIRST && !seats.is_empty() {
                 self.look_at_flows_in_background();
             }
             running = seats;

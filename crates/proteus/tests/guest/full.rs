@@ -2,6 +2,7 @@
 //! its way back; and this very program inside it, because its control groups are of the other version than those of
 //! many hosts.
 
+use crate::inside::what_is_inside_is_known;
 use crate::server::{Ended, Server, wait_for};
 use crate::{image_dir, inside};
 use serde_json::{Value, json};
@@ -188,6 +189,8 @@ fn a_clone_is_somebody_else(server: &Server) {
         let all = within("ip -4 address show scope global");
         all.contains(&address).then_some(all)
     });
+    let allowed = within("proteus-guest consent show");
+    assert!(allowed.contains("Consent: not given"), "its template's consent follows the clone: {allowed}");
     assert_eq!(addresses.matches("inet ").count(), 1, "the template's address stays:\n{addresses}");
     for name in ["deb-2", "deb"] {
         server.cli(&["vm", "stop", name, "--grace", "0s"]).ok();
@@ -204,5 +207,6 @@ fn a_full_guest_is_reshaped_and_given_back() {
     a_morph_and_its_way_back(&server);
     control_groups_of_the_other_version(&server);
     an_agent_that_stands_still_is_told_of(&server);
+    what_is_inside_is_known(&server, "deb");
     a_clone_is_somebody_else(&server);
 }

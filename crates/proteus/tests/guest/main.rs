@@ -10,9 +10,13 @@ mod cgroup;
 
 mod clone;
 
+mod collect;
+
 mod disk;
 
 mod full;
+
+mod inside;
 
 mod personality;
 
