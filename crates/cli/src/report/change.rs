@@ -1,12 +1,15 @@
-//! What was changed on a VM: its versions and its morphs, as marks on the time axis and as tables. Must never tell a
-//! change that was undone as one that stayed.
+//! What was changed on a VM: its versions, its morphs and what changed inside, as marks on the time axis and as tables.
+//! Must never tell a change that was undone as one that stayed.
 
 use super::chart::{Event, Mark};
 use super::markup::{Row, escape, table};
 use crate::output::{comparison, moment, verdict};
 use proteus_model::execution::{Morph, State, Version};
 use proteus_model::setting::Setting;
-use proteus_model::unit::Millis;
+use proteus_model::unit::{Millis, UnixMillis};
+use proteus_protocol::api::v1::{ConfigurationView, PersonalityView};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 /// Marks of versions, and of morphs that did not come about, in the order of time.
 pub(super) fn marks(versions: &[Version], morphs: &[Morph]) -> Vec<Mark> {
@@ -27,6 +30,53 @@ pub(super) fn marks(versions: &[Version], morphs: &[Morph]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = versions.iter().map(version).chain(morphs.iter().filter_map(morph)).collect();
     marks.sort_by_key(|mark| (mark.at, mark.what));
     marks
+}
+
+/// What changed inside, by the moments at which it was seen, oldest first.
+fn inside(view: &PersonalityView) -> Vec<(UnixMillis, Vec<&ConfigurationView>)> {
+    let all = view.record.configuration_history.value.as_deref().unwrap_or_default();
+    let mut moments: Vec<(UnixMillis, Vec<&ConfigurationView>)> = Vec::new();
+    for change in all.iter().filter(|change| change.after.is_some()) {
+        match moments.last_mut() {
+            Some((at, together)) if *at == change.at => together.push(change),
+            _ => moments.push((change.at, vec![change])),
+        }
+    }
+    moments
+}
+
+/// Marks of what changed inside, one for all that was seen at once.
+pub(super) fn marks_inside(view: &PersonalityView) -> Vec<Mark> {
+    let mark =
+        |(at, _): &(UnixMillis, _)| Mark { at: at.0, what: Event::Inside, link: format!("inside-{}", at.0) };
+    inside(view).iter().map(mark).collect()
+}
+
+/// What changed inside, the newest first, and what of it is not known.
+pub(super) fn changes_inside(view: &PersonalityView) -> String {
+    let row = |(at, together): &(UnixMillis, Vec<&ConfigurationView>)| {
+        let after = together.iter().filter_map(|change| change.after).min();
+        let by: BTreeSet<&str> =
+            together.iter().map(|change| change.by.as_deref().unwrap_or("not known")).collect();
+        Row {
+            id: Some(format!("inside-{}", at.0)),
+            cells: vec![
+                format!("<span class=\"num\">{}</span>", moment(*at)),
+                format!("<span class=\"num\">{}</span>", after.map_or("–".to_owned(), moment)),
+                escape(&by.into_iter().collect::<Vec<_>>().join(", ")),
+                list(together.iter().flat_map(|change| change.changed.iter().cloned())),
+            ],
+        }
+    };
+    let rows: Vec<Row> = inside(view).iter().rev().map(row).collect();
+    let mut text = match rows.is_empty() {
+        true => "<p>None was seen.</p>\n".to_owned(),
+        false => table("inside", &["Seen, UTC", "Not yet so, UTC", "By", "What changed"], &rows),
+    };
+    for missing in &view.record.configuration_history.missing {
+        let _ = writeln!(text, "<p class=\"faint\">Not known: {}.</p>", escape(missing));
+    }
+    text
 }
 
 /// What one version has otherwise than the one before.

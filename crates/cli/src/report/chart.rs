@@ -40,6 +40,8 @@ pub(super) struct Mark {
 pub(super) enum Event {
     /// A new version of the VM.
     Version(u64),
+    /// Somebody changed something inside.
+    Inside,
     /// A morph that was undone.
     Undone,
     /// A morph that stands where it is.
@@ -157,6 +159,7 @@ fn drawing(lines: &[Line], area: &Area, ticks: (&[Tick], &[Tick]), marks: &[(f64
     for (at, mark) in marks {
         let class = match mark.what {
             Event::Version(_) => "mark",
+            Event::Inside => "mark inside",
             Event::Shift => "mark shift",
             Event::Undone | Event::Parked | Event::Anomaly => "mark undone",
         };
@@ -181,9 +184,13 @@ fn mark_name(events: &[Event]) -> String {
         (Some(only), _) => parts.push(format!("v{only}")),
         (None, _) => {}
     }
-    for (event, sign) in
-        [(Event::Undone, "↩"), (Event::Parked, "!"), (Event::Shift, "⇄"), (Event::Anomaly, "?")]
-    {
+    for (event, sign) in [
+        (Event::Inside, "✎"),
+        (Event::Undone, "↩"),
+        (Event::Parked, "!"),
+        (Event::Shift, "⇄"),
+        (Event::Anomaly, "?"),
+    ] {
         match events.iter().filter(|other| **other == event).count() {
             0 => {}
             1 => parts.push(sign.to_owned()),
@@ -373,9 +380,9 @@ mod tests {
 
     #[test]
     fn marks_that_are_close_together_have_one_name() {
-        use Event::{Parked, Undone, Version};
+        use Event::{Inside, Parked, Undone, Version};
         assert_eq!(mark_name(&[Version(3)]), "v3");
-        assert_eq!(mark_name(&[Version(3), Undone, Version(5), Undone, Parked]), "v3–v5 2↩ !");
+        assert_eq!(mark_name(&[Version(3), Undone, Inside, Version(5), Undone, Parked]), "v3–v5 ✎ 2↩ !");
     }
 
     #[test]

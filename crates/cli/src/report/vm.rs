@@ -100,7 +100,7 @@ pub(super) fn about(columns: &Columns, step_s: u64, marks: bool) -> String {
     if marks {
         text.push_str(
             " A line from top to bottom is a change: solid, a new version; dotted, a morph that was undone (↩) or parked (!); \
-             dashed, it became something else (⇄); dotted, an anomaly (?).",
+             dash-dotted, somebody changed something inside (✎); dashed, it became something else (⇄); dotted, an anomaly (?).",
         );
     }
     text + "</p>\n"
@@ -118,6 +118,7 @@ fn plots(one: &Single<'_>) -> String {
     let until = until(one.history, one.now);
     let columns = Columns::new(one.history.step_s, first.begins_at, until, COLUMNS_MAX);
     let mut marks = change::marks(one.versions, one.morphs);
+    marks.extend(change::marks_inside(one.personality));
     marks.extend(portrait::marks(one.personality));
     marks.sort_by_key(|mark| (mark.at, mark.what));
     let shown = marks.iter().any(|mark| columns.span.place(mark.at).is_some());
@@ -143,6 +144,8 @@ fn changes(one: &Single<'_>) -> String {
         true => "<p>No version of it is known.</p>\n".to_owned(),
         false => change::versions(one.versions),
     });
+    text.push_str("<h3>Changes inside</h3>\n");
+    text.push_str(&change::changes_inside(one.personality));
     text.push_str("<h2>Morphs</h2>\n");
     text.push_str(&match one.morphs.is_empty() {
         true if one.morphs_cut => format!("<p>None among the last {HISTORY_MAX} of all VMs.</p>\n"),
@@ -258,6 +261,13 @@ mod tests {
             };
             record["WeightedTraitVector"]["value"] =
                 json!([one("cpu_use", 9.0), one(HOSTILE, -1.0), one("answers", 0.5)]);
+            let inside = |at: u64, changed: &str| {
+                json!({"at": BEGIN + at, "version": 1, "profile": null, "morph": null, "changed": [changed],
+                    "by": null, "after": BEGIN})
+            };
+            record["ConfigurationHistory"] = json!({"source": HOSTILE, "at": BEGIN, "coverage": 1.0,
+                "missing": [HOSTILE], "value": [inside(60_000, HOSTILE), inside(60_000, "units nginx: off → on"),
+                    inside(90_000, "etc hosts: a → b")]});
         }
         let seen = json!({"trait": null, "seen": HOSTILE, "weight": -1.0});
         let judgement = json!({"label": null, "confidence": 0.5, "candidates": [], "evidence": [seen],
@@ -329,6 +339,9 @@ mod tests {
             "! parked",
             "✓ committed",
             "vcpus online: 1 → 2",
+            "units nginx: off → on",
+            "Not known: &lt;/td&gt;",
+            "✎",
             "2 parts of its history",
         ] {
             assert!(page.contains(said), "{said}");
