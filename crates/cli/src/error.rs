@@ -55,6 +55,16 @@ pub enum CommandError {
         /// What to do about it.
         hint: String,
     },
+    /// What is asked, other than a server of Proteus, is not there or does not answer.
+    #[error("{what}")]
+    Unreachable {
+        /// What did not come about.
+        what: String,
+        /// Why.
+        because: Vec<String>,
+        /// What to do about it.
+        hint: String,
+    },
     /// It did not come about in time.
     #[error("{what}")]
     TimedOut {
@@ -72,7 +82,7 @@ impl CommandError {
             Self::Usage { .. } => 2,
             Self::Missing { .. } => 3,
             Self::File { .. } | Self::Written { .. } | Self::Failed { .. } | Self::TimedOut { .. } => 1,
-            Self::Client(ClientError::Unreachable { .. }) => 7,
+            Self::Unreachable { .. } | Self::Client(ClientError::Unreachable { .. }) => 7,
             Self::Client(ClientError::Address { .. }) => 2,
             Self::Client(ClientError::Strange(_)) => 1,
             Self::Client(ClientError::Refused { status, .. }) => match status {
@@ -100,6 +110,7 @@ impl CommandError {
                 ("file", vec![source.to_string()], Some(hint.to_owned()))
             }
             Self::Failed { because, hint, .. } => ("failed", because.clone(), Some(hint.clone())),
+            Self::Unreachable { because, hint, .. } => ("unreachable", because.clone(), Some(hint.clone())),
             Self::Client(ClientError::Unreachable { place, why }) => {
                 ("unreachable", Vec::new(), Some(way_to(place, why).to_owned()))
             }

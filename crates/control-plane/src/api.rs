@@ -90,6 +90,7 @@ const BEFORE: Parameter =
     Parameter { name: "before", kind: "integer", summary: "Entries before this number" };
 const MORPHS_BEFORE: Parameter =
     Parameter { name: "before", kind: "string", summary: "Morphs that began before this one" };
+const MORPHS_OF: Parameter = Parameter { name: "vm", kind: "string", summary: "Of this VM only" };
 const VERSIONS_BEFORE: Parameter =
     Parameter { name: "before", kind: "integer", summary: "Versions before this number" };
 const LIMIT: Parameter =
@@ -151,7 +152,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(post "/vms/{vm}/snapshots/{name}/restore" [DRY_RUN], Operator, "Go back to a snapshot; what came after it is lost", handler::restore_snapshot => wire::RestoreView),
     route!(delete "/vms/{vm}/snapshots/{name}" [DRY_RUN], Operator, "Forget a snapshot", handler::delete_snapshot),
     route!(post "/vms/{vm}/plan", Viewer, "Plan a morph; changes nothing", handler::plan, wire::PlanRequest => serde_json::Value),
-    route!(get "/morphs" [MORPHS_BEFORE, LIMIT], Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
+    route!(get "/morphs" [MORPHS_BEFORE, MORPHS_OF, LIMIT], Viewer, "All morphs, newest first", handler::morphs => Vec<wire::MorphView>),
     route!(post "/morphs", Operator, "Begin a morph", handler::begin_morph, wire::MorphRequest => wire::MorphView),
     route!(get "/morphs/{morph}", Viewer, "One morph", handler::morph => wire::MorphView),
     route!(post "/morphs/{morph}/abort", Operator, "Stop a running morph", handler::abort, wire::AbortRequest => wire::MorphView),

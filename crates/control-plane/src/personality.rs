@@ -12,7 +12,7 @@ use crate::control::{Control, ControlError, ControlEvent, key};
 use crate::record::{RecordError, Records, TRIES, Versioned};
 use crate::store::StoreError;
 use crate::vm::VmRecord;
-use proteus_brain::personality::label::{Labels, shipped};
+use proteus_brain::personality::label::Labels;
 use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
@@ -191,9 +191,8 @@ impl Control {
         if let Some(labels) = self.personalities.labels().clone() {
             return Ok(labels);
         }
-        let mut all = shipped();
-        all.extend(self.taught().await?.into_iter().map(|(_, taught)| taught.value.prototype));
-        let labels = Arc::new(Labels::new(&all));
+        let taught = self.taught().await?.into_iter().map(|(_, taught)| taught.value.prototype);
+        let labels = Arc::new(Labels::with_taught(taught));
         *self.personalities.labels() = Some(labels.clone());
         Ok(labels)
     }

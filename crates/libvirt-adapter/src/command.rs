@@ -42,7 +42,7 @@ pub fn unreachable(error: &VirshError) -> CommandError {
     let what = error.to_string();
     let because = because.strip_prefix(&what).map(|rest| rest.trim_start_matches(": ").to_owned());
     let because = because.into_iter().filter(|rest| !rest.is_empty()).collect();
-    CommandError::Failed { what, because, hint: error.hint().to_owned() }
+    CommandError::Unreachable { what, because, hint: error.hint().to_owned() }
 }
 
 fn failed(error: &anyhow::Error, hint: &str) -> CommandError {

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use proteus_cli::argument::OutputForm;
-use proteus_cli::error::{CommandError, report};
+use proteus_cli::error::report;
 use proteus_cli::terminal;
 use proteus_libvirt::argument::{Cli, Command};
 use proteus_libvirt::{bench, command, watch};
@@ -10,9 +10,6 @@ use proteus_protocol::api::v1::ErrorBody;
 use std::io;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-
-/// Exit code where libvirt is not reached.
-const UNREACHABLE: u8 = 7;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -41,11 +38,7 @@ async fn run(cli: &Cli) -> u8 {
     };
     let Err(error) = done else { return 0 };
     terminal::write_aside(&report(&error.body(), target.output));
-    match error {
-        // Whatever else fails here is libvirt's answer.
-        CommandError::Failed { .. } => UNREACHABLE,
-        other => other.exit_code(),
-    }
+    error.exit_code()
 }
 
 /// The exit code of a watch, which was told to end or could not begin.

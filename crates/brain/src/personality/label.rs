@@ -44,10 +44,20 @@ const PROGRAMS: [(&str, &[&str]); 8] = [
 /// Programs of a guest and their share of all CPU time that its processes used, 0–1, by the guest's word.
 pub type Programs = BTreeMap<String, f32>;
 
+/// The nearest prototype of a label.
+#[derive(Clone, Copy)]
+struct Near<'a> {
+    distance: f32,
+    prototype: &'a Prototype,
+    taught: bool,
+}
+
 /// All prototypes, ready to be held against.
 #[derive(Debug, Clone)]
 pub struct Labels {
     prototypes: Vec<Prototype>,
+    /// How many of them, the first, ship with Proteus; the others were taught.
+    shipped: usize,
     /// By trait: the median over all prototypes, the deviation from it, and how much the trait counts.
     center: [f32; TRAITS],
     scale: [f32; TRAITS],
@@ -80,6 +90,15 @@ fn variance(values: &[f32]) -> f32 {
 }
 
 impl Labels {
+    /// Those that ship, and those that people taught, which come first where both are about as near: whoever pointed
+    /// at a VM knew it.
+    pub fn with_taught(taught: impl IntoIterator<Item = Prototype>) -> Self {
+        let mut all = shipped();
+        let shipped = all.len();
+        all.extend(taught);
+        Self { shipped, ..Self::new(&all) }
+    }
+
     /// Scales and weighs the traits by these prototypes.
     pub fn new(prototypes: &[Prototype]) -> Self {
         let (mut centers, mut scale, mut weight) = ([0.0; TRAITS], [1.0; TRAITS], [0.0; TRAITS]);
@@ -101,7 +120,7 @@ impl Labels {
             let between = variance(&means);
             weight[this as usize] = between / (between + within + this.grain().powi(2));
         }
-        Self { prototypes: prototypes.to_vec(), center: centers, scale, weight }
+        Self { prototypes: prototypes.to_vec(), shipped: prototypes.len(), center: centers, scale, weight }
     }
 
     /// How much a trait counts, 0–1.
@@ -161,20 +180,21 @@ impl Labels {
     /// What a VM of these traits is. `programs`: what the guest says of its own programs, where it is heard.
     pub fn judge(&self, vector: &TraitVector, programs: Option<&Programs>) -> Judgement {
         // The nearest prototype of each label, and how near.
-        let mut nearest: BTreeMap<&Label, (f32, &Prototype)> = BTreeMap::new();
-        for prototype in &self.prototypes {
+        let mut nearest: BTreeMap<&Label, Near<'_>> = BTreeMap::new();
+        for (index, prototype) in self.prototypes.iter().enumerate() {
             let Some(distance) = self.distance(vector, &prototype.traits) else { continue };
             let share = |programs| share_of(programs, &prototype.label, &prototype.programs).0;
             let distance = distance * (1.0 - PROGRAMS_WEIGHT * programs.map_or(0.0, share));
-            let known = nearest.entry(&prototype.label).or_insert((distance, prototype));
-            if distance < known.0 {
-                *known = (distance, prototype);
+            let near = Near { distance, prototype, taught: index >= self.shipped };
+            let known = nearest.entry(&prototype.label).or_insert(near);
+            if distance < known.distance {
+                *known = near;
             }
         }
-        let mut order: Vec<(&Label, (f32, &Prototype))> = nearest.into_iter().collect();
-        order.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
+        let mut order: Vec<Near<'_>> = nearest.into_values().collect();
+        order.sort_by(|a, b| a.distance.total_cmp(&b.distance));
         let candidate =
-            |(label, (distance, _)): &(&Label, _)| Candidate { label: (*label).clone(), distance: *distance };
+            |near: &Near<'_>| Candidate { label: near.prototype.label.clone(), distance: near.distance };
         let mut judgement = Judgement {
             label: None,
             confidence: 0.0,
@@ -183,22 +203,24 @@ impl Labels {
             why_not: None,
             with_guest: programs.is_some() || vector.known().any(|(this, _)| this.is_of_guest()),
         };
-        let Some((first, (d1, own))) = order.first() else {
+        let preferred = prefer_taught(&mut order);
+        let Some(first) = order.first() else {
             judgement.why_not = Some("too little was measured".to_owned());
             return judgement;
         };
+        let (label, d1) = (&first.prototype.label, first.distance);
         let second = order.get(1);
-        let d2 = second.map_or(DISTANCE_MAX, |(_, (distance, _))| *distance);
+        let d2 = second.map_or(DISTANCE_MAX, |second| second.distance);
         judgement.confidence = if d1 + d2 > 0.0 { d2 / (d1 + d2) } else { 0.5 };
-        judgement.evidence =
-            self.evidence(vector, own, second.map(|(_, (_, other))| &other.traits), programs);
-        if *d1 > DISTANCE_MAX {
-            judgement.why_not = Some(format!("it is like nothing that is known, {first} is the nearest"));
-        } else if *d1 >= NEARER * d2 {
-            let other = second.map_or_else(String::new, |(label, _)| label.to_string());
-            judgement.why_not = Some(format!("it is nearly as much {other} as {first}"));
+        let other = second.map(|second| &second.prototype.traits);
+        judgement.evidence = self.evidence(vector, first.prototype, other, programs);
+        if d1 > DISTANCE_MAX {
+            judgement.why_not = Some(format!("it is like nothing that is known, {label} is the nearest"));
+        } else if d1 >= NEARER * d2 && !preferred {
+            let other = second.map_or_else(String::new, |second| second.prototype.label.to_string());
+            judgement.why_not = Some(format!("it is nearly as much {other} as {label}"));
         } else {
-            judgement.label = Some((*first).clone());
+            judgement.label = Some(label.clone());
         }
         judgement
     }
@@ -235,6 +257,17 @@ impl Labels {
         }
         strongest(all)
     }
+}
+
+/// Brings to the front the label that was taught where the nearest or the next is one and the other is not, and both
+/// are about as near. Whether it is so.
+fn prefer_taught(order: &mut [Near<'_>]) -> bool {
+    let [first, second, ..] = order else { return false };
+    let torn = first.distance >= NEARER * second.distance;
+    if torn && second.taught && !first.taught && second.distance <= DISTANCE_MAX {
+        std::mem::swap(first, second);
+    }
+    torn && first.taught && !second.taught
 }
 
 fn strongest(mut all: Vec<Evidence>) -> Vec<Evidence> {

@@ -47,10 +47,10 @@ impl Session {
         let versions: Vec<VersionView> =
             self.client.get(&format!("{path}/versions?limit={HISTORY_MAX}")).await?;
         let versions: Vec<_> = versions.into_iter().map(|view| view.version).collect();
-        let all: Vec<MorphView> = self.client.get(&format!("/morphs?limit={HISTORY_MAX}")).await?;
+        let all: Vec<MorphView> =
+            self.client.get(&format!("/morphs?vm={}&limit={HISTORY_MAX}", view.id)).await?;
         let morphs_cut = all.last().and_then(|last| last.earlier).is_some_and(|earlier| earlier > 0);
-        let morphs: Vec<_> =
-            all.into_iter().map(|view| view.morph).filter(|morph| morph.plan.vm == view.id).collect();
+        let morphs: Vec<_> = all.into_iter().map(|view| view.morph).collect();
         Ok(single(&Single {
             now: now(),
             host: &host.name,

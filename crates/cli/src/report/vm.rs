@@ -32,7 +32,7 @@ pub(crate) struct Single<'a> {
     pub versions: &'a [Version],
     /// Its morphs, newest first.
     pub morphs: &'a [Morph],
-    /// Whether there may be more morphs of it than those.
+    /// Whether there are earlier morphs of it than those.
     pub morphs_cut: bool,
 }
 
@@ -148,15 +148,11 @@ fn changes(one: &Single<'_>) -> String {
     text.push_str(&change::changes_inside(one.personality));
     text.push_str("<h2>Morphs</h2>\n");
     text.push_str(&match one.morphs.is_empty() {
-        true if one.morphs_cut => format!("<p>None among the last {HISTORY_MAX} of all VMs.</p>\n"),
         true => "<p>None is known.</p>\n".to_owned(),
         false => change::morphs(one.morphs),
     });
-    if one.morphs_cut && !one.morphs.is_empty() {
-        let _ = writeln!(
-            text,
-            "<p class=\"faint\">Those before the last {HISTORY_MAX} of all VMs are not shown.</p>"
-        );
+    if one.morphs_cut {
+        let _ = writeln!(text, "<p class=\"faint\">Those before the last {HISTORY_MAX} are not shown.</p>");
     }
     text
 }

@@ -415,6 +415,7 @@ pub(super) async fn plan(State(control): Shared, Path(vm): Path<String>, body: B
 pub(super) struct MorphsQuery {
     before: Option<String>,
     limit: Option<usize>,
+    vm: Option<String>,
 }
 
 pub(super) async fn morphs(
@@ -427,7 +428,11 @@ pub(super) async fn morphs(
         Some(id) => Some(find_morph(&control, id).await?.id),
         None => None,
     };
-    let all = control.morphs().await?;
+    let mut all = control.morphs().await?;
+    if let Some(vm) = &query.vm {
+        let vm = control.vm(vm).await?.id;
+        all.retain(|morph| morph.plan.vm == vm);
+    }
     let first = before.map_or(0, |id| all.iter().take_while(|morph| morph.id != id).count() + 1);
     let count = all.len() as u64;
     let numbered = all.into_iter().zip(1..).skip(first).take(limit);

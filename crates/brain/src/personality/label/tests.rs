@@ -97,6 +97,25 @@ fn a_taught_label_is_known_by_the_programs_that_it_was_taught_with() {
 }
 
 #[test]
+fn a_taught_label_comes_first_where_both_are_about_as_near() {
+    let all = labels().prototypes;
+    let shipped = all.len();
+    let shop = Prototype { label: label("shop"), traits: kind(WEB, -0.015).into(), ..all[0].clone() };
+    let with = |taught: Prototype| Labels { shipped, ..Labels::new(&[all.clone(), vec![taught]].concat()) };
+    let between = vector(&kind(WEB, 0.02));
+    let judgement = with(shop.clone()).judge(&between, None);
+    assert_eq!(judgement.label, Some(label("shop")), "{judgement:?}");
+    let nearest = &judgement.candidates[0];
+    assert!(nearest.label == label("web frontend") && judgement.confidence <= 0.5, "{judgement:?}");
+    // Two that were taught are no nearer to each other than two that ship.
+    let both = Labels { shipped: 0, ..with(shop) };
+    assert_eq!(both.judge(&between, None).label, None);
+    // One that is clearly nearer stays what it is.
+    let far = Prototype { label: label("shop"), traits: kind(WEB, 2.0).into(), ..all[0].clone() };
+    assert_eq!(with(far).judge(&between, None).label, Some(label("web frontend")));
+}
+
+#[test]
 fn a_label_changes_once_three_windows_agree() {
     let (web, idle) = (label("web frontend"), label("idle"));
     let mut watch = LabelWatch::default();
