@@ -96,7 +96,10 @@ fn format_of(path: &Path) -> Result<DiskFormat, CommandError> {
 }
 
 /// What a folder of `proteus image build` boots: a small guest, or a full one with its disk.
-fn guest_of(dir: &Path, append: &str) -> Result<(Boot, Option<DiskIntent>), CommandError> {
+///
+/// # Errors
+/// Where it holds no guest, or one that cannot be read.
+pub fn guest_of(dir: &Path, append: &str) -> Result<(Boot, Option<DiskIntent>), CommandError> {
     let kernel = absolute(&dir.join("vmlinuz")).map_err(|_| {
         usage(
             format!("--guest {}: there is no vmlinuz in it", dir.display()),

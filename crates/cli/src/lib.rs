@@ -13,7 +13,7 @@ mod file;
 
 mod follow;
 
-mod intent;
+pub mod intent;
 
 mod plot;
 

@@ -22,6 +22,9 @@ pub enum Bench {
         /// Folder of guests and images: `small`, `nginx`, `redis`, `postgresql`, `compiler`.
         #[arg(long, default_value = "/var/lib/proteus/images", value_name = "DIR")]
         images: PathBuf,
+        /// Boot this guest of `proteus image build debian` instead of `small`; its systemd runs the services.
+        #[arg(long, value_name = "DIR")]
+        guest: Option<PathBuf>,
         /// Write prototypes of work that is not judged afterwards to this file, and judge nothing.
         #[arg(long, value_name = "FILE")]
         record: Option<PathBuf>,

@@ -4,6 +4,8 @@
 
 mod case;
 
+mod unit;
+
 use super::BOOT_LIMIT;
 use crate::demo::host::Host;
 use anyhow::{Context, Result, ensure};
@@ -46,6 +48,8 @@ const CHANGED: Duration = Duration::from_secs(240);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Longest run inside a guest that is asked for at once.
 const INSIDE: Millis = Millis(600_000);
+/// The image that work inside is done with.
+const COMPILER: &str = "compiler";
 
 /// Work that is under way.
 enum Busy {
@@ -55,36 +59,57 @@ enum Busy {
 }
 
 impl Busy {
-    async fn end(self, host: &Host, vm: &str) -> Result<()> {
+    async fn end(self, place: &Place<'_>, vm: &str) -> Result<()> {
         match self {
             Self::Nothing => {}
             Self::Client(mut child) => child.kill().await.context("end the client")?,
             Self::Inside(task) => {
                 task.abort();
                 // The loop sees it before its next round.
-                inside(host, vm, "touch /data/stop; while [ -e /data/busy ]; do sleep 1; done").await?;
+                inside(place, vm, "touch /data/stop; while [ -e /data/busy ]; do sleep 1; done").await?;
             }
         }
         Ok(())
     }
 }
 
-async fn exec(host: &Host, vm: &str, script: &str) -> Result<ExecView> {
+fn request(service: Option<&str>, script: &str) -> ExecRequest {
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-    let service = Some("compiler".to_owned());
-    let request = ExecRequest { argv, service, stdin: Blob::default(), timeout_ms: INSIDE };
-    Ok(host.client.post(&format!("/vms/{vm}/exec"), &request).await?)
+    ExecRequest { argv, service: service.map(str::to_owned), stdin: Blob::default(), timeout_ms: INSIDE }
 }
 
-async fn inside(host: &Host, vm: &str, script: &str) -> Result<()> {
-    let ended = exec(host, vm, script).await?;
+async fn exec(host: &Host, vm: &str, service: Option<&str>, script: &str) -> Result<ExecView> {
+    Ok(host.client.post(&format!("/vms/{vm}/exec"), &request(service, script)).await?)
+}
+
+/// What the VMs of a run are made of, and where their work is.
+struct Place<'a> {
+    host: &'a Host,
+    images: &'a Path,
+    /// A full guest; `None`: small ones.
+    full: Option<&'a Path>,
+}
+
+impl Place<'_> {
+    /// A script that is run where the compiler is.
+    fn within(&self, script: &str) -> ExecRequest {
+        match self.full {
+            Some(_) => request(None, &unit::within(COMPILER, script)),
+            None => request(Some(COMPILER), script),
+        }
+    }
+}
+
+async fn inside(place: &Place<'_>, vm: &str, script: &str) -> Result<()> {
+    let ended: ExecView = place.host.client.post(&format!("/vms/{vm}/exec"), &place.within(script)).await?;
     ensure!(ended.exit_code == Some(0), "in {vm}: {script}: {}", ended.stderr);
     Ok(())
 }
 
-async fn begin(host: &Host, vm: &str, address: Ipv4Addr, case: &Case) -> Result<Busy> {
+async fn begin(place: &Place<'_>, vm: &str, address: Ipv4Addr, case: &Case) -> Result<Busy> {
+    let host = place.host;
     if let Some(script) = ready(case.label) {
-        inside(host, vm, script).await?;
+        inside(place, vm, script).await?;
     }
     match case.work {
         Work::Idle => Ok(Busy::Nothing),
@@ -100,9 +125,7 @@ async fn begin(host: &Host, vm: &str, address: Ipv4Addr, case: &Case) -> Result<
                 "rm -f /data/stop; touch /data/busy; while [ ! -e /data/stop ]; do {script}; done; rm -f /data/busy"
             );
             let (client, path) = (host.client.clone(), format!("/vms/{vm}/exec"));
-            let argv = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
-            let service = Some("compiler".to_owned());
-            let request = ExecRequest { argv, service, stdin: Blob::default(), timeout_ms: INSIDE };
+            let request = place.within(&script);
             // Told apart by what the VM does, not by what this answers.
             Ok(Busy::Inside(tokio::spawn(async move {
                 let _ = client.post::<ExecView>(&path, &request).await;
@@ -112,13 +135,22 @@ async fn begin(host: &Host, vm: &str, address: Ipv4Addr, case: &Case) -> Result<
 }
 
 /// Boots a guest that serves; its address.
-async fn boot(host: &Host, vm: &str, services: &[&str], disk: bool, images: &Path) -> Result<Ipv4Addr> {
-    let disks = match disk {
-        true => vec![host.data_disk(vm, services[0]).await?],
-        false => Vec::new(),
+async fn boot(place: &Place<'_>, vm: &str, services: &[&str], disk: bool) -> Result<Ipv4Addr> {
+    let host = place.host;
+    let started = match place.full {
+        Some(guest) => host.create_full_vm(vm, services, place.images, guest).await?,
+        None => {
+            let disks = match disk {
+                true => vec![host.data_disk(vm, services[0]).await?],
+                false => Vec::new(),
+            };
+            host.create_vm_with(vm, services, place.images, disks).await?
+        }
     };
-    let started = host.create_vm_with(vm, services, images, disks).await?;
     let view: VmView = wait_serving(&host.client, started, BOOT_LIMIT).await?;
+    if place.full.is_some() {
+        unit::start(host, vm, services).await?;
+    }
     let address = view.address.context("the guest has no address")?;
     if services.contains(&"postgresql") {
         let mut command = Command::new("ip");
@@ -170,13 +202,14 @@ fn rounded(vector: &TraitVector) -> TraitVector {
     vector.known().map(|(this, value)| (this, (value * 1000.0).round() / 1000.0)).collect::<Vec<_>>().into()
 }
 
-async fn record(host: &Host, vm: &str, guest: &Guest, images: &Path) -> Result<Vec<Prototype>> {
-    let address = boot(host, vm, &[guest.service], guest.disk, images).await?;
+async fn record(place: &Place<'_>, vm: &str, guest: &Guest) -> Result<Vec<Prototype>> {
+    let host = place.host;
+    let address = boot(place, vm, &[guest.service], guest.disk).await?;
     let mut all = Vec::new();
     for case in guest.cases.iter().filter(|case| case.recorded) {
-        let busy = begin(host, vm, address, case).await?;
+        let busy = begin(place, vm, address, case).await?;
         let vector = recorded(host, vm, now()).await?;
-        busy.end(host, vm).await?;
+        busy.end(place, vm).await?;
         terminal::say_aside(format_args!("recorded {}: {}", case.label, case.name));
         all.push(Prototype {
             label: case.label.parse()?,
@@ -243,13 +276,14 @@ async fn watch(host: &Host, vm: &str, case: &Case, time: Duration) -> Result<Out
     Ok(outcome)
 }
 
-async fn judge(host: &Host, vm: &str, guest: &Guest, images: &Path) -> Result<Vec<Outcome>> {
-    let address = boot(host, vm, &[guest.service], guest.disk, images).await?;
+async fn judge(place: &Place<'_>, vm: &str, guest: &Guest) -> Result<Vec<Outcome>> {
+    let host = place.host;
+    let address = boot(place, vm, &[guest.service], guest.disk).await?;
     let mut all = Vec::new();
     for case in guest.cases.iter().filter(|case| !case.recorded) {
-        let busy = begin(host, vm, address, case).await?;
+        let busy = begin(place, vm, address, case).await?;
         let outcome = watch(host, vm, case, JUDGED).await?;
-        busy.end(host, vm).await?;
+        busy.end(place, vm).await?;
         terminal::say_aside(format_args!(
             "{}: {} was {}",
             case.name,
@@ -268,8 +302,9 @@ fn in_words(looks: &BTreeMap<String, usize>) -> String {
 }
 
 /// One VM that serves pages, becomes a cache, and serves pages again; then, where asked for, goes on.
-async fn change(host: &Host, vm: &str, images: &Path, steady: u32) -> Result<Vec<Outcome>> {
-    let address = boot(host, vm, &["nginx", "redis"], false, images).await?;
+async fn change(place: &Place<'_>, vm: &str, steady: u32) -> Result<Vec<Outcome>> {
+    let host = place.host;
+    let address = boot(place, vm, &["nginx", "redis"], false).await?;
     let find = |label: &str| {
         let judged = GUESTS.iter().flat_map(|guest| guest.cases).filter(|case| !case.recorded);
         judged.copied().find(|case| case.label == label && case.work != Work::Idle)
@@ -277,13 +312,13 @@ async fn change(host: &Host, vm: &str, images: &Path, steady: u32) -> Result<Vec
     let (web, cache) = (find("web frontend").context("no work")?, find("cache").context("no work")?);
     let mut all = Vec::new();
     for case in [web, cache, web] {
-        let busy = begin(host, vm, address, &case).await?;
+        let busy = begin(place, vm, address, &case).await?;
         let mut time = CHANGED;
         if all.len() == 2 {
             time += Duration::from_secs(u64::from(steady) * 60);
         }
         let outcome = watch(host, vm, &case, time).await?;
-        busy.end(host, vm).await?;
+        busy.end(place, vm).await?;
         terminal::say_aside(format_args!("{vm}: {}: {}", case.name, outcome.told.join("; ")));
         all.push(outcome);
     }
@@ -338,7 +373,12 @@ fn print(form: OutputForm, judged: &[Outcome], changed: &[Outcome]) {
 }
 
 /// Runs it.
-pub(super) async fn run(cli: &Cli, images: &Path, out: Option<&Path>, steady: u32) -> Result<u8> {
+pub(super) async fn run(
+    cli: &Cli,
+    (images, full): (&Path, Option<&Path>),
+    out: Option<&Path>,
+    steady: u32,
+) -> Result<u8> {
     let images = std::fs::canonicalize(images).with_context(|| format!("find {}", images.display()))?;
     for name in ["nginx", "redis", "postgresql", "compiler"] {
         ensure!(
@@ -349,12 +389,11 @@ pub(super) async fn run(cli: &Cli, images: &Path, out: Option<&Path>, steady: u3
     }
     let vms: Vec<String> = (0..GUESTS.len()).map(|at| format!("work-{at}")).collect();
     let mut host = Host::start().await?;
+    let place = Place { host: &host, images: &images, full };
     let done = if let Some(out) = out {
-        record_all(&host, &vms, &images, out).await
+        record_all(&place, &vms, out).await
     } else {
-        judge_all(&host, &vms, &images, steady)
-            .await
-            .map(|(judged, changed)| print(cli.output, &judged, &changed))
+        judge_all(&place, &vms, steady).await.map(|(judged, changed)| print(cli.output, &judged, &changed))
     };
     let all: Vec<&str> = vms.iter().map(String::as_str).chain(out.is_none().then_some("changes")).collect();
     for left in host.end(&all).await {
@@ -385,8 +424,8 @@ where
     Ok(one)
 }
 
-async fn record_all(host: &Host, vms: &[String], images: &Path, out: &Path) -> Result<()> {
-    let all = two_at_a_time(vms, |vm, guest| record(host, vm, guest, images)).await?;
+async fn record_all(place: &Place<'_>, vms: &[String], out: &Path) -> Result<()> {
+    let all = two_at_a_time(vms, |vm, guest| record(place, vm, guest)).await?;
     let mut lines: Vec<String> = all.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     lines.sort();
     // One to a line, so that a difference shows which.
@@ -394,12 +433,7 @@ async fn record_all(host: &Host, vms: &[String], images: &Path, out: &Path) -> R
         .with_context(|| format!("write {}", out.display()))
 }
 
-async fn judge_all(
-    host: &Host,
-    vms: &[String],
-    images: &Path,
-    steady: u32,
-) -> Result<(Vec<Outcome>, Vec<Outcome>)> {
-    let judged = two_at_a_time(vms, |vm, guest| judge(host, vm, guest, images)).await?;
-    Ok((judged, change(host, "changes", images, steady).await?))
+async fn judge_all(place: &Place<'_>, vms: &[String], steady: u32) -> Result<(Vec<Outcome>, Vec<Outcome>)> {
+    let judged = two_at_a_time(vms, |vm, guest| judge(place, vm, guest)).await?;
+    Ok((judged, change(place, "changes", steady).await?))
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use proteus_cli::client::{Client, segment};
+use proteus_cli::intent::guest_of;
 use proteus_cli::terminal;
 use proteus_model::id::VmName;
 use proteus_model::unit::{Bytes, Millis};
@@ -133,6 +134,25 @@ impl Host {
         self.create_vm_with(name, &[image], images, Vec::new()).await
     }
 
+    /// A full guest, with images that its agent attaches and does not run.
+    pub(crate) async fn create_full_vm(
+        &self,
+        name: &str,
+        attached: &[&str],
+        images: &Path,
+        guest: &Path,
+    ) -> Result<VmView> {
+        let (boot, disk) = guest_of(guest, "")?;
+        let intent = VmIntent {
+            vcpus_max: 2,
+            memory_max: Bytes::mib(768),
+            disks: disk.into_iter().collect(),
+            images: attached.iter().map(|image| image_of(images, image)).collect::<Result<_>>()?,
+            ..VmIntent::new(name.parse::<VmName>()?, boot, Bytes::mib(512))
+        };
+        self.create_and_start(&intent).await
+    }
+
     /// The same with several services, and with disks.
     pub(crate) async fn create_vm_with(
         &self,
@@ -157,8 +177,12 @@ impl Host {
                 Bytes::mib(512),
             )
         };
-        let _: VmView = self.client.post("/vms", &intent).await?;
-        let path = format!("/vms/{}/start", segment(name));
+        self.create_and_start(&intent).await
+    }
+
+    async fn create_and_start(&self, intent: &VmIntent) -> Result<VmView> {
+        let _: VmView = self.client.post("/vms", intent).await?;
+        let path = format!("/vms/{}/start", segment(intent.name.as_str()));
         Ok(self.client.post(&path, &serde_json::json!({})).await?)
     }
 
