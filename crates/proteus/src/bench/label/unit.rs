@@ -8,8 +8,6 @@ use proteus_protocol::guest::v1::service::{MANIFEST_PATH, PrepareStep, ServiceMa
 
 /// Where the roots of all of them are in the guest.
 const ROOTS: &str = "/var/lib/bench";
-/// Where the agent of a guest has the images that are attached.
-const IMAGES: &str = "/run/proteus/image";
 
 /// A word that a shell leaves as it is.
 fn quoted(word: &str) -> String {
@@ -23,6 +21,14 @@ fn words(argv: &[String]) -> String {
 /// The root of a service in the guest.
 fn root(service: &str) -> String {
     format!("{ROOTS}/{service}/root")
+}
+
+/// Mounts a service's image, and says where.
+fn attached(service: &str) -> (String, String) {
+    let image = format!("{ROOTS}/{service}/image");
+    // A disk's serial is cut to 20 characters (VIRTIO_BLK_ID_BYTES); names of these images are shorter.
+    let mount = format!("mkdir -p {image} && mount -t erofs -o ro /dev/disk/by-id/virtio-{service} {image}");
+    (image, mount)
 }
 
 /// A script as it is run inside a service's file system.
@@ -52,7 +58,7 @@ fn script(manifest: &ServiceManifest) -> String {
     let (base, root) = (format!("{ROOTS}/{name}"), root(name));
     let mut script = format!(
         "set -e\nmkdir -p {base}/upper {base}/work {root}\n\
-         mount -t overlay overlay -o lowerdir={IMAGES}/{name},upperdir={base}/upper,workdir={base}/work {root}\n\
+         mount -t overlay overlay -o lowerdir={base}/image,upperdir={base}/upper,workdir={base}/work {root}\n\
          mount -t proc proc {root}/proc\nmount --bind /dev {root}/dev\n"
     );
     script.extend(manifest.prepare.iter().map(|step| prepared(&root, step)));
@@ -80,7 +86,9 @@ pub(super) async fn start(host: &Host, vm: &str, services: &[&str]) -> Result<()
     // "degraded" is through, too.
     exec(host, vm, None, "systemctl is-system-running --wait >/dev/null; true").await?;
     for service in services {
-        let read = exec(host, vm, None, &format!("cat {IMAGES}/{service}{MANIFEST_PATH}")).await?;
+        let (image, mount) = attached(service);
+        let read = exec(host, vm, None, &format!("{mount} && cat {image}{MANIFEST_PATH}")).await?;
+        ensure!(read.exit_code == Some(0), "attach {service} to {vm}: {}", read.stderr);
         let manifest: ServiceManifest =
             serde_json::from_str(&read.stdout).with_context(|| format!("the manifest of {service}"))?;
         let ended = exec(host, vm, None, &script(&manifest)).await?;
@@ -111,7 +119,7 @@ mod tests {
         expect_test::expect![[r#"
             set -e
             mkdir -p /var/lib/bench/web/upper /var/lib/bench/web/work /var/lib/bench/web/root
-            mount -t overlay overlay -o lowerdir=/run/proteus/image/web,upperdir=/var/lib/bench/web/upper,workdir=/var/lib/bench/web/work /var/lib/bench/web/root
+            mount -t overlay overlay -o lowerdir=/var/lib/bench/web/image,upperdir=/var/lib/bench/web/upper,workdir=/var/lib/bench/web/work /var/lib/bench/web/root
             mount -t proc proc /var/lib/bench/web/root/proc
             mount --bind /dev /var/lib/bench/web/root/dev
             mkdir -p '/var/lib/bench/web/root/data'; chown 33:33 '/var/lib/bench/web/root/data'; chmod 750 '/var/lib/bench/web/root/data'
