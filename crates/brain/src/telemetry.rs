@@ -15,6 +15,6 @@ pub use application::Applications;
 
 pub use fault::{Fault, Faults};
 
-pub use merge::{Disagreement, Merger};
+pub use merge::{Disagreement, Merger, dirty_rate};
 
 pub use series::{Closed, Series, pool};

@@ -687,8 +687,7 @@ impl Node for HostAgent {
     }
 
     async fn usage(&self, vm: VmId) -> Result<UsageObserved, NodeError> {
-        self.seat(vm)?;
-        Ok(self.telemetry.seen(vm).unwrap_or_default())
+        self.usage_of(vm)
     }
 
     async fn base_images(&self, vm: VmId) -> Result<BTreeMap<String, String>, NodeError> {

@@ -16,12 +16,12 @@ use crate::clock::now;
 use crate::error::driver_error;
 use crate::node::HostAgent;
 use history::{History, HistoryError};
-use proteus_brain::telemetry::{Applications, Closed, Merger, Series};
+use proteus_brain::telemetry::{Applications, Closed, Merger, Series, dirty_rate};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
 use proteus_model::telemetry::{Bucket, FLOWS_BEGUN_MAX, FlowBegun, GuestSample, Metric, Reading};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
-use proteus_model::vm::VmCounters;
+use proteus_model::vm::{DirtyObserved, VmCounters};
 use proteus_protocol::cause::chain;
 use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
 use proteus_protocol::node::v1::{
@@ -43,6 +43,12 @@ const ASK_EVERY: u64 = 10;
 /// Every so many of them, and when first, it is looked whom VMs speak to: one listing of the kernel for all.
 const FLOWS_EVERY: u64 = 30;
 const FLOWS_FIRST: u64 = 3;
+/// Every so many of them it is looked how fast a VM changes its memory; VMs take turns, each midway between two times at
+/// which it is asked.
+const DIRTY_EVERY: u64 = 60;
+const DIRTY_AFTER: u64 = ASK_EVERY / 2;
+/// So long that stands for now, ms: until it is looked again, and some.
+const DIRTY_STANDS_MS: u64 = 75_000;
 /// So long what was asked stands for now, ms: until it is asked again, and some.
 const TOLD_MS: u64 = 15_000;
 /// So long after its last word a guest counts as heard, ms.
@@ -65,6 +71,8 @@ struct Watched {
     asked: Reading,
     /// What was asked last, and when.
     told: Option<(u64, Reading)>,
+    /// How fast it changed its memory, KiB/s, and when that was seen.
+    dirty: Option<(u64, f32)>,
     last: Option<(UnixMillis, Reading)>,
     /// The latest short buckets, the oldest first.
     recent: VecDeque<Bucket>,
@@ -83,6 +91,8 @@ pub(crate) struct Telemetry {
     vms: Mutex<HashMap<VmId, Arc<Mutex<Watched>>>>,
     /// Those whose VMM or guest has been asked and has not answered.
     asking: Mutex<BTreeSet<VmId>>,
+    /// Those at whose memory somebody looks.
+    at_memory: Mutex<BTreeSet<VmId>>,
     /// Whether somebody looks at flows already.
     at_flows: AtomicBool,
 }
@@ -126,6 +136,7 @@ impl Watched {
             unwritten: None,
             asked: Reading::default(),
             told: None,
+            dirty: None,
             last: None,
             recent: VecDeque::new(),
             applications: Applications::default(),
@@ -186,7 +197,18 @@ impl Watched {
         if let Some((_, told)) = self.told.filter(|(at, _)| at_ms.saturating_sub(*at) <= TOLD_MS) {
             reading.fill(&told);
         }
+        let dirty = self.dirty.filter(|(at, _)| at_ms.saturating_sub(*at) <= DIRTY_STANDS_MS);
+        if reading.get(Metric::DirtyRate).is_none() {
+            reading.set(Metric::DirtyRate, dirty.map(|(_, rate)| rate));
+        }
         reading
+    }
+
+    /// How its memory changed. In its history that is where it was seen, and nowhere else.
+    fn see_dirty(&mut self, at_ms: u64, seen: &DirtyObserved) {
+        let Some(rate) = dirty_rate(seen) else { return };
+        self.dirty = Some((at_ms, rate));
+        self.asked.set(Metric::DirtyRate, Some(rate));
     }
 
     /// What the guest said; `at` by the wall clock, `at_ms` by the steady one.
@@ -221,7 +243,8 @@ impl Watched {
         self.keep(seat, &closed);
         self.merger.begin_anew();
         self.applications.begin_anew();
-        (self.told, self.last, self.heard, self.flows) = (None, None, None, None);
+        (self.told, self.dirty, self.last) = (None, None, None);
+        (self.heard, self.flows, self.asked) = (None, None, Reading::default());
         self.recent.clear();
         if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
             tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
@@ -235,6 +258,7 @@ impl Telemetry {
             began: Instant::now(),
             vms: Mutex::default(),
             asking: Mutex::default(),
+            at_memory: Mutex::default(),
             at_flows: AtomicBool::default(),
         }
     }
@@ -271,6 +295,7 @@ impl Telemetry {
                 .into_iter()
                 .filter_map(|metric| Some((metric, reading.get(metric)?)))
                 .collect(),
+            unmeasured: BTreeMap::new(),
             faults: faults.counted().map(|(fault, times)| (fault.name().to_owned(), times)).collect(),
             disagreement: watched.merger.disagreement().cpu,
         })
@@ -310,6 +335,11 @@ impl HostAgent {
             self.end_watching(&running);
             for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
                 self.ask_in_background(seat.clone());
+            }
+            let is_next =
+                |seat: &&Seat| (u64::from(seat.slot) + DIRTY_AFTER) % DIRTY_EVERY == tick % DIRTY_EVERY;
+            for seat in seats.values().filter(is_next) {
+                self.look_at_memory_in_background(seat.clone());
             }
             if tick % FLOWS_EVERY == FLOWS_FIRST && !seats.is_empty() {
                 self.look_at_flows_in_background();
@@ -376,6 +406,36 @@ impl HostAgent {
             node.ask_vmm_and_guest(&seat).await;
             locked(&node.telemetry.asking).remove(&seat.id);
         });
+    }
+
+    /// Looks how fast a VM changes its memory, unless that is still looked at.
+    fn look_at_memory_in_background(self: &Arc<Self>, seat: Seat) {
+        if !locked(&self.telemetry.at_memory).insert(seat.id) {
+            return;
+        }
+        let node = self.clone();
+        self.tasks.spawn(async move {
+            match node.driver.dirtied(seat.id).await {
+                Ok(Some(seen)) => {
+                    if let Some(watched) = node.telemetry.known(seat.id) {
+                        locked(&watched).see_dirty(node.telemetry.steady_ms(), &seen);
+                    }
+                }
+                // It is missing this time.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(vm = %seat.intent.name, error = %chain(&error), "how its memory changes is not known for now");
+                }
+            }
+            locked(&node.telemetry.at_memory).remove(&seat.id);
+        });
+    }
+
+    /// How a VM was when it was last looked at, and what is never measured of it.
+    pub(crate) fn usage_of(&self, vm: VmId) -> Result<UsageObserved, NodeError> {
+        self.seat(vm)?;
+        let seen = self.telemetry.seen(vm).unwrap_or_default();
+        Ok(UsageObserved { unmeasured: self.driver.unmeasured(vm), ..seen })
     }
 
     async fn ask_vmm_and_guest(&self, seat: &Seat) {

@@ -133,6 +133,11 @@ impl Hierarchy {
     }
 }
 
+fn stalled_us(text: &str) -> Option<u64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
+}
+
 /// The group of one VM.
 #[derive(Debug, Clone)]
 pub struct Group {
@@ -227,6 +232,17 @@ impl Group {
         Some(value.trim().parse::<u64>().ok()? * factor)
     }
 
+    /// Time in which a thread of the VMM waited for CPU, memory and disks, µs since the group was made; the line `some`
+    /// of `RESOURCE.pressure` (Linux, Documentation/accounting/psi.rst). cgroup v1 has none of it.
+    pub fn stalled_us(&self) -> [Option<u64>; 3] {
+        ["cpu", "memory", "io"].map(|resource| {
+            if self.version == Version::V1 {
+                return None;
+            }
+            stalled_us(&read(&self.domain.join(format!("{resource}.pressure"))).ok()?)
+        })
+    }
+
     /// Removes the group; its process must be gone.
     pub fn remove(&self) -> io::Result<()> {
         for dir in [&self.threads, &self.domain] {
@@ -236,5 +252,19 @@ impl Group {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_the_total_of_what_some_waited() {
+        let text = "some avg10=0.44 avg60=0.45 avg300=1.28 total=19691920923\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(stalled_us(text), Some(19_691_920_923));
+        for text in ["", "full avg10=0.00 total=7\n", "some avg10=0.44\n", "some total=-1\n"] {
+            assert_eq!(stalled_us(text), None, "{text}");
+        }
     }
 }

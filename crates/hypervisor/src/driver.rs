@@ -7,11 +7,13 @@ use proteus_model::id::{DiskName, ImageName, SnapshotName, VmId};
 use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::FlowBegun;
+use proteus_model::telemetry::{FlowBegun, Metric};
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{DiskFormat, DiskIntent, PowerState, StopObserved, VmCounters, VmIntent};
+use proteus_model::vm::{
+    DirtyObserved, DiskFormat, DiskIntent, PowerState, StopObserved, VmCounters, VmIntent,
+};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -309,6 +311,18 @@ pub trait Driver: Send + Sync {
 
     /// Of every VM that runs the counters that cost next to nothing: those in the host's own books. Waits for nobody.
     async fn survey(&self) -> HashMap<VmId, VmCounters>;
+
+    /// How fast a VM changes its memory, which takes a second of waiting and next to no work. `None`: it does not run, or
+    /// something is being done to it, which would be taken for its own doing.
+    async fn dirtied(&self, _vm: VmId) -> Result<Option<DirtyObserved>, DriverError> {
+        Ok(None)
+    }
+
+    /// What this driver or host never measures of a VM that others may, and why.
+    fn unmeasured(&self, _vm: VmId) -> BTreeMap<Metric, String> {
+        let why = |metric| (metric, format!("not with the driver {}", self.name()));
+        Metric::OF_HARDWARE.into_iter().chain([Metric::DirtyRate]).map(why).collect()
+    }
 
     /// Whom each VM that runs spoke to in the last hour, as the host counts it. Who is not counted yet is from now on; a VM
     /// that is not in the answer is not counted. The first time costs a few milliseconds for each VM.

@@ -21,6 +21,10 @@ pub mod whole;
 
 mod sparse;
 
+mod dirty;
+
+mod perf;
+
 mod share;
 
 mod tool;

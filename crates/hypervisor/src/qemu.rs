@@ -30,6 +30,7 @@ mod template;
 use crate::cgroup::{Group, Hierarchy};
 use crate::driver::{Applied, Doors, Driver, DriverError, Making, Seat};
 use crate::network::Network;
+use crate::perf;
 use crate::user;
 use async_trait::async_trait;
 use command_line::Sockets;
@@ -39,12 +40,12 @@ use proteus_model::capability::CapabilityReport;
 use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::FlowBegun;
+use proteus_model::telemetry::{FlowBegun, Metric};
 use proteus_model::unit::{Bytes, Millis};
-use proteus_model::vm::{ImageIntent, PowerState, StopObserved, VmCounters};
+use proteus_model::vm::{DirtyObserved, ImageIntent, PowerState, StopObserved, VmCounters};
 use qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,6 +77,8 @@ pub(crate) struct QemuVm {
     pub(crate) seen: Mutex<(PowerState, RunState)>,
     /// Since when the VMM has been asked how it is, while it has not answered.
     pub(crate) asked: Mutex<Option<Instant>>,
+    /// Its vCPU threads, as the processor counts them.
+    pub(crate) threads: Mutex<perf::Threads>,
     /// How often the guest started anew by itself.
     pub(crate) reboots: Arc<tokio::sync::watch::Sender<u64>>,
 }
@@ -131,6 +134,8 @@ pub struct QemuDriver {
     hierarchy: Hierarchy,
     ram_dir: PathBuf,
     probe: ProbeReport,
+    /// What the processor counts; why it does not, where it does not.
+    counting: Result<Arc<perf::Counting>, String>,
     vms: Mutex<HashMap<VmId, Arc<QemuVm>>>,
     /// Those that run and could not be found again: their VMM does not answer, or what was written of it is damaged.
     lost: Mutex<HashMap<VmId, Seat>>,
@@ -145,7 +150,9 @@ impl QemuDriver {
         let ram_dir = process::ensure_ram_dir(instance)?;
         process::sweep_memory(&ram_dir)?;
         let (vms, lost) = (Mutex::default(), Mutex::default());
-        let driver = Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, vms, lost };
+        let counting = perf::Counting::probe(perf::HARDWARE).map(Arc::new);
+        let driver =
+            Self { instance: instance.to_owned(), network, hierarchy, ram_dir, probe, counting, vms, lost };
         if let Err(error) = driver.network.ensure().await {
             if let Err(left) = driver.close_if_idle().await {
                 tracing::warn!(error = %left, "the host is not given back as it was");
@@ -241,7 +248,7 @@ impl QemuDriver {
         reboot::count(&qmp, &reboots);
         let live = Live { qmp, run, offered };
         let (seat, live, asked) = (seat.clone(), tokio::sync::Mutex::new(live), Mutex::default());
-        let vm = QemuVm { seat, group, live, seen, asked, reboots };
+        let vm = QemuVm { seat, group, live, seen, asked, threads: Mutex::default(), reboots };
         Self::gather_threads(&vm, &*vm.live.lock().await).await?;
         self.remember(vm);
         Ok(())
@@ -580,6 +587,15 @@ impl Driver for QemuDriver {
 
     async fn survey(&self) -> HashMap<VmId, VmCounters> {
         survey::all(self).await
+    }
+
+    async fn dirtied(&self, id: VmId) -> Result<Option<DirtyObserved>, DriverError> {
+        let vm = self.vm(id)?;
+        survey::dirtied(self, &vm).await
+    }
+
+    fn unmeasured(&self, id: VmId) -> BTreeMap<Metric, String> {
+        survey::uncounted(self, id)
     }
 
     async fn flows(&self) -> Result<HashMap<VmId, Vec<FlowBegun>>, DriverError> {

@@ -7,7 +7,7 @@ use proteus_brain::personality::{Judged, PersonalityRecord, portrait};
 use proteus_brain::telemetry::pool;
 use proteus_model::id::VmId;
 use proteus_model::personality::Judgement;
-use proteus_model::telemetry::{Bucket, Tier};
+use proteus_model::telemetry::{Bucket, Metric, Tier};
 use proteus_model::unit::UnixMillis;
 use proteus_protocol::api::v1::{JudgementView, PartView, PersonalityView, RecordView};
 use serde::{Deserialize, Serialize};
@@ -115,12 +115,12 @@ pub fn personality(
         Some(both) => both.map(|one| Some(JudgementView::from(one))),
         None => [None, None],
     };
-    let mut performance = portrait::performance(SOURCE, minutes);
+    let untold = [Metric::Throttled, Metric::DirtyRate].into_iter().chain(Metric::OF_HARDWARE);
+    let untold = untold.map(|metric| (metric, "libvirt does not tell it".to_owned())).collect();
+    let mut performance = portrait::performance(SOURCE, minutes, &untold);
     performance.at = performance.at.map(|at| at.min(now));
     let mut traffic = portrait::traffic(SOURCE, minutes, long);
     traffic.at = traffic.at.map(|at| at.min(now));
-    performance.missing.retain(|missing| !missing.starts_with("throttled:"));
-    performance.missing.push("throttled: libvirt does not tell it".to_owned());
     traffic.missing.push("whom it speaks to, latency: libvirt does not tell it".to_owned());
     let no_agent = "nothing of Proteus is installed in the guest";
     PersonalityView {
@@ -157,7 +157,7 @@ pub fn personality(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proteus_model::telemetry::{METRICS, Metric, Summary};
+    use proteus_model::telemetry::{METRICS, Summary};
 
     fn bucket(at_s: u64, cpu: f32) -> Bucket {
         let mut summaries = [None; METRICS];
@@ -186,7 +186,8 @@ mod tests {
         let performance = &view.record.performance_metrics;
         assert_eq!((performance.at, performance.source.as_str()), (Some(UnixMillis(80_000)), SOURCE));
         assert!(performance.value.as_ref().is_some_and(|all| all.len() == 1 && all.contains_key("cpu")));
-        assert!(performance.missing.iter().any(|why| why == "throttled: libvirt does not tell it"));
+        let untold = "throttled, instructions, cycles, cache_misses, dirty_rate: libvirt does not tell it";
+        assert!(performance.missing.iter().any(|why| why == untold), "{:?}", performance.missing);
         assert_eq!(view.record.network_traffic_profile.value, None);
     }
 }

@@ -337,6 +337,37 @@ pub struct VmCounters {
     /// Time that all these took, each for itself, ns.
     #[serde(default)]
     pub disk_took_ns: Option<u64>,
+    /// Time in which a thread of the VMM waited for a CPU of the host, µs (`cpu.pressure` of its group, cgroup v2).
+    #[serde(default)]
+    pub psi_cpu_us: Option<u64>,
+    /// The same, for memory of the host.
+    #[serde(default)]
+    pub psi_memory_us: Option<u64>,
+    /// The same, for disks of the host.
+    #[serde(default)]
+    pub psi_io_us: Option<u64>,
+    /// Instructions that the vCPU threads carried out, in the guest and beside it (hardware counters).
+    #[serde(default)]
+    pub instructions: Option<u64>,
+    /// Cycles of the processor in which they were at work.
+    #[serde(default)]
+    pub cycles: Option<u64>,
+    /// Accesses that missed the last cache before memory.
+    #[serde(default)]
+    pub cache_misses: Option<u64>,
+}
+
+/// How many pages of a VM's memory changed between two looks at a sample of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirtyObserved {
+    /// Pages that were looked at twice.
+    pub sampled: u64,
+    /// Those of them whose content was another one then.
+    pub changed: u64,
+    /// All that they stand for.
+    pub memory: Bytes,
+    /// Time between the two looks.
+    pub over: Millis,
 }
 
 #[cfg(test)]

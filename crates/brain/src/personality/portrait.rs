@@ -13,7 +13,7 @@ pub const LATELY_MS: u64 = 3_600_000;
 /// Traffic that tells of its shape, KiB/s.
 const TRAFFIC_MIN: f32 = 0.01;
 /// Metrics of how a VM fares.
-const PERFORMANCE: [Metric; 9] = [
+const PERFORMANCE: [Metric; 13] = [
     Metric::Cpu,
     Metric::RunDelay,
     Metric::Throttled,
@@ -23,6 +23,10 @@ const PERFORMANCE: [Metric; 9] = [
     Metric::PressureCpu,
     Metric::PressureMemory,
     Metric::PressureIo,
+    Metric::Instructions,
+    Metric::Cycles,
+    Metric::CacheMisses,
+    Metric::DirtyRate,
 ];
 
 /// What the buckets have of a metric, by one of its numbers.
@@ -92,8 +96,22 @@ pub fn traffic(source: &str, minutes: &[Bucket], long: &[Bucket]) -> Part<Traffi
     }
 }
 
-/// How it fared in the minutes of the last hour.
-pub fn performance(source: &str, minutes: &[Bucket]) -> Part<BTreeMap<Metric, Performance>> {
+/// Instructions in a cycle, in the minutes of the last hour. `None`: the host's processor does not count them.
+pub fn per_cycle(minutes: &[Bucket]) -> Option<Performance> {
+    let of = |bucket: &Bucket, metric: Metric| bucket.summaries[metric as usize].map(|s| s.mean);
+    let ratios: Vec<f32> = minutes
+        .iter()
+        .filter_map(|bucket| ratio(of(bucket, Metric::Instructions), of(bucket, Metric::Cycles)))
+        .collect();
+    Some(Performance { p50: quantile(ratios.clone(), 0.5)?, p95: quantile(ratios, 0.95)? })
+}
+
+/// How it fared in the minutes of the last hour. `never`: what is not measured of it at all, and why.
+pub fn performance(
+    source: &str,
+    minutes: &[Bucket],
+    never: &BTreeMap<Metric, String>,
+) -> Part<BTreeMap<Metric, Performance>> {
     let mut all = BTreeMap::new();
     let mut missing = Vec::new();
     for metric in PERFORMANCE {
@@ -101,10 +119,17 @@ pub fn performance(source: &str, minutes: &[Bucket]) -> Part<BTreeMap<Metric, Pe
         let p95 = quantile(values(minutes, metric, |s| s.p95), 0.95);
         match (p50, p95) {
             (Some(p50), Some(p95)) => drop(all.insert(metric, Performance { p50, p95 })),
+            _ if never.contains_key(&metric) => {}
             _ if metric.is_of_guest() => missing.push(format!("{metric}: no agent was heard")),
             _ => missing.push(format!("{metric}: was not measured in the last hour")),
         }
     }
+    // One line for all that is missing for the same reason.
+    let mut whys = BTreeMap::<&str, Vec<&str>>::new();
+    for metric in PERFORMANCE.iter().filter(|metric| !all.contains_key(metric)) {
+        never.get(metric).into_iter().for_each(|why| whys.entry(why).or_default().push(metric.name()));
+    }
+    missing.extend(whys.iter().map(|(why, metrics)| format!("{}: {why}", metrics.join(", "))));
     let coverage = all.len() as f32 / PERFORMANCE.len() as f32;
     let at = last(minutes, 1);
     Part { source: source.to_owned(), at, coverage, value: Some(all), missing }
@@ -131,5 +156,44 @@ pub fn trait_vector(sources: [&str; 2], record: &PersonalityRecord, labels: &Lab
         coverage: known.len() as f32 / Trait::ALL.len() as f32,
         missing: Trait::ALL.into_iter().filter_map(missing).collect(),
         value: Some(known),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proteus_model::telemetry::METRICS;
+
+    fn minute(number: u64, values: &[(Metric, f32)]) -> Bucket {
+        let mut summaries = [None; METRICS];
+        for (metric, value) in values {
+            let v = *value;
+            summaries[*metric as usize] = Some(Summary { min: v, p50: v, p95: v, max: v, mean: v });
+        }
+        Bucket { begins_at: UnixMillis(number * 60_000), readings: 60, summaries }
+    }
+
+    #[test]
+    fn instructions_in_a_cycle_are_told_where_both_are_counted() {
+        use Metric::{Cycles, Instructions};
+        let told = per_cycle(&[
+            minute(1, &[(Instructions, 3000.0), (Cycles, 2000.0)]),
+            minute(2, &[(Instructions, 9000.0)]),
+            minute(3, &[(Instructions, 100.0), (Cycles, 0.0)]),
+        ]);
+        assert_eq!(told, Some(Performance { p50: 1.5, p95: 1.5 }));
+        assert_eq!(per_cycle(&[minute(1, &[(Metric::Cpu, 5.0)])]), None);
+    }
+
+    #[test]
+    fn what_is_never_measured_says_once_why() {
+        let why = |metric| (metric, "not here".to_owned());
+        let never = Metric::OF_HARDWARE.map(why).into();
+        let part = performance("host", &[minute(1, &[(Metric::Cpu, 5.0), (Metric::DirtyRate, 0.0)])], &never);
+        let of_hardware: Vec<_> = part.missing.iter().filter(|line| line.contains("not here")).collect();
+        assert_eq!(of_hardware, ["instructions, cycles, cache_misses: not here"]);
+        let value = part.value.unwrap();
+        assert_eq!(value[&Metric::DirtyRate], Performance { p50: 0.0, p95: 0.0 }, "zero was measured");
+        assert!(!value.contains_key(&Metric::Instructions));
     }
 }

@@ -4,7 +4,7 @@
 use super::fault::{Fault, Faults};
 use proteus_model::telemetry::{GuestSample, Metric, Reading};
 use proteus_model::unit::Bytes;
-use proteus_model::vm::{MEMORY_MAX, VmCounters};
+use proteus_model::vm::{DirtyObserved, MEMORY_MAX, VmCounters};
 
 /// Longest time between two looks of which a rate is told: beyond it what happened in between is not known.
 const GAP_MS: u64 = 60_000;
@@ -30,7 +30,10 @@ const SHARE: f64 = 1e6;
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1_048_576.0;
 
-const COUNTERS: [Counter; 13] = [
+/// Instructions and cycles are told in millions.
+const MILLION: f64 = 1e6;
+
+const COUNTERS: [Counter; 16] = [
     (Metric::Cpu, |c| c.vcpu_run_ns, SHARE),
     (Metric::RunDelay, |c| c.vcpu_wait_ns, SHARE),
     (Metric::Throttled, |c| c.throttled_ns, SHARE),
@@ -44,6 +47,9 @@ const COUNTERS: [Counter; 13] = [
     (Metric::Flushes, |c| c.disk_flushes, 1.0),
     (Metric::PacketsReceived, |c| c.packets_to_guest, 1.0),
     (Metric::PacketsSent, |c| c.packets_from_guest, 1.0),
+    (Metric::Instructions, |c| c.instructions, MILLION),
+    (Metric::Cycles, |c| c.cycles, MILLION),
+    (Metric::CacheMisses, |c| c.cache_misses, 1.0),
 ];
 
 /// Column of the CPU time.
@@ -104,6 +110,17 @@ fn mib(bytes: Bytes) -> f32 {
 /// Seconds of which a rate can be told; `None`: none have gone by, or so many that what happened is not known.
 fn span(then: u64, now: u64) -> Option<f64> {
     now.checked_sub(then).filter(|ms| (1..=GAP_MS).contains(ms)).map(|ms| ms as f64 / 1000.0)
+}
+
+/// What a sample of a VM's pages says of all of them, KiB/s. A page that was written to and has the same content again
+/// counts as clean, and one that was written to often counts once, as for whoever moves the VM.
+pub fn dirty_rate(seen: &DirtyObserved) -> Option<f32> {
+    let seconds = Some(seen.over.0).filter(|ms| (1..=GAP_MS).contains(ms))? as f64 / 1000.0;
+    if seen.sampled == 0 || seen.changed > seen.sampled {
+        return None;
+    }
+    let share = seen.changed as f64 / seen.sampled as f64;
+    Some((share * seen.memory.0 as f64 / KIB / seconds) as f32)
 }
 
 impl Merger {

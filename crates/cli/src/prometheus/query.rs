@@ -284,6 +284,13 @@ impl Asking {
             (Metric::PressureCpu, share("guest_stalled_seconds_total", r#"on="cpu""#)),
             (Metric::PressureMemory, share("guest_stalled_seconds_total", r#"on="memory""#)),
             (Metric::PressureIo, share("guest_stalled_seconds_total", r#"on="io""#)),
+            (Metric::Instructions, format!("{} / 1e6", rate("instructions_total", ""))),
+            (Metric::Cycles, format!("{} / 1e6", rate("cycles_total", ""))),
+            (Metric::CacheMisses, rate("cache_misses_total", "")),
+            (
+                Metric::DirtyRate,
+                format!("{} / 1024", Self::sum(by, &self.select("proteus_vm_dirty_bytes_per_second", ""))),
+            ),
         ]
     }
 }

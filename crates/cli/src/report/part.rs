@@ -52,6 +52,12 @@ pub(super) const ALL: &[Part] = &[
         metrics: &[(Metric::PacketsReceived, "received"), (Metric::PacketsSent, "sent")],
     },
     Part { title: "Context switches inside", metrics: &[(Metric::Switches, "switches")] },
+    Part {
+        title: "What the processor counts",
+        metrics: &[(Metric::Instructions, "instructions"), (Metric::Cycles, "cycles")],
+    },
+    Part { title: "Cache misses", metrics: &[(Metric::CacheMisses, "of the last cache")] },
+    Part { title: "Memory changed within a second", metrics: &[(Metric::DirtyRate, "by a sample of it")] },
     Part { title: "New tasks inside", metrics: &[(Metric::Forks, "forks")] },
 ];
 

@@ -9,9 +9,10 @@ use self::collected::Collected;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_brain::personality::{PersonalityRecord, portrait};
-use proteus_model::telemetry::{Collector, FLOWS_BEGUN_MAX};
+use proteus_model::telemetry::{Bucket, Collector, FLOWS_BEGUN_MAX, Metric};
 use proteus_protocol::api::v1::{
-    ApplicationView, BegunView, JudgementView, PartView, PersonalityView, RecordView, TrafficView,
+    ApplicationView, BegunView, JudgementView, PartView, PerformanceView, PersonalityView, RecordView,
+    TrafficView,
 };
 use std::collections::BTreeMap;
 
@@ -72,6 +73,20 @@ fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartVi
     }
 }
 
+/// How it fared, with what follows from two of its metrics.
+fn performance(
+    minutes: &[Bucket],
+    never: &BTreeMap<Metric, String>,
+) -> PartView<BTreeMap<String, PerformanceView>> {
+    let mut part: PartView<BTreeMap<String, PerformanceView>> =
+        portrait::performance("host and guest", minutes, never).into();
+    if let (Some(all), Some(seen)) = (&mut part.value, portrait::per_cycle(minutes)) {
+        let view = PerformanceView { p50: seen.p50, p95: seen.p95, unit: String::new() };
+        all.insert("instructions_per_cycle".to_owned(), view);
+    }
+    part
+}
+
 impl Control {
     async fn base_of(&self, record: &VmRecord) -> PartView<BTreeMap<String, String>> {
         match self.node.base_images(record.id).await {
@@ -128,7 +143,8 @@ impl Control {
         };
         let failed = self.personalities.failed(record.id);
         let collected = Collected::of(&own, failed.as_deref());
-        let mut performance: PartView<_> = portrait::performance("host and guest", &minutes).into();
+        let never = self.node.usage(record.id).await.map(|seen| seen.unmeasured).unwrap_or_default();
+        let mut performance = performance(&minutes, &never);
         performance.missing.extend(unread);
         Ok(PersonalityView {
             vm: record.intent.name.to_string(),

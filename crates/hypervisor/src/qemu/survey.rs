@@ -1,18 +1,27 @@
-//! What a host counts of its VMs in its own books, without a word to VMM or guest: a few small files a VM, so that it
-//! can be done every second. Must never wait for anything that is being done to a VM.
+//! What a host counts of its VMs in its own books, without a word to VMM or guest: a few small files and counters a VM,
+//! so that it can be done every second; and, rarely, what it sees in their memory. Must never wait for anything that is
+//! being done to a VM.
 
-use super::{QemuDriver, QemuVm, process};
+use super::command_line::ram_path;
+use super::{Live, QemuDriver, QemuVm, process};
 use crate::cgroup::Group;
+use crate::dirty::Sample;
+use crate::driver::DriverError;
 use crate::network::LinkCounters;
+use crate::perf;
 use proteus_model::id::VmId;
-use proteus_model::unit::{Bytes, UnixMillis};
-use proteus_model::vm::{PowerState, VmCounters};
-use std::collections::HashMap;
+use proteus_model::telemetry::Metric;
+use proteus_model::unit::{Bytes, Millis, UnixMillis};
+use proteus_model::vm::{DirtyObserved, PowerState, VmCounters};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Time between two looks at the same pages: as long as QEMU leaves between its own.
+const DIRTY_OVER: Duration = Duration::from_secs(1);
 
 /// What the threads of a VMM have had, ns. Each is read once.
 #[derive(Default)]
@@ -56,12 +65,18 @@ impl Threads {
     }
 }
 
-/// The books of one VM. `links`: what its tap counted, where that could be read.
-fn books(pid: u32, group: &Group, resident: Option<u64>, links: Option<LinkCounters>) -> VmCounters {
+/// The books of one VM. `vcpus`: its vCPU threads; `links`: what its tap counted, where that could be read.
+fn books(
+    pid: u32,
+    group: &Group,
+    vcpus: &[u32],
+    resident: Option<u64>,
+    links: Option<LinkCounters>,
+) -> VmCounters {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut counters =
         VmCounters { at: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(0)), ..VmCounters::default() };
-    let threads = Threads::read(pid, &group.threads().unwrap_or_default());
+    let threads = Threads::read(pid, vcpus);
     (counters.vcpu_run_ns, counters.vcpu_wait_ns) = threads.vcpus.unzip();
     counters.vmm_run_ns = threads.all;
     counters.throttled_ns = group.throttled_ns();
@@ -82,9 +97,26 @@ fn running(vm: &QemuVm) -> Option<u32> {
     (seen.0 == PowerState::Running).then_some(seen.1.pid)
 }
 
-fn look_at(ram_dir: &Path, vm: &QemuVm, pid: u32, links: &HashMap<String, LinkCounters>) -> VmCounters {
-    let tap = crate::network::tap_name(vm.seat.slot);
-    books(pid, &vm.group, process::resident(ram_dir, &vm.seat), links.get(&tap).copied())
+/// What all looks of one time have in common.
+struct Around {
+    ram_dir: PathBuf,
+    links: HashMap<String, LinkCounters>,
+    counting: Option<Arc<perf::Counting>>,
+}
+
+impl Around {
+    fn look_at(&self, vm: &QemuVm, pid: u32) -> VmCounters {
+        let tap = crate::network::tap_name(vm.seat.slot);
+        let (vcpus, resident) =
+            (vm.group.threads().unwrap_or_default(), process::resident(&self.ram_dir, &vm.seat));
+        let mut counters = books(pid, &vm.group, &vcpus, resident, self.links.get(&tap).copied());
+        if let Some(counting) = &self.counting {
+            let mut threads = vm.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            [counters.instructions, counters.cycles, counters.cache_misses] =
+                threads.look(counting, pid, &vcpus);
+        }
+        counters
+    }
 }
 
 /// The books of all VMs that run.
@@ -106,15 +138,77 @@ pub(super) fn slots(driver: &QemuDriver) -> HashMap<u16, VmId> {
 /// The books of one VM; empty ones where it does not run.
 pub(super) async fn one(driver: &QemuDriver, vm: Arc<QemuVm>) -> VmCounters {
     let id = vm.seat.id;
-    of(driver, vec![(id, vm)]).await.remove(&id).unwrap_or_default()
+    let group = vm.group.clone();
+    let mut counters = of(driver, vec![(id, vm)]).await.remove(&id).unwrap_or_default();
+    // Not with those of every second: the kernel adds up all CPUs for each.
+    [counters.psi_cpu_us, counters.psi_memory_us, counters.psi_io_us] = group.stalled_us();
+    counters
 }
 
 async fn of(driver: &QemuDriver, vms: Vec<(VmId, Arc<QemuVm>)>) -> HashMap<VmId, VmCounters> {
     let (network, ram_dir) = (driver.network.clone(), driver.ram_dir.clone());
+    let counting = driver.counting.as_ref().ok().cloned();
     let look = move || {
-        let links = network.link_counters().unwrap_or_default();
-        let seen = |(id, vm): (VmId, Arc<QemuVm>)| Some((id, look_at(&ram_dir, &vm, running(&vm)?, &links)));
+        let around = Around { ram_dir, links: network.link_counters().unwrap_or_default(), counting };
+        let seen = |(id, vm): (VmId, Arc<QemuVm>)| Some((id, around.look_at(&vm, running(&vm)?)));
         vms.into_iter().filter_map(seen).collect()
     };
     tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// What is not counted of a VM here, and why.
+pub(super) fn uncounted(driver: &QemuDriver, id: VmId) -> BTreeMap<Metric, String> {
+    let told = |why: &str| format!("hardware counters are not supported here: {why}");
+    let counting = match &driver.counting {
+        Err(why) => return Metric::OF_HARDWARE.map(|metric| (metric, told(why))).into(),
+        Ok(counting) => counting,
+    };
+    if let Ok(vm) = driver.vm(id)
+        && let Some(why) = vm.threads.lock().unwrap_or_else(PoisonError::into_inner).why()
+    {
+        return Metric::OF_HARDWARE.map(|metric| (metric, format!("could not be counted: {why}"))).into();
+    }
+    let lacks = Metric::OF_HARDWARE.into_iter().zip(counting.present()).filter(|(_, there)| !there);
+    lacks.map(|(metric, _)| (metric, told("this host's processor does not count that"))).collect()
+}
+
+/// The VMM of a VM that runs and that nobody else has in hand any more.
+async fn at_work(vm: &QemuVm, live: &Live) -> Option<(u32, u64)> {
+    if !process::lives(&live.run) {
+        return None;
+    }
+    let power = vm.ask_power(&live.qmp).await;
+    vm.keep_seen(power, &live.run);
+    (power == PowerState::Running).then_some((live.run.pid, live.run.start_ticks))
+}
+
+/// How many pages of a sample changed within a second. Nothing of that disturbs what is begun meanwhile, but what it
+/// would tell is of that and not of the guest: then nothing is told.
+pub(super) async fn dirtied(driver: &QemuDriver, vm: &QemuVm) -> Result<Option<DirtyObserved>, DriverError> {
+    let vmm = match vm.look().await {
+        Ok(live) => at_work(vm, &live).await,
+        Err(_) => None,
+    };
+    let Some(vmm) = vmm else { return Ok(None) };
+    let files = ["ram", "hot"].map(|part| ram_path(&driver.ram_dir, &vm.seat, part));
+    let doing = || DriverError::host(format!("look at the memory of {}", vm.seat.id));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = now.as_nanos() as u64 ^ u64::from(vm.seat.slot);
+    let (began, first) = (Instant::now(), move || Sample::take(&[&files[0], &files[1]], seed));
+    // Megabytes: nobody else would get this thread meanwhile.
+    let first = tokio::task::spawn_blocking(first).await.map_err(io::Error::other).and_then(|taken| taken);
+    let sample = first.map_err(doing())?;
+    let took = began.elapsed();
+    tokio::time::sleep(DIRTY_OVER.saturating_sub(took)).await;
+    let over = began.elapsed();
+    let second = tokio::task::spawn_blocking(move || {
+        let changed = sample.changed()?;
+        Ok((sample.len(), sample.memory(), changed))
+    });
+    let second = second.await.map_err(io::Error::other).and_then(|looked| looked);
+    let (sampled, memory, changed) = second.map_err(doing())?;
+    // What has it in hand now may have had it for most of that second.
+    let Ok(live) = vm.live.try_lock() else { return Ok(None) };
+    let is_same = at_work(vm, &live).await == Some(vmm);
+    Ok(is_same.then_some(DirtyObserved { sampled, changed, memory, over: Millis::from(over) }))
 }

@@ -53,6 +53,14 @@ pub enum Metric {
     Switches,
     /// Tasks made in the guest, /s.
     Forks,
+    /// Instructions that the vCPUs carried out, millions/s (hardware counters).
+    Instructions,
+    /// Cycles in which the vCPUs were at work, millions/s (hardware counters).
+    Cycles,
+    /// Accesses that missed the last cache before memory, /s (hardware counters).
+    CacheMisses,
+    /// Memory whose content changed within a second, KiB/s, by a sample of pages.
+    DirtyRate,
 }
 
 /// How many metrics there are.
@@ -60,7 +68,7 @@ pub const METRICS: usize = Metric::ALL.len();
 
 impl Metric {
     /// All of them, in the order of their columns.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::Cpu,
         Self::Memory,
         Self::DiskRead,
@@ -82,7 +90,14 @@ impl Metric {
         Self::PressureIo,
         Self::Switches,
         Self::Forks,
+        Self::Instructions,
+        Self::Cycles,
+        Self::CacheMisses,
+        Self::DirtyRate,
     ];
+
+    /// Those that the processor itself counts, where the host has such counters.
+    pub const OF_HARDWARE: [Self; 3] = [Self::Instructions, Self::Cycles, Self::CacheMisses];
 
     /// Its name, as in the API and in files.
     pub fn name(self) -> &'static str {
@@ -108,6 +123,10 @@ impl Metric {
             Self::PressureIo => "pressure_io",
             Self::Switches => "switches",
             Self::Forks => "forks",
+            Self::Instructions => "instructions",
+            Self::Cycles => "cycles",
+            Self::CacheMisses => "cache_misses",
+            Self::DirtyRate => "dirty_rate",
         }
     }
 
@@ -121,7 +140,8 @@ impl Metric {
         match self {
             Self::Cpu | Self::Overhead => "m",
             Self::Memory | Self::GuestMemory => "MiB",
-            Self::DiskRead | Self::DiskWritten | Self::Received | Self::Sent => "KiB/s",
+            Self::DiskRead | Self::DiskWritten | Self::Received | Self::Sent | Self::DirtyRate => "KiB/s",
+            Self::Instructions | Self::Cycles => "M/s",
             Self::DiskLatency => "µs",
             Self::RunDelay
             | Self::Throttled
@@ -134,7 +154,8 @@ impl Metric {
             | Self::PacketsReceived
             | Self::PacketsSent
             | Self::Switches
-            | Self::Forks => "/s",
+            | Self::Forks
+            | Self::CacheMisses => "/s",
         }
     }
 

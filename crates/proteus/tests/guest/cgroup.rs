@@ -124,6 +124,8 @@ fn a_busy_process_is_held_and_let_go() {
     wait_for("a second of running free", LIMIT, || {
         (busy.ran(&threads) - ran > Duration::from_secs(1)).then_some(())
     });
+    let is_told = hierarchy.version == Version::V2;
+    assert_eq!(group.stalled_us().map(|stalled| stalled.is_some()), [is_told; 3]);
     let more = group.throttled_ns().unwrap() - throttled;
     assert!(more < 100_000_000, "held for {more} ns without a cap");
 

@@ -135,6 +135,9 @@ pub struct UsageObserved {
     pub at: Option<UnixMillis>,
     /// What was measured; what was not is not in it.
     pub values: BTreeMap<Metric, f32>,
+    /// What is never measured of it here, and why.
+    #[serde(default)]
+    pub unmeasured: BTreeMap<Metric, String>,
     /// What was wrong with its samples since the node began, by name, and how often.
     pub faults: BTreeMap<String, u64>,
     /// How far the guest's count of its CPU time is from the host's, as a share of that; `None`: never compared.

@@ -2,6 +2,7 @@
 
 use super::*;
 use proteus_model::telemetry::{CpuObserved, MemoryObserved, PressureObserved};
+use proteus_model::unit::Millis;
 
 fn host(run_ms: u64, read: u64) -> VmCounters {
     VmCounters {
@@ -133,4 +134,38 @@ fn what_is_counted_more_rarely_has_its_rate_when_it_is_counted() {
     }
     let reading = merge(&mut merger, 10_000, &host(2000, 102_400), None);
     assert_eq!((reading.get(Metric::Cpu), reading.get(Metric::DiskRead)), (Some(200.0), Some(10.0)));
+}
+
+#[test]
+fn what_the_processor_counts_has_its_rate_and_is_missing_where_it_does_not() {
+    let mut merger = Merger::default();
+    let counted = |second: u64| VmCounters {
+        instructions: Some(second * 3_000_000_000),
+        cycles: Some(second * 2_000_000_000),
+        ..host(second * 500, 0)
+    };
+    merge(&mut merger, 0, &counted(1), None);
+    let reading = merge(&mut merger, 1_000, &counted(2), None);
+    let of = |reading: &Reading| Metric::OF_HARDWARE.map(|metric| reading.get(metric));
+    assert_eq!(of(&reading), [Some(3000.0), Some(2000.0), None]);
+    // A look at which it was not known, and one over both stretches.
+    assert_eq!(of(&merge(&mut merger, 2_000, &host(1500, 0), None)), [None; 3]);
+    let reading = merge(&mut merger, 3_000, &counted(4), None);
+    assert_eq!(of(&reading), [Some(3000.0), Some(2000.0), None]);
+    // Another process counts from nothing.
+    let reading = merge(&mut merger, 4_000, &counted(0), None);
+    assert_eq!(of(&reading), [None; 3]);
+}
+
+#[test]
+fn a_sample_of_pages_stands_for_all_of_them() {
+    let seen =
+        |sampled, changed, ms| DirtyObserved { sampled, changed, memory: Bytes::mib(256), over: Millis(ms) };
+    assert_eq!(dirty_rate(&seen(1024, 1024, 1_000)), Some(256.0 * 1024.0));
+    assert_eq!(dirty_rate(&seen(1024, 1, 1_000)), Some(256.0));
+    assert_eq!(dirty_rate(&seen(1024, 1, 2_000)), Some(128.0));
+    assert_eq!(dirty_rate(&seen(1024, 0, 1_000)), Some(0.0), "that nothing changed was measured");
+    for (sampled, changed, ms) in [(0, 0, 1_000), (10, 11, 1_000), (10, 1, 0), (10, 1, 60_001)] {
+        assert_eq!(dirty_rate(&seen(sampled, changed, ms)), None, "{changed} of {sampled} in {ms} ms");
+    }
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use proteus_model::personality::Label;
-use proteus_model::telemetry::{CollectorState, Findings, Found};
+use proteus_model::telemetry::{CollectorState, Findings, Found, Metric};
 use proteus_model::vm::PowerState;
 use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ const APPLICATION_ROWS_MAX: usize = 200;
 /// Seconds in a nanosecond and in a microsecond.
 const NS: f64 = 1e-9;
 const US: f64 = 1e-6;
+/// Bytes in a KiB.
+const KIB: f64 = 1024.0;
 
 const RUNNING: Family = ("proteus_vm_running", "gauge", "Whether the VM runs.");
 const ANSWERING: Family =
@@ -52,10 +54,35 @@ const DISK_SECONDS: Family = (
     "counter",
     "Time that operations on the VM's disks took, each for itself.",
 );
+const INSTRUCTIONS: Family = (
+    "proteus_vm_instructions_total",
+    "counter",
+    "Instructions that the vCPUs carried out, where the host's processor counts them.",
+);
+const CYCLES: Family = (
+    "proteus_vm_cycles_total",
+    "counter",
+    "Cycles in which the vCPUs were at work, where the host's processor counts them.",
+);
+const CACHE_MISSES: Family = (
+    "proteus_vm_cache_misses_total",
+    "counter",
+    "Accesses of the vCPUs that missed the last cache, where the host's processor counts them.",
+);
+const DIRTY: Family = (
+    "proteus_vm_dirty_bytes_per_second",
+    "gauge",
+    "Memory whose content changed within a second, by a sample of pages once a minute.",
+);
 const AVAILABLE: Family =
     ("proteus_vm_guest_available_bytes", "gauge", "What the guest says it could hand out.");
 const STALLED: Family =
     ("proteus_vm_guest_stalled_seconds_total", "counter", "Time in which something in the guest waited.");
+const HOST_STALLED: Family = (
+    "proteus_vm_host_stalled_seconds_total",
+    "counter",
+    "Time in which something of the VM's process waited for the host (its cgroup's pressure, v2 only).",
+);
 const FAULTS: Family =
     ("proteus_vm_sample_faults_total", "counter", "Samples of the VM that were left out, by what was wrong.");
 const DISAGREEMENT: Family = (
@@ -91,7 +118,7 @@ const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
 const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
 
 /// All of them, in the order in which they are shown.
-const FAMILIES: [Family; 30] = [
+const FAMILIES: [Family; 35] = [
     RUNNING,
     ANSWERING,
     RESIDENT,
@@ -104,8 +131,13 @@ const FAMILIES: [Family; 30] = [
     DISK_BYTES,
     DISK_OPERATIONS,
     DISK_SECONDS,
+    INSTRUCTIONS,
+    CYCLES,
+    CACHE_MISSES,
+    DIRTY,
     AVAILABLE,
     STALLED,
+    HOST_STALLED,
     FAULTS,
     DISAGREEMENT,
     LABEL,
@@ -184,6 +216,11 @@ impl Page {
         self.count(VMM_CPU, &own, counters.vmm_run_ns, NS);
         self.count(RUN_DELAY, &own, counters.vcpu_wait_ns, NS);
         self.count(THROTTLED, &own, counters.throttled_ns, NS);
+        for (on, total) in
+            [("cpu", counters.psi_cpu_us), ("memory", counters.psi_memory_us), ("io", counters.psi_io_us)]
+        {
+            self.count(HOST_STALLED, &[("vm", vm), ("on", on)], total, US);
+        }
         let (to, from) = ([("vm", vm), ("direction", "receive")], [("vm", vm), ("direction", "transmit")]);
         self.count(NET_BYTES, &to, counters.net_to_guest, 1.0);
         self.count(NET_BYTES, &from, counters.net_from_guest, 1.0);
@@ -196,6 +233,9 @@ impl Page {
         self.count(DISK_OPERATIONS, &write, counters.disk_writes, 1.0);
         self.count(DISK_OPERATIONS, &[("vm", vm), ("kind", "flush")], counters.disk_flushes, 1.0);
         self.count(DISK_SECONDS, &own, counters.disk_took_ns, NS);
+        self.count(INSTRUCTIONS, &own, counters.instructions, 1.0);
+        self.count(CYCLES, &own, counters.cycles, 1.0);
+        self.count(CACHE_MISSES, &own, counters.cache_misses, 1.0);
         self.count(AVAILABLE, &own, seen.guest_available.map(|bytes| bytes.0), 1.0);
         for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
         {
@@ -208,6 +248,8 @@ impl Page {
             self.count(FAULTS, &[("vm", vm), ("fault", fault)], Some(*times), 1.0);
         }
         self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
+        let dirty = seen.values.get(&Metric::DirtyRate);
+        self.put(DIRTY, &[("vm", vm)], dirty.map(|kib| f64::from(*kib) * KIB));
     }
 
     /// What the collectors inside found.
@@ -344,10 +386,14 @@ mod tests {
         let counters =
             proteus_model::vm::VmCounters { vcpu_run_ns: Some(1_500_000_000), ..Default::default() };
         page.measured("web", &Measurement { counters, psi_io_us: Some(2_000_000), ..Measurement::default() });
+        let values = [(Metric::DirtyRate, 2.0), (Metric::Cpu, 1.0)].into();
+        page.watched("web", &UsageObserved { values, ..UsageObserved::default() });
+        page.watched("db", &UsageObserved::default());
         let text = page.text();
         assert!(text.contains("proteus_vm_cpu_seconds_total{vm=\"web\"} 1.5\n"), "{text}");
         assert!(text.contains("proteus_vm_guest_stalled_seconds_total{vm=\"web\",on=\"io\"} 2\n"), "{text}");
-        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2, "{text}");
+        assert!(text.contains("proteus_vm_dirty_bytes_per_second{vm=\"web\"} 2048\n"), "{text}");
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 3, "{text}");
         for (name, kind, _) in FAMILIES {
             assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
         }

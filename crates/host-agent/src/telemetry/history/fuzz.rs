@@ -185,17 +185,20 @@ fn a_slot_that_somebody_made_is_taken_only_in_order() {
         let begins_at = UnixMillis(number.wrapping_mul(step_s * 1000));
         let (slot, summaries) = (begins_at.0 / (step_s * 1000) % slots, [None; METRICS]);
         let mut bytes = layout.encode(tier, &Bucket { begins_at, readings: random.next() as u16, summaries });
+        let body = bytes.len() - 4;
+        let mut all = layout.scale.unpack(&bytes[10..body]);
         for _ in 0..random.below(3) {
-            let at = 10 + random.below(METRICS) * VALUES * 2;
-            let mut codes = [0; VALUES].map(|_: i32| random.next() as u16);
+            let at = random.below(METRICS) * VALUES;
+            let mut codes = [0; VALUES].map(|_: i32| random.next() as u16 & layout.scale.missing());
             if random.below(2) == 0 {
                 codes.sort_unstable();
                 codes[4] = codes[2];
             }
-            let codes: Vec<u8> = codes.iter().flat_map(|code| code.to_le_bytes()).collect();
-            bytes[at..at + VALUES * 2].copy_from_slice(&codes);
+            all[at..at + VALUES].copy_from_slice(&codes);
         }
-        let body = bytes.len() - 4;
+        let mut packed = Vec::new();
+        layout.scale.pack(all.into_iter(), &mut packed);
+        bytes[10..body].copy_from_slice(&packed);
         let sum = layout.checksum(tier, &bytes[..body]);
         bytes[body..].copy_from_slice(&sum.to_le_bytes());
         let Ok(Some(bucket)) = layout.decode(tier, slot, &bytes) else { continue };

@@ -29,7 +29,7 @@ const FILES_BESIDE: u64 = 200;
 const PROCESSES: u64 = 8;
 /// Bytes of a history that is full, and of one of its slots (`telemetry/history.rs` of the node).
 const HISTORY_BYTES: u64 = 4096 + 12_240 * SLOT_BYTES;
-const SLOT_BYTES: u64 = 224;
+const SLOT_BYTES: u64 = 233;
 /// When the made-up time begins: a full ten minutes.
 const BEGIN: UnixMillis = UnixMillis(1_790_000_400_000);
 
@@ -51,6 +51,9 @@ fn counters(round: u64, vm: u64) -> VmCounters {
         vcpu_run_ns: Some(busy),
         vcpu_wait_ns: Some(busy / 50),
         throttled_ns: Some(0),
+        psi_cpu_us: None,
+        psi_memory_us: None,
+        psi_io_us: None,
         vmm_run_ns: Some(busy + busy / 10),
         resident: Some(Bytes::mib(64 + (vm + round) % 256)),
         net_to_guest: Some(moved),
@@ -63,6 +66,9 @@ fn counters(round: u64, vm: u64) -> VmCounters {
         disk_writes: Some(moved / 2048),
         disk_flushes: Some(round * 3),
         disk_took_ns: Some(moved * 40),
+        instructions: Some(busy * 3),
+        cycles: Some(busy * 2),
+        cache_misses: Some(busy / 500),
     }
 }
 
