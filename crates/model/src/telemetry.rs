@@ -191,6 +191,12 @@ pub struct ProcessObserved {
     pub resident: Bytes,
     /// Threads.
     pub threads: u32,
+    /// Read from storage since its start, without what a child of it did; `None`: not told.
+    #[serde(default)]
+    pub read: Option<Bytes>,
+    /// Written that goes to storage, alike.
+    #[serde(default)]
+    pub written: Option<Bytes>,
 }
 
 /// A control group.
