@@ -15,8 +15,9 @@ pub use findings::{
     AspectObserved, COLLECT_BUDGET, COLLECT_BUDGET_MAX, CallsObserved, ChangeAuthor, CollectError,
     CollectIntent, Collector, CollectorObserved, CollectorState, ConfigurationAspect, ConfigurationChange,
     ConfigurationObserved, ConnectionsObserved, Consent, ENDPOINTS_MAX, EndpointObserved, FileKind,
-    FileKindObserved, FilesObserved, Findings, FlowDirection, FlowObserved, Found, GpuObserved, LogObserved,
-    SensitiveClass, SensitiveObserved, SessionsReleased, UsersObserved, endpoint,
+    FileKindObserved, FilesObserved, Findings, FlowDirection, FlowObserved, Found, GpuObserved,
+    LibrariesObserved, LibraryClassObserved, LogObserved, SensitiveClass, SensitiveObserved,
+    SessionsReleased, UsersObserved, endpoint,
 };
 
 pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};

@@ -354,7 +354,8 @@ pub struct RecordView {
     pub data_footprint_analysis: PartView<FootprintView>,
     /// What it sends and receives.
     pub network_traffic_profile: PartView<TrafficView>,
-    /// System calls of all programs by class, per second.
+    /// System calls of all programs by class, per second; and, where they are counted, calls of libraries by library and
+    /// class, as `libssl/tls`.
     pub api_call_frequency: PartView<BTreeMap<String, f64>>,
     /// What applications tell of themselves.
     pub application_metrics: PartView<Vec<EndpointView>>,
