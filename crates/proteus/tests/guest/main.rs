@@ -16,6 +16,8 @@ mod full;
 
 mod personality;
 
+mod program;
+
 mod usage;
 
 #[path = "../../../../tests/support/images.rs"]
