@@ -15,8 +15,9 @@ pub use findings::{
     AspectObserved, COLLECT_BUDGET, COLLECT_BUDGET_MAX, CallsObserved, ChangeAuthor, CollectError,
     CollectIntent, Collector, CollectorObserved, CollectorState, ConfigurationAspect, ConfigurationChange,
     ConfigurationObserved, ConnectionsObserved, Consent, ENDPOINTS_MAX, EndpointObserved, FileKind,
-    FileKindObserved, FilesObserved, Findings, FlowDirection, FlowObserved, Found, GpuObserved, LogObserved,
-    SensitiveClass, SensitiveObserved, SessionsReleased, UsersObserved, endpoint,
+    FileKindObserved, FilesObserved, Findings, FlowDirection, FlowObserved, Found, GpuObserved,
+    LibrariesObserved, LibraryClassObserved, LogObserved, SensitiveClass, SensitiveObserved,
+    SessionsReleased, UsersObserved, endpoint,
 };
 
 pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};
@@ -191,6 +192,12 @@ pub struct ProcessObserved {
     pub resident: Bytes,
     /// Threads.
     pub threads: u32,
+    /// Read from storage since its start, without what a child of it did; `None`: not told.
+    #[serde(default)]
+    pub read: Option<Bytes>,
+    /// Written that goes to storage, alike.
+    #[serde(default)]
+    pub written: Option<Bytes>,
 }
 
 /// A control group.

@@ -137,7 +137,7 @@ impl PersonalityRecord {
         self.configuration = Some((history, sequence));
     }
 
-    /// Forgets what was found by collectors that are switched off, and of users where nobody asks for them.
+    /// Forgets what was found by collectors that are switched off, and of users and libraries where nobody asks for them.
     pub fn forget_collected(&mut self, intent: &CollectIntent) {
         if intent.off.contains(&Collector::Configuration) {
             (self.configuration, self.configured) = (None, Vec::new());
@@ -145,6 +145,9 @@ impl PersonalityRecord {
         let Some((_, findings)) = &mut self.findings else { return };
         if !intent.users {
             findings.users = None;
+        }
+        if !intent.libraries {
+            findings.libraries = None;
         }
         for name in &intent.off {
             match name {
@@ -156,6 +159,7 @@ impl PersonalityRecord {
                 Collector::Files => findings.files = None,
                 Collector::Configuration => findings.configuration = None,
                 Collector::Users => findings.users = None,
+                Collector::Libraries => findings.libraries = None,
             }
         }
     }

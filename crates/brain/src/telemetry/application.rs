@@ -21,16 +21,74 @@ struct Program {
     resident_max: u64,
     first_at: u64,
     last_at: u64,
+    /// Read and written.
+    moved: [Flow; 2],
+}
+
+/// Bytes of one program in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Flow {
+    recent: f32,
+    /// `None`: nobody told yet.
+    all: Option<u64>,
+    /// Whether it was told of any process of the last list that had one.
+    is_told: bool,
+}
+
+impl Flow {
+    fn add(&mut self, moved: u64) {
+        self.recent += moved as f32;
+        self.all = Some(self.all.unwrap_or(0).saturating_add(moved));
+        self.is_told = true;
+    }
+
+    /// Of what moved long ago nothing is left: less than a byte is none.
+    fn fade(&mut self) {
+        self.recent = Some(self.recent * DECAY).filter(|recent| *recent >= 1.0).unwrap_or(0.0);
+    }
+
+    /// Bytes per second, of what is told now.
+    fn per_second(&self, recent_ms: f32) -> Option<f32> {
+        let rate = self.recent * 1000.0 / recent_ms;
+        (self.is_told && recent_ms > 0.0 && rate.is_finite()).then_some(rate)
+    }
+}
+
+/// What a process used and moved so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Counters {
+    cpu_us: u64,
+    moved: [Option<u64>; 2],
+}
+
+impl Counters {
+    fn of(process: &ProcessObserved) -> Self {
+        let moved = [process.read, process.written].map(|bytes| bytes.map(|bytes| bytes.0));
+        Self { cpu_us: process.cpu_us, moved }
+    }
+}
+
+/// What a counter grew by. Of the first list it is not known when that was; of a process that is new all of it is of now.
+fn grown(before: Option<u64>, now: u64, is_new: bool) -> u64 {
+    match before {
+        Some(before) => now.saturating_sub(before),
+        None if is_new => now,
+        None => 0,
+    }
 }
 
 /// The applications of one VM since it was first heard of.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Applications {
-    /// CPU time of the processes of the last list, by id and start.
-    processes: HashMap<(u32, u64), u64>,
+    /// Counters of the processes of the last list, by id and start.
+    processes: HashMap<(u32, u64), Counters>,
     programs: BTreeMap<String, Program>,
     /// The latest start of a process of any list so far, ticks; `None`: none was heard.
     started_last: Option<u64>,
+    /// When the last list was; `None`: the next one begins anew.
+    heard_at: Option<u64>,
+    /// Time of which what was recently moved is.
+    recent_ms: f32,
 }
 
 impl Applications {
@@ -39,28 +97,35 @@ impl Applications {
         for program in self.programs.values_mut() {
             program.recent_us *= DECAY;
             program.processes = 0;
+            program.moved.iter_mut().for_each(Flow::fade);
         }
+        let passed_ms = self.heard_at.replace(at.0).map_or(0, |before| at.0.saturating_sub(before));
+        self.recent_ms = self.recent_ms * DECAY + passed_ms as f32;
         let mut resident: BTreeMap<&str, u64> = BTreeMap::new();
         let mut processes = HashMap::new();
         for process in list.iter().take(PROCESSES_MAX) {
             let id = (process.pid, process.started_ticks);
-            if processes.insert(id, process.cpu_us).is_some() {
+            let counters = Counters::of(process);
+            if processes.insert(id, counters).is_some() {
                 continue;
             }
-            // Of the first list it is not known when what was used; of a process that is new all of it is.
             let is_new = self.started_last.is_some_and(|last| process.started_ticks > last);
             let before = self.processes.get(&id).copied();
-            let used = match before {
-                Some(before) => process.cpu_us.saturating_sub(before),
-                None if is_new => process.cpu_us,
-                None => 0,
-            };
+            let used = grown(before.map(|before| before.cpu_us), process.cpu_us, is_new);
             let known = self.programs.entry(process.name.clone());
             let program = known.or_insert_with(|| Program { first_at: at.0, ..Program::default() });
             program.recent_us += used as f32;
             program.cpu_us = program.cpu_us.saturating_add(used);
             program.starts += u64::from(is_new && before.is_none());
             program.processes += 1;
+            for (which, flow) in program.moved.iter_mut().enumerate() {
+                flow.is_told &= program.processes > 1;
+                if let Some(now) = counters.moved[which] {
+                    // One that was not told of before begins with what it has now.
+                    let known = before.map(|before| before.moved[which].unwrap_or(now));
+                    flow.add(grown(known, now, is_new));
+                }
+            }
             program.last_at = at.0;
             let sum = resident.entry(&process.name).or_default();
             *sum = sum.saturating_add(process.resident.0);
@@ -79,7 +144,7 @@ impl Applications {
     /// A guest that started anew numbers its processes anew.
     pub fn begin_anew(&mut self) {
         self.processes.clear();
-        self.started_last = None;
+        (self.started_last, self.heard_at) = (None, None);
     }
 
     /// Leaves out those that used least lately.
@@ -105,6 +170,10 @@ impl Applications {
             starts: program.starts,
             processes: program.processes,
             resident_max: Bytes(program.resident_max),
+            read: program.moved[0].all.map(Bytes),
+            written: program.moved[1].all.map(Bytes),
+            read_per_second: program.moved[0].per_second(self.recent_ms),
+            written_per_second: program.moved[1].per_second(self.recent_ms),
             first_at: UnixMillis(program.first_at),
             last_at: UnixMillis(program.last_at),
         };
@@ -121,7 +190,12 @@ mod tests {
 
     fn process(pid: u32, started_ticks: u64, name: &str, cpu_us: u64) -> ProcessObserved {
         let (name, resident) = (name.to_owned(), Bytes::mib(1));
-        ProcessObserved { pid, started_ticks, name, cpu_us, resident, threads: 1 }
+        ProcessObserved { pid, started_ticks, name, cpu_us, resident, threads: 1, read: None, written: None }
+    }
+
+    fn moving(pid: u32, started_ticks: u64, name: &str, moved: Option<[u64; 2]>) -> ProcessObserved {
+        let [read, written] = moved.map_or([None, None], |moved| moved.map(|bytes| Some(Bytes(bytes))));
+        ProcessObserved { read, written, ..process(pid, started_ticks, name, 0) }
     }
 
     #[test]
@@ -161,6 +235,41 @@ mod tests {
         assert_eq!((all.list()[0].cpu, all.list()[0].starts), (Millis(500), 0));
     }
 
+    #[test]
+    fn what_programs_move_is_a_rate_of_about_the_last_minute_and_missing_where_it_is_not_told() {
+        let mut all = Applications::default();
+        let find =
+            |all: &Applications, name: &str| all.list().into_iter().find(|app| app.name == name).unwrap();
+        // Of the first list it is not known when that was.
+        all.hear(UnixMillis(0), &[moving(1, 5, "db", Some([7 << 20, 1 << 30])), moving(2, 6, "web", None)]);
+        let (db, web) = (find(&all, "db"), find(&all, "web"));
+        assert_eq!((db.written, db.written_per_second), (Some(Bytes(0)), None));
+        assert_eq!((web.read, web.written, web.written_per_second), (None, None, None));
+        // 10 MB in ten seconds; and a new one with all that it did.
+        let next = [
+            moving(1, 5, "db", Some([7 << 20, (1 << 30) + 10_000_000])),
+            moving(3, 50, "dd", Some([0, 5_000_000])),
+        ];
+        all.hear(UnixMillis(10_000), &next);
+        let (db, dd) = (find(&all, "db"), find(&all, "dd"));
+        assert_eq!((db.written, db.written_per_second), (Some(Bytes(10_000_000)), Some(1_000_000.0)));
+        assert_eq!((db.read, db.read_per_second), (Some(Bytes(0)), Some(0.0)));
+        assert_eq!((dd.written, dd.written_per_second), (Some(Bytes(5_000_000)), Some(500_000.0)));
+        // One that ended fades away, and one that is not told any more is missing at once; what it did stays.
+        all.hear(UnixMillis(20_000), &[moving(1, 5, "db", None)]);
+        let (db, dd) = (find(&all, "db"), find(&all, "dd"));
+        assert_eq!((db.written, db.written_per_second), (Some(Bytes(10_000_000)), None));
+        assert!(dd.written_per_second.is_some_and(|rate| (200_000.0..250_000.0).contains(&rate)), "{dd:?}");
+        // Told again, it begins with what it has then.
+        all.hear(UnixMillis(30_000), &[moving(1, 5, "db", Some([0, 1 << 40]))]);
+        assert_eq!(find(&all, "db").written, Some(Bytes(10_000_000)));
+        // A counter that goes back is nothing that was moved, and neither is a guest that began anew.
+        all.hear(UnixMillis(40_000), &[moving(1, 5, "db", Some([0, 5]))]);
+        all.begin_anew();
+        all.hear(UnixMillis(50_000), &[moving(1, 9, "db", Some([1 << 40, 1 << 40]))]);
+        assert_eq!(find(&all, "db").written, Some(Bytes(10_000_000)));
+    }
+
     proptest! {
         #[test]
         fn no_list_makes_it_grow_or_fail(
@@ -170,10 +279,15 @@ mod tests {
             let mut all = Applications::default();
             for (at, list) in lists.iter().enumerate() {
                 let list: Vec<ProcessObserved> = list.iter()
-                    .map(|(pid, start, name, cpu)| process(*pid, *start, name, *cpu)).collect();
+                    .map(|(pid, start, name, cpu)| ProcessObserved {
+                        read: Some(Bytes(*cpu)), written: pid.is_multiple_of(2).then_some(Bytes(*start)),
+                        ..process(*pid, *start, name, *cpu)
+                    }).collect();
                 all.hear(UnixMillis(at as u64), &list);
                 prop_assert!(all.list().len() <= APPLICATIONS_MAX);
                 prop_assert!(all.list().iter().all(|app| (0.0..=1.001).contains(&app.cpu_share)));
+                let rates = all.list().into_iter().flat_map(|app| [app.read_per_second, app.written_per_second]);
+                prop_assert!(rates.flatten().all(|rate| rate.is_finite() && rate >= 0.0));
             }
         }
     }

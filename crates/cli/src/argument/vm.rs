@@ -67,7 +67,7 @@ pub struct VmCollectors {
     /// Which.
     pub vm: String,
     /// Switch a collector off and forget what it found: connections, calls, logs, gpus, endpoints, files,
-    /// configuration, users. May be given again.
+    /// configuration, users, libraries. May be given again.
     #[arg(long, value_name = "COLLECTOR")]
     pub off: Vec<String>,
     /// Switch a collector on again. May be given again.
@@ -76,6 +76,10 @@ pub struct VmCollectors {
     /// Whether its users are to be known of; they must consent inside the guest (`proteus-guest consent give`).
     #[arg(long, value_name = "BOOL")]
     pub users: Option<bool>,
+    /// Whether calls of libraries as OpenSSL and zlib are to be counted, half a second a minute each; programs that call
+    /// them run slower meanwhile.
+    #[arg(long, value_name = "BOOL")]
+    pub libraries: Option<bool>,
     /// Ask an application for its metrics in the OpenMetrics format, at an address of the guest itself, as
     /// `http://127.0.0.1:9100/metrics`. nginx, redis and PostgreSQL are found without. May be given again.
     #[arg(long, value_name = "URL")]

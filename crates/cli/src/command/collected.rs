@@ -84,7 +84,7 @@ pub(super) fn begun(all: &[BegunView], at: Option<UnixMillis>, now: u64) -> Stri
     indented(&text)
 }
 
-/// System calls by class.
+/// System calls by class, calls of libraries by library and class.
 pub(super) fn calls(all: &BTreeMap<String, f64>) -> String {
     let row = |(name, rate): (&String, &f64)| vec![name.clone(), number(*rate as f32)];
     indented(&table(&["CLASS", "PER SECOND"], &all.iter().map(row).collect::<Vec<_>>()))
@@ -164,6 +164,9 @@ fn collectors(view: &CollectorsView, now: u64) -> String {
         text += &table(&["COLLECTOR", "STATE", "CPU TIME", "ROUNDS", "WHY"], &rows);
     }
     let _ = writeln!(text, "users: {}", if view.users { "wanted, where they consent" } else { "not wanted" });
+    if view.libraries {
+        text += "libraries: wanted\n";
+    }
     for endpoint in &view.endpoints {
         let _ = writeln!(text, "asks {endpoint}");
     }
@@ -176,6 +179,7 @@ impl Session {
             off: asks.off.clone(),
             on: asks.on.clone(),
             users: asks.users,
+            libraries: asks.libraries,
             add_endpoints: asks.endpoint.clone(),
             remove_endpoints: asks.no_endpoint.clone(),
             budget_permille: asks.budget,
@@ -256,6 +260,7 @@ mod tests {
             at: Some(UnixMillis(5000)),
             missing: None,
             users: false,
+            libraries: true,
             off: vec!["files".to_owned()],
             endpoints: vec!["http://127.0.0.1:9100/metrics".to_owned()],
             budget_permille: 5,
@@ -270,6 +275,7 @@ mod tests {
             logs       on     12 ms     3
             files      off    12 ms     3       it is switched off
             users: not wanted
+            libraries: wanted
             asks http://127.0.0.1:9100/metrics
         "#]]
         .assert_eq(&collectors(&view, 35_000));

@@ -85,6 +85,10 @@ fn configuration(all: &[ConfigurationView]) -> String {
     ))
 }
 
+fn per_second(bytes: Option<f32>) -> String {
+    bytes.map_or("-".to_owned(), |bytes| inside::amount(bytes as i128))
+}
+
 fn applications(all: &[ApplicationView]) -> String {
     let row = |app: &ApplicationView| {
         vec![
@@ -94,6 +98,8 @@ fn applications(all: &[ApplicationView]) -> String {
             app.processes.to_string(),
             app.starts.to_string(),
             format!("{} MiB", app.resident_max >> 20),
+            per_second(app.read_per_second),
+            per_second(app.written_per_second),
             app.sessions.map_or("-".to_owned(), |count| count.to_string()),
             app.requests.map_or("-".to_owned(), |rate| number(rate as f32)),
             moment(app.first_at),
@@ -107,6 +113,8 @@ fn applications(all: &[ApplicationView]) -> String {
         "NOW",
         "STARTS",
         "MOST MEMORY",
+        "READ/S",
+        "WRITTEN/S",
         "SESSIONS",
         "REQUESTS/S",
         "SINCE (UTC)",

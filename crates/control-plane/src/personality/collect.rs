@@ -74,6 +74,7 @@ fn changed(before: &CollectIntent, request: &CollectorsRequest) -> Result<Collec
     intent.off.sort_unstable();
     intent.off.dedup();
     intent.users = request.users.unwrap_or(intent.users);
+    intent.libraries = request.libraries.unwrap_or(intent.libraries);
     intent.budget = request.budget_permille.map(Permille).or(intent.budget);
     for endpoint in &request.remove_endpoints {
         let there = intent.endpoints.len();
@@ -171,6 +172,7 @@ impl Control {
             at: findings.map(|(at, _)| *at),
             missing,
             users: collect.users,
+            libraries: collect.libraries,
             off: collect.off.iter().map(|name| name.name().to_owned()).collect(),
             endpoints: collect.endpoints.clone(),
             budget_permille: collect.budget.unwrap_or(COLLECT_BUDGET).0,
@@ -255,7 +257,11 @@ mod tests {
         let after = changed(&before, &request).unwrap();
         assert_eq!((after.off.as_slice(), after.users), ([Collector::Files].as_slice(), false));
         assert_eq!(after.endpoints.len(), 2);
+        let wanted = CollectorsRequest { libraries: Some(true), ..CollectorsRequest::default() };
+        let wanted = changed(&before, &wanted).unwrap();
+        assert_eq!((wanted.libraries, wanted.users, before.libraries), (true, false, false));
         let nothing = CollectorsRequest::default();
+        assert!(changed(&wanted, &nothing).unwrap().libraries);
         assert_eq!(changed(&before, &nothing).unwrap(), before);
     }
 

@@ -56,10 +56,11 @@ fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartVi
     let Some((at, all)) = &record.applications else {
         return PartView::unknown("guest", "no agent was heard");
     };
-    let mut missing = vec![
-        "processes that lived less than ten seconds, unless they lived at a look".to_owned(),
-        "IO of each: not supported here".to_owned(),
-    ];
+    let mut missing =
+        vec!["processes that lived less than ten seconds, unless they lived at a look".to_owned()];
+    if !all.is_empty() && all.iter().all(|app| app.written.is_none()) {
+        missing.push("IO of each: its agent is of before, or its kernel does not count it".to_owned());
+    }
     if collected.connections().is_none() {
         missing.push(format!("sessions and dependencies: {}", collected.why_not(Collector::Connections)));
     }

@@ -1,10 +1,11 @@
-//! Counters of the kernel's trace points. Must never sample, nor hold a counter on longer than its owner lives.
+//! Counters of the kernel's trace points, and of functions in files that programs run. Must never sample, nor hold a
+//! counter on longer than its owner lives.
 
 use super::check;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ffi::CStr;
 
-/// `struct perf_event_attr` of linux/perf_event.h in its first version, 64 bytes.
+/// `struct perf_event_attr` of linux/perf_event.h in its second version, 72 bytes.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -18,6 +19,7 @@ struct Attributes {
     wakeup_events: u32,
     breakpoint_type: u32,
     config1: u64,
+    config2: u64,
 }
 
 /// `PERF_TYPE_TRACEPOINT`.
@@ -31,7 +33,7 @@ const ENABLE: libc::c_ulong = 0x2400;
 /// `PERF_EVENT_IOC_SET_FILTER`: `_IOW('$', 6, char *)`.
 const SET_FILTER: libc::c_ulong = 0x4008_2406;
 
-/// A counter of one trace point on one CPU.
+/// A counter of one trace point, or of one place in a file, on one CPU.
 pub struct Counter(OwnedFd);
 
 impl Counter {
@@ -44,16 +46,38 @@ impl Counter {
             flags: DISABLED,
             ..Attributes::default()
         };
-        // SAFETY: the kernel reads as many bytes of the structure as its `size` says, which is its size, and returns a
-        // new descriptor that nobody else owns; the filter ends with a zero byte and is only read.
+        let counter = Self::open(&attributes, cpu)?;
+        // SAFETY: the descriptor is open; the filter ends with a zero byte and is only read.
         unsafe {
-            let fd = libc::syscall(libc::SYS_perf_event_open, &attributes, -1, cpu as i32, -1, CLOEXEC);
-            let fd = OwnedFd::from_raw_fd(check(fd)? as i32);
             if let Some(filter) = filter {
-                check(libc::ioctl(fd.as_raw_fd(), SET_FILTER, filter.as_ptr()).into())?;
+                check(libc::ioctl(counter.0.as_raw_fd(), SET_FILTER, filter.as_ptr()).into())?;
             }
-            check(libc::ioctl(fd.as_raw_fd(), ENABLE, 0).into())?;
-            Ok(Self(fd))
+            check(libc::ioctl(counter.0.as_raw_fd(), ENABLE, 0).into())?;
+        }
+        Ok(counter)
+    }
+
+    /// Counts from now on how often any program on a CPU comes by an instruction of a file, by its place in the file.
+    /// `kind`: the number that the kernel gave to its `uprobe` counters.
+    pub fn start_at(kind: u32, file: &CStr, offset: u64, cpu: u32) -> std::io::Result<Self> {
+        let attributes = Attributes {
+            kind,
+            size: size_of::<Attributes>() as u32,
+            config1: file.as_ptr().expose_provenance() as u64,
+            config2: offset,
+            ..Attributes::default()
+        };
+        // The kernel copies the name while it opens the counter.
+        Self::open(&attributes, cpu)
+    }
+
+    /// What `attributes` points to must outlive the call, and ends with a zero byte.
+    fn open(attributes: &Attributes, cpu: u32) -> std::io::Result<Self> {
+        // SAFETY: the kernel reads as many bytes of the structure as its `size` says, which is its size, and returns a
+        // new descriptor that nobody else owns.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_perf_event_open, attributes, -1, cpu as i32, -1, CLOEXEC);
+            Ok(Self(OwnedFd::from_raw_fd(check(fd)? as i32)))
         }
     }
 

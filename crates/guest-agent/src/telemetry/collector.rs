@@ -18,6 +18,8 @@ mod file;
 
 mod gpu;
 
+mod library;
+
 mod log;
 
 mod mount;
@@ -45,6 +47,8 @@ const MISSING_RETRY: Duration = Duration::from_secs(600);
 /// Exit code of a process that passed its memory: what was let go of stays with a process, so it ends, and is started
 /// anew after a while.
 pub const PASSED_MEMORY: i32 = 3;
+/// Why one is off that is off unless it is asked for.
+const NOT_ASKED: &str = "the owner of the VM did not ask for it";
 /// Longest line of findings: what a frame carries, less some.
 pub const LINE_BYTES_MAX: usize = 200 << 10;
 /// Longest line of policy: 64 endpoints of 256 bytes, and some.
@@ -78,6 +82,10 @@ pub trait Collect {
     }
     /// A small part of the work: some milliseconds of CPU, at most a second of waiting.
     fn step(&mut self, findings: &mut Findings) -> Step;
+    /// Whether something is on that costs others until the next step, which then is not put off.
+    fn is_open(&self) -> bool {
+        false
+    }
     /// Lets go of all that it holds, and of the round that it is in.
     fn forget(&mut self);
 }
@@ -108,6 +116,7 @@ fn clear(findings: &mut Findings, name: Collector) {
     match name {
         Collector::Connections => findings.connections = None,
         Collector::Calls => findings.calls = None,
+        Collector::Libraries => findings.libraries = None,
         Collector::Logs => findings.logs = None,
         Collector::Gpus => findings.gpus = None,
         Collector::Endpoints => findings.endpoints = None,
@@ -155,6 +164,11 @@ impl Member {
         (late - early) / period
     }
 
+    /// Whether its next step must not be put off.
+    fn is_held_open(&self) -> bool {
+        self.state != CollectorState::Off && self.collect.is_open()
+    }
+
     /// One step, whose CPU time is put down to it.
     fn step(&mut self, now: Instant, findings: &mut Findings, spent_us: impl Fn() -> u64) {
         let before = spent_us();
@@ -199,7 +213,8 @@ impl Crew {
             member.collect.follow(&policy);
             let why = match name {
                 name if policy.off.contains(&name) => "it is switched off",
-                Collector::Users if !policy.users => "the owner of the VM did not ask for it",
+                Collector::Users if !policy.users => NOT_ASKED,
+                Collector::Libraries if !policy.libraries => NOT_ASKED,
                 _ => {
                     if member.state == CollectorState::Off {
                         member.set(CollectorState::On, String::new());
@@ -220,6 +235,12 @@ impl Crew {
     fn step(&mut self, now: Instant) {
         self.budget.account(now);
         let permille = self.budget.permille();
+        // Paid for or not: it costs others for as long as it stays.
+        let open = self.members.iter_mut().find(|member| member.is_held_open() && member.due <= now);
+        if let Some(member) = open {
+            member.step(now, &mut self.findings, budget::own_cpu_us);
+            return;
+        }
         let working = self.members.iter_mut().filter(|member| member.state != CollectorState::Off);
         if self.budget.allows() {
             let latest = working.max_by(|a, b| a.lateness(now).total_cmp(&b.lateness(now)));
@@ -237,7 +258,9 @@ impl Crew {
     /// When there is something to do; `None`: everything is switched off.
     fn next_at(&self, now: Instant) -> Option<Instant> {
         let working = self.members.iter().filter(|member| member.state != CollectorState::Off);
-        working.map(|member| member.due).min().map(|due| due.max(self.budget.allows_at(now)))
+        let paid = working.map(|member| member.due).min().map(|due| due.max(self.budget.allows_at(now)));
+        let open = self.members.iter().filter(|member| member.is_held_open()).map(|member| member.due).min();
+        [paid, open].into_iter().flatten().min()
     }
 
     fn tell(&mut self) -> std::io::Result<()> {
@@ -315,6 +338,7 @@ pub fn run() -> ExitCode {
             Box::new(gpu::Gpus),
             Box::new(log::Logs::default()),
             Box::new(call::Calls::default()),
+            Box::new(library::Libraries::default()),
             Box::new(connection::Connections::new(listeners.clone())),
             Box::new(endpoint::Endpoints::new(listeners)),
             Box::new(user::People::default()),

@@ -1,7 +1,10 @@
-//! The processes that use most. Must never list the kernel's threads, nor read them more than once.
+//! The processes that use most, and what each of those moves from and to storage. Must never list the kernel's threads, nor read them more than once.
+
+mod moved;
 
 use super::TICK_US;
 use crate::procfs::{Reader, process_ids, process_stat};
+use moved::Moved;
 use proteus_protocol::guest::v1::sample::{PROCESSES_MAX, Process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,6 +24,7 @@ pub struct Processes {
     /// The kernel's count of all processes ever made, from before they were listed.
     forks: Option<u64>,
     cpu_before_us: BTreeMap<u32, u64>,
+    moved: Moved,
 }
 
 impl Processes {
@@ -52,6 +56,7 @@ impl Processes {
         self.list(forks)?;
         let page_bytes = crate::sys::page_bytes();
         let (mut found, mut kept) = (Vec::new(), 0);
+        let mut parents = BTreeMap::new();
         let kernel = &mut self.kernel;
         self.users.retain(|pid, slot| {
             let stat = reader.read_kept(slot, format!("/proc/{pid}/stat")).and_then(process_stat);
@@ -61,6 +66,7 @@ impl Processes {
                 kernel.insert(*pid);
                 return false;
             }
+            parents.insert(*pid, (stat.parent, stat.started_ticks));
             found.push(Process {
                 pid: *pid,
                 started_ticks: stat.started_ticks,
@@ -68,6 +74,7 @@ impl Processes {
                 cpu_us: stat.cpu_ticks.saturating_mul(TICK_US),
                 resident: stat.resident_pages.saturating_mul(page_bytes),
                 threads: stat.threads,
+                ..Process::default()
             });
             kept += 1;
             if kept > KEPT_MAX {
@@ -80,8 +87,14 @@ impl Processes {
         found.sort_by_key(|p| std::cmp::Reverse(used(p)));
         let busiest = found.len().min(PROCESSES_MAX / 2);
         found[busiest..].sort_by_key(|p| std::cmp::Reverse(p.resident));
-        self.cpu_before_us = found.iter().map(|p| (p.pid, p.cpu_us)).collect();
+        let now_us = found.iter().map(|p| (p.pid, p.cpu_us)).collect();
+        let before_us = std::mem::replace(&mut self.cpu_before_us, now_us);
         found.truncate(PROCESSES_MAX);
+        // Of those that are told only: each file more costs as much as a process does.
+        let is_idle = |pid: u32| before_us.get(&pid) == self.cpu_before_us.get(&pid);
+        self.moved.look(&mut found, &parents, is_idle, |pid| {
+            reader.read(format!("/proc/{pid}/io")).and_then(moved::amounts)
+        });
         Some(found)
     }
 }

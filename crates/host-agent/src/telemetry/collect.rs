@@ -20,6 +20,7 @@ fn policy(intent: &CollectIntent) -> CollectPolicy {
     CollectPolicy {
         off,
         users: intent.users,
+        libraries: intent.libraries,
         endpoints: intent.endpoints.clone(),
         budget_permille: intent.budget.map(|budget| budget.0),
     }

@@ -26,6 +26,8 @@ fn word(uptime: u64, started_ticks: u64, cpu_us: u64) -> GuestSample {
         cpu_us,
         resident: Bytes::mib(1),
         threads: 1,
+        read: None,
+        written: None,
     };
     GuestSample { uptime: Some(Millis(uptime)), processes: Some(vec![process]), ..GuestSample::default() }
 }

@@ -21,6 +21,18 @@ pub struct Application {
     pub processes: u32,
     /// The most memory that its processes had together, as resident pages.
     pub resident_max: Bytes,
+    /// What it was seen to read from storage; `None`: nobody told.
+    #[serde(default)]
+    pub read: Option<Bytes>,
+    /// What it was seen to write that goes to storage.
+    #[serde(default)]
+    pub written: Option<Bytes>,
+    /// What it reads from storage each second, over about the last minute; `None`: it is not told now.
+    #[serde(default)]
+    pub read_per_second: Option<f32>,
+    /// What it writes each second that goes to storage, alike.
+    #[serde(default)]
+    pub written_per_second: Option<f32>,
     /// When it was first seen.
     pub first_at: UnixMillis,
     /// When it was last seen.

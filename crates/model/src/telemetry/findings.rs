@@ -5,12 +5,15 @@ mod configuration;
 
 mod file;
 
+mod library;
+
 mod user;
 
 pub use configuration::{
     AspectObserved, ChangeAuthor, ConfigurationAspect, ConfigurationChange, ConfigurationObserved,
 };
 pub use file::{FileKind, FileKindObserved, FilesObserved, SensitiveClass, SensitiveObserved};
+pub use library::{LibrariesObserved, LibraryClassObserved};
 pub use user::{Consent, SessionsReleased, UsersObserved};
 
 use super::super::unit::{Bytes, Millis, Permille, UnixMillis};
@@ -56,11 +59,13 @@ pub enum Collector {
     Configuration,
     /// What people do, by their consent.
     Users,
+    /// Calls of well-known libraries by class, where the owner asks for them.
+    Libraries,
 }
 
 impl Collector {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connections,
         Self::Calls,
         Self::Logs,
@@ -69,6 +74,7 @@ impl Collector {
         Self::Files,
         Self::Configuration,
         Self::Users,
+        Self::Libraries,
     ];
 
     /// Its name.
@@ -82,6 +88,7 @@ impl Collector {
             Self::Files => "files",
             Self::Configuration => "configuration",
             Self::Users => "users",
+            Self::Libraries => "libraries",
         }
     }
 }
@@ -102,6 +109,9 @@ pub struct CollectIntent {
     /// Whether users are to be known of, where they consent inside the guest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub users: bool,
+    /// Whether calls of libraries are to be counted, which costs programs that call them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub libraries: bool,
     /// Where applications tell of themselves in the OpenMetrics format, as the guest sees it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
@@ -245,6 +255,8 @@ pub struct Findings {
     pub configuration: Option<Found<ConfigurationObserved>>,
     /// What people do.
     pub users: Option<Found<UsersObserved>>,
+    /// Calls of libraries.
+    pub libraries: Option<Found<LibrariesObserved>>,
 }
 
 /// The TCP connections of a guest.

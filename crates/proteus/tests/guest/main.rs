@@ -20,6 +20,8 @@ mod inside;
 
 mod personality;
 
+mod program;
+
 mod usage;
 
 #[path = "../../../../tests/support/images.rs"]

@@ -1,6 +1,7 @@
 //! What a real VM uses, as the host sees it: there without an agent's word, there after Proteus was killed, and with
 //! gaps where nobody looked. Must never take Proteus's word for load that the test did not make itself.
 
+use crate::program;
 use crate::server::{Server, wait_for};
 use crate::{image_dir, inside, serves};
 use serde_json::Value;
@@ -109,9 +110,11 @@ fn it_travels(server: &Server) {
 fn what_a_vm_uses_is_measured_kept_over_a_kill_and_never_made_up() {
     let mut server = Server::start();
     let images = image_dir();
-    let (guest, image) = (images.join("small"), images.join("nginx.erofs"));
-    let words = ["vm", "create", "web", "--guest", guest.to_str().unwrap(), "--memory", "256MiB"];
-    let words = words.into_iter().chain(["--image", image.to_str().unwrap()]);
+    let path = |name: &str| images.join(name).to_str().unwrap().to_owned();
+    let (guest, nginx, redis) = (path("small"), path("nginx.erofs"), path("redis.erofs"));
+    let disk = program::disk(server.dir.path());
+    let words = ["vm", "create", "web", "--guest", &guest, "--memory", "256MiB"];
+    let words = words.into_iter().chain(["--image", &nginx, "--image", &redis, "--disk", &disk]);
     server.ask(&words.collect::<Vec<_>>());
     assert!(server.cli(&["vm", "watch", "web", "--count", "1"]).ok().stdout.contains("not looked at yet"));
     server.cli(&["vm", "start", "web", "--wait"]).ok();
@@ -137,6 +140,8 @@ fn what_a_vm_uses_is_measured_kept_over_a_kill_and_never_made_up() {
     it_is_in_the_record(&server);
     assert_eq!(loaded["values"]["cpu"]["of_guest"], false);
     assert_eq!(loaded["values"]["guest_memory"]["of_guest"], true);
+    program::what_a_program_writes_is_known(&server, "web");
+    program::calls_of_libraries_are_counted_where_they_are_wanted(&server, "web");
     // Kept: killed, the next Proteus knows what was.
     let kept = wait_for("a bucket with the load", LIMIT, || {
         steps(&server)

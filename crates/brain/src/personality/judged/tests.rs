@@ -98,6 +98,10 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
         starts: 1,
         processes: 2,
         resident_max: Bytes::mib(3),
+        read: None,
+        written: None,
+        read_per_second: None,
+        written_per_second: None,
         first_at: UnixMillis(1),
         last_at: UnixMillis(2),
     };

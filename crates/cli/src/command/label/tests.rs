@@ -17,7 +17,8 @@ fn record() -> serde_json::Value {
             "value": [{"at": NOW - 7_300_000, "version": 0, "profile": null, "morph": null, "changed": []}]},
         "ApplicationUsageStats": {"source": "guest", "at": NOW - 4000, "coverage": 1.0, "missing": [],
             "value": [{"name": "nginx", "cpu_share": 0.9, "cpu_ms": 61_000, "starts": 1, "processes": 2,
-                "resident_max": 9 << 20, "sessions": 4, "requests": 337.2,
+                "resident_max": 9 << 20, "read": 40_960, "written": 9 << 20, "read_per_second": null,
+                "written_per_second": 52_000.0, "sessions": 4, "requests": 337.2,
                 "depends_on": ["redis-server:6379"], "first_at": NOW - 600_000, "last_at": NOW - 4000}]},
         "DataFootprintAnalysis": unknown("guest", "files are not looked at: not supported here"),
         "NetworkTrafficProfile": {"source": "host", "at": NOW - 200_000, "coverage": 0.5, "missing": [],
@@ -104,8 +105,8 @@ fn a_record_is_told_part_by_part_with_what_is_missing() {
           2026-09-21 12:21:40  0        -        not known
 
         ApplicationUsageStats (by guest, 4 s ago, 100 % known)
-          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  SESSIONS  REQUESTS/S  SINCE (UTC)
-          nginx    90 %  61.0 s    2    1       9 MiB        4         337         2026-09-21 14:13:20
+          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  READ/S  WRITTEN/S  SESSIONS  REQUESTS/S  SINCE (UTC)
+          nginx    90 %  61.0 s    2    1       9 MiB        -       50 KiB     4         337         2026-09-21 14:13:20
           nginx depends on redis-server:6379
 
         DataFootprintAnalysis (by guest, not seen, 0 % known)

@@ -16,9 +16,10 @@ use std::fmt::Write as _;
 /// A family: name, type, help.
 type Family = (&'static str, &'static str, &'static str);
 
-/// Most rows of a VM whose names its guest chooses: of logs, and of what applications tell.
+/// Most rows of a VM whose names its guest chooses: of logs, of what applications tell, and of libraries' classes.
 const LOGS_MAX: usize = 16;
 const APPLICATION_ROWS_MAX: usize = 200;
+const LIBRARIES_MAX: usize = 24;
 
 /// Seconds in a nanosecond and in a microsecond.
 const NS: f64 = 1e-9;
@@ -106,6 +107,11 @@ const ROUND_TRIP: Family =
     ("proteus_vm_tcp_round_trip_seconds", "gauge", "Round-trip times of TCP connections to other machines.");
 const CALLS: Family =
     ("proteus_vm_system_calls_per_second", "gauge", "System calls of all programs, by class.");
+const LIBRARY_CALLS: Family = (
+    "proteus_vm_library_calls_per_second",
+    "gauge",
+    "Calls of libraries by all programs, by library and class.",
+);
 const LOG_LINES: Family = ("proteus_vm_log_lines_per_second", "gauge", "Lines that a service logs.");
 const LOG_ERRORS: Family =
     ("proteus_vm_log_errors_per_second", "gauge", "Lines that a service logs and that speak of an error.");
@@ -118,7 +124,7 @@ const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
 const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
 
 /// All of them, in the order in which they are shown.
-const FAMILIES: [Family; 35] = [
+const FAMILIES: [Family; 36] = [
     RUNNING,
     ANSWERING,
     RESIDENT,
@@ -149,6 +155,7 @@ const FAMILIES: [Family; 35] = [
     TCP,
     ROUND_TRIP,
     CALLS,
+    LIBRARY_CALLS,
     LOG_LINES,
     LOG_ERRORS,
     APPLICATION,
@@ -278,6 +285,11 @@ impl Page {
 
     /// Rows whose names the guest chooses: bounded, so that it fills nobody's Prometheus, and each once.
     fn named_by_the_guest(&mut self, vm: &str, found: &Findings) {
+        let libraries = found.libraries.iter().flat_map(|seen| seen.value.per_second());
+        for (name, rate) in libraries.take(LIBRARIES_MAX) {
+            let (library, class) = name.split_once('/').unwrap_or((&name, ""));
+            self.put(LIBRARY_CALLS, &[("vm", vm), ("library", library), ("class", class)], Some(rate));
+        }
         let mut known = BTreeSet::new();
         for log in found.logs.iter().flat_map(|logs| &logs.value).take(LOGS_MAX) {
             if !known.insert(log.service.as_str()) {
@@ -378,6 +390,30 @@ mod tests {
         page.put(LOG_LINES, &[("vm", "web"), ("log", "a\"} 1\nb\\")], Some(2.0));
         let row = page.0[LOG_LINES.0][0].clone();
         assert_eq!(row, "proteus_vm_log_lines_per_second{vm=\"web\",log=\"a\\\"} 1\\nb\\\\\"} 2");
+    }
+
+    #[test]
+    fn rows_of_libraries_are_bounded_and_what_is_left_out_has_none() {
+        use proteus_model::telemetry::{LibrariesObserved, LibraryClassObserved};
+        let row = |class: String, calls: Option<u64>| LibraryClassObserved {
+            library: "libz".to_owned(),
+            class,
+            window: proteus_model::unit::Millis(500),
+            calls,
+            left_out: u32::from(calls.is_none()),
+        };
+        let mut classes: Vec<_> = (0..80).map(|at| row(format!("c{at:02}"), Some(at))).collect();
+        classes.push(row("a".to_owned(), None));
+        let value = LibrariesObserved { classes, unread: 0 };
+        let libraries = Some(Found { at: proteus_model::unit::UnixMillis(1), value });
+        let mut page = Page::default();
+        page.collected("web", &Findings { libraries, ..Findings::default() });
+        let rows = &page.0[LIBRARY_CALLS.0];
+        assert_eq!(rows.len(), LIBRARIES_MAX);
+        assert_eq!(
+            rows[3],
+            "proteus_vm_library_calls_per_second{vm=\"web\",library=\"libz\",class=\"c03\"} 6"
+        );
     }
 
     #[test]

@@ -97,9 +97,10 @@ impl<'a> Collected<'a> {
         self.connections().map(|(at, seen)| ConnectionsView::new(at, seen))
     }
 
+    /// System calls by class, and calls of libraries by library and class.
     pub(super) fn calls(&self) -> PartView<BTreeMap<String, f64>> {
         let per_second = |window: u64, calls: u64| calls as f64 * 1e3 / window.max(1) as f64;
-        self.part(
+        let mut view: PartView<BTreeMap<String, f64>> = self.part(
             Collector::Calls,
             |findings| findings.calls.as_ref(),
             |seen| {
@@ -108,7 +109,27 @@ impl<'a> Collected<'a> {
                     .map(|(name, calls)| (name.clone(), per_second(seen.window.0, *calls)))
                     .collect()
             },
-        )
+        );
+        let Some((at, seen)) = self.found(|findings| findings.libraries.as_ref()) else {
+            if self.heard.is_some() {
+                view.missing.push(format!("calls of libraries: {}", self.why_not(Collector::Libraries)));
+            }
+            return view;
+        };
+        view.at = view.at.max(Some(at));
+        if view.value.is_none() {
+            // What is missing says that of system calls nothing is known.
+            (view.source, view.coverage) = ("guest".to_owned(), 0.5);
+        }
+        view.value.get_or_insert_default().extend(seen.per_second());
+        let left_out = seen.left_out().into_iter();
+        view.missing.extend(left_out.map(|(name, functions)| {
+            format!("{name}: {functions} of its functions, called too often to be counted all the time")
+        }));
+        if seen.unread > 0 {
+            view.missing.push(format!("calls of {} files that could not be counted", seen.unread));
+        }
+        view
     }
 
     pub(super) fn logs(&self) -> PartView<Vec<LogView>> {
@@ -298,5 +319,54 @@ mod tests {
         let some = Collected::of(&record, None);
         assert_eq!(some.gpus().missing, ["collector gpus: not supported here: none is passed through"]);
         assert_eq!(some.logs().missing, ["collector logs: has not come round yet"]);
+        assert_eq!(
+            some.calls().missing,
+            [
+                "collector calls: has not come round yet",
+                "calls of libraries: collector libraries: has not come round yet"
+            ]
+        );
+    }
+
+    #[test]
+    fn calls_of_libraries_are_beside_those_of_the_system_and_what_is_left_out_is_said() {
+        use proteus_model::telemetry::{CallsObserved, LibrariesObserved, LibraryClassObserved};
+        use proteus_model::unit::Millis;
+        let row = |calls: Option<u64>, left_out: u32| LibraryClassObserved {
+            library: "libz".to_owned(),
+            class: if calls.is_some() { "compression" } else { "other" }.to_owned(),
+            window: Millis(500),
+            calls,
+            left_out,
+        };
+        let value = LibrariesObserved { classes: vec![row(Some(21), 0), row(None, 2)], unread: 1 };
+        let libraries = Some(Found { at: UnixMillis(7), value });
+        let classes = BTreeMap::from([("all".to_owned(), 50)]);
+        let calls = Found { at: UnixMillis(5), value: CallsObserved { window: Millis(1000), classes } };
+        let mut findings =
+            Findings { now: UnixMillis(9), calls: Some(calls), libraries, ..Findings::default() };
+        let shown = |findings: &Findings| {
+            let record = PersonalityRecord::new(UnixMillis(0));
+            Collected::of(
+                &PersonalityRecord { findings: Some((UnixMillis(9), findings.clone())), ..record },
+                None,
+            )
+            .calls()
+        };
+        let both = shown(&findings);
+        let rates = both.value.unwrap();
+        assert_eq!((rates.get("all"), rates.get("libz/compression")), (Some(&50.0), Some(&42.0)));
+        assert!(!rates.contains_key("libz/other"), "what is left out is no zero");
+        assert_eq!(
+            both.missing,
+            [
+                "libz/other: 2 of its functions, called too often to be counted all the time",
+                "calls of 1 files that could not be counted"
+            ]
+        );
+        findings.calls = None;
+        let one = shown(&findings);
+        assert_eq!(one.value.unwrap().len(), 1);
+        assert_eq!((one.missing.len(), one.at), (3, Some(UnixMillis(7))));
     }
 }

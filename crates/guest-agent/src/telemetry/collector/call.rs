@@ -12,7 +12,7 @@ const TRACEPOINT: &str = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
 /// So long calls are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Most CPUs that are counted on: each has as many counters as there are classes.
-const CPUS_MAX: u32 = 64;
+pub(super) const CPUS_MAX: u32 = 64;
 
 /// Numbers of the calls of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl), by what they are for.
 const CLASSES: [(&str, Option<&CStr>); 6] = [
@@ -37,14 +37,19 @@ pub struct Calls {
 }
 
 fn open(tracepoint: u64) -> std::io::Result<Window> {
-    let cpus = read_text("/sys/devices/system/cpu/online").unwrap_or_default();
-    let cpus: Vec<u32> = cpu_list(&cpus).take(CPUS_MAX as usize).collect();
+    let cpus: Vec<u32> = online_cpus().into_iter().take(CPUS_MAX as usize).collect();
     let since = Instant::now();
     let counters = CLASSES.map(|(name, filter)| {
         let on = cpus.iter().map(|cpu| Counter::start(tracepoint, *cpu, filter));
         on.collect::<std::io::Result<Vec<_>>>().map(|counters| (name, counters))
     });
     Ok(Window { since, counters: counters.into_iter().collect::<std::io::Result<_>>()? })
+}
+
+/// CPUs that are online.
+pub(super) fn online_cpus() -> Vec<u32> {
+    let cpus = read_text("/sys/devices/system/cpu/online").unwrap_or_default();
+    cpu_list(&cpus).collect()
 }
 
 /// CPUs of a list such as `0-2,5`.
@@ -103,6 +108,10 @@ impl Collect for Calls {
         };
         findings.calls = window.read().ok().and_then(found);
         Step::Done
+    }
+
+    fn is_open(&self) -> bool {
+        self.window.is_some()
     }
 
     fn forget(&mut self) {

@@ -9,6 +9,8 @@ struct Fake {
     name: Collector,
     burn: Duration,
     missing: Option<String>,
+    /// Whether it has something on that costs others.
+    open: Rc<RefCell<bool>>,
     said: Rc<RefCell<Vec<&'static str>>>,
 }
 
@@ -33,15 +35,27 @@ impl Collect for Fake {
         Step::Done
     }
 
+    fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
     fn forget(&mut self) {
         self.said.borrow_mut().push("forget");
     }
 }
 
 fn crew(burn: Duration, missing: Option<&str>) -> (Crew, Rc<RefCell<Vec<&'static str>>>, Instant) {
+    crew_that_may_be_open(burn, missing, Rc::default())
+}
+
+fn crew_that_may_be_open(
+    burn: Duration,
+    missing: Option<&str>,
+    open: Rc<RefCell<bool>>,
+) -> (Crew, Rc<RefCell<Vec<&'static str>>>, Instant) {
     let said = Rc::default();
-    let fake =
-        Fake { name: Collector::Gpus, burn, missing: missing.map(str::to_owned), said: Rc::clone(&said) };
+    let missing = missing.map(str::to_owned);
+    let fake = Fake { name: Collector::Gpus, burn, missing, open, said: Rc::clone(&said) };
     let now = Instant::now();
     let mut crew = Crew::new(vec![Box::new(fake)], now);
     // What started the tests is no agent.
@@ -76,6 +90,50 @@ fn one_that_is_dear_is_shed_until_it_is_paid_for() {
     assert!(crew.next_at(later).unwrap() > later);
     crew.step(later + Duration::from_secs(900));
     assert_eq!((crew.members[0].state.clone(), said.borrow().len()), (CollectorState::On, 2));
+}
+
+#[test]
+fn what_costs_others_is_ended_whatever_is_left() {
+    let open = Rc::new(RefCell::new(true));
+    let (mut crew, said, now) = crew_that_may_be_open(Duration::from_millis(400), None, Rc::clone(&open));
+    crew.budget.set(1);
+    crew.step(now);
+    crew.budget.account(now);
+    assert!(!crew.budget.allows());
+    let due = crew.members[0].due;
+    assert_eq!(crew.next_at(now), Some(due), "it waits for nothing but its own time");
+    crew.step(due);
+    assert_eq!(said.borrow().len(), 2);
+    // With nothing on any more, it waits for what it used.
+    *open.borrow_mut() = false;
+    let due = crew.members[0].due;
+    assert!(crew.next_at(due).unwrap() > due);
+    crew.step(due);
+    assert_eq!(said.borrow().len(), 2);
+    // What is switched off has nothing on.
+    *open.borrow_mut() = true;
+    crew.follow(CollectPolicy { off: vec![Collector::Gpus], ..CollectPolicy::default() }, now);
+    assert_eq!(crew.next_at(now), None);
+}
+
+#[test]
+fn calls_of_libraries_are_off_until_they_are_asked_for() {
+    let (mut crew, said, now) = crew(Duration::ZERO, None);
+    crew.members[0].collect = Box::new(Fake {
+        name: Collector::Libraries,
+        burn: Duration::ZERO,
+        missing: None,
+        open: Rc::default(),
+        said: Rc::clone(&said),
+    });
+    crew.follow(CollectPolicy::default(), now);
+    assert_eq!((crew.members[0].state.clone(), crew.next_at(now)), (CollectorState::Off, None));
+    crew.follow(CollectPolicy { libraries: true, ..CollectPolicy::default() }, now);
+    crew.step(now);
+    assert_eq!((crew.members[0].state.clone(), crew.members[0].runs), (CollectorState::On, 1));
+    let off = CollectPolicy { libraries: true, off: vec![Collector::Libraries], ..CollectPolicy::default() };
+    crew.follow(off, now);
+    assert_eq!(crew.members[0].state, CollectorState::Off);
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn script(manifest: &ServiceManifest) -> String {
     let mut script = format!(
         "set -e\nmkdir -p {base}/upper {base}/work {root}\n\
          mount -t overlay overlay -o lowerdir={base}/image,upperdir={base}/upper,workdir={base}/work {root}\n\
-         mount -t proc proc {root}/proc\nmount --bind /dev {root}/dev\n"
+         mount -t proc proc {root}/proc\nmount --rbind /dev {root}/dev\n"
     );
     script.extend(manifest.prepare.iter().map(|step| prepared(&root, step)));
     let environment: String = manifest
@@ -121,7 +121,7 @@ mod tests {
             mkdir -p /var/lib/bench/web/upper /var/lib/bench/web/work /var/lib/bench/web/root
             mount -t overlay overlay -o lowerdir=/var/lib/bench/web/image,upperdir=/var/lib/bench/web/upper,workdir=/var/lib/bench/web/work /var/lib/bench/web/root
             mount -t proc proc /var/lib/bench/web/root/proc
-            mount --bind /dev /var/lib/bench/web/root/dev
+            mount --rbind /dev /var/lib/bench/web/root/dev
             mkdir -p '/var/lib/bench/web/root/data'; chown 33:33 '/var/lib/bench/web/root/data'; chmod 750 '/var/lib/bench/web/root/data'
             test -e '/var/lib/bench/web/root/data/x' || printf %s 'a
             ' | chroot --userspec=33:33 /var/lib/bench/web/root '/bin/init'

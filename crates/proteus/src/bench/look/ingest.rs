@@ -82,6 +82,8 @@ fn word(round: u64) -> Result<Vec<u8>> {
         cpu_us: round * 100_000,
         resident: 8 << 20,
         threads: 4,
+        read: Some(round * 4096),
+        written: Some(round * 40_960),
     };
     let sample = Sample {
         sequence: round,

@@ -19,6 +19,8 @@ pub struct CollectorsRequest {
     pub on: Vec<String>,
     /// Whether users are to be known of, where they consent inside the guest.
     pub users: Option<bool>,
+    /// Whether calls of libraries are to be counted, which costs programs that call them.
+    pub libraries: Option<bool>,
     /// Endpoints in the OpenMetrics format to ask from now on, as `http://127.0.0.1:9100/metrics`, seen from inside.
     pub add_endpoints: Vec<String>,
     /// Endpoints to ask no more.
@@ -72,6 +74,9 @@ pub struct CollectorsView {
     pub missing: Option<String>,
     /// Whether the owner wants to know of users, who must consent inside the guest.
     pub users: bool,
+    /// Whether the owner wants calls of libraries to be counted.
+    #[serde(default)]
+    pub libraries: bool,
     /// Collectors that the owner switched off.
     pub off: Vec<String>,
     /// Endpoints that are asked.

@@ -192,6 +192,18 @@ pub struct ApplicationView {
     pub processes: u32,
     /// The most memory that they had together, bytes.
     pub resident_max: u64,
+    /// What it was seen to read from storage since it was first seen, bytes; `None`: the guest does not tell.
+    #[serde(default)]
+    pub read: Option<u64>,
+    /// What it was seen to write that goes to storage, bytes.
+    #[serde(default)]
+    pub written: Option<u64>,
+    /// Bytes per second that it reads from storage, over about the last minute; `None`: not told now.
+    #[serde(default)]
+    pub read_per_second: Option<f32>,
+    /// Bytes per second that it writes and that go to storage, alike.
+    #[serde(default)]
+    pub written_per_second: Option<f32>,
     /// Connections of others that it serves now: its sessions; `None`: not known.
     pub sessions: Option<u32>,
     /// Requests per second that it tells of; `None`: it tells of none.
@@ -216,6 +228,10 @@ impl From<Application> for ApplicationView {
             starts: app.starts,
             processes: app.processes,
             resident_max: app.resident_max.0,
+            read: app.read.map(|bytes| bytes.0),
+            written: app.written.map(|bytes| bytes.0),
+            read_per_second: app.read_per_second,
+            written_per_second: app.written_per_second,
             sessions: None,
             requests: None,
             depends_on: Vec::new(),
@@ -338,7 +354,8 @@ pub struct RecordView {
     pub data_footprint_analysis: PartView<FootprintView>,
     /// What it sends and receives.
     pub network_traffic_profile: PartView<TrafficView>,
-    /// System calls of all programs by class, per second.
+    /// System calls of all programs by class, per second; and, where they are counted, calls of libraries by library and
+    /// class, as `libssl/tls`.
     pub api_call_frequency: PartView<BTreeMap<String, f64>>,
     /// What applications tell of themselves.
     pub application_metrics: PartView<Vec<EndpointView>>,

@@ -10,6 +10,8 @@ mod endpoint;
 
 mod file;
 
+mod library;
+
 mod limit;
 
 mod load;
@@ -23,6 +25,7 @@ pub use configuration::{
 pub use connection::{Connections, FLOWS_MAX, Flow, FlowDirection, SERVED_MAX, Served};
 pub use endpoint::{ENDPOINTS_MAX, Endpoint, METRICS_MAX};
 pub use file::{FileKind, Files, KindCount, SIZES, SensitiveClass, SensitiveCount};
+pub use library::{LIBRARY_ROWS_MAX, LibraryCalls, LibraryClass};
 pub use load::{CallClass, GPUS_MAX, Gpu, LOGS_MAX, LogRate, SystemCalls};
 pub use user::{Consent, RELEASES_MAX, Release, Users};
 
@@ -49,6 +52,7 @@ pub enum Collector {
     Files,
     Configuration,
     Users,
+    Libraries,
     /// Of a newer agent or host: ignored.
     #[serde(other)]
     Unknown,
@@ -62,6 +66,8 @@ pub struct CollectPolicy {
     pub off: Vec<Collector>,
     /// Whether the owner of the VM wants to know of its users; they must consent inside the guest as well.
     pub users: bool,
+    /// Whether the owner of the VM wants calls of libraries to be counted, which costs programs that call them.
+    pub libraries: bool,
     /// Where applications tell of themselves in the OpenMetrics format, as `http://127.0.0.1:9100/metrics`.
     pub endpoints: Vec<String>,
     /// Thousandths of a core that agent and collectors may use together; 5 without.
@@ -129,6 +135,8 @@ pub struct Findings {
     pub files: Option<Found<Files>>,
     pub configuration: Option<Found<Configuration>>,
     pub users: Option<Found<Users>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub libraries: Option<Found<LibraryCalls>>,
 }
 
 impl From<Collector> for Option<model::Collector> {
@@ -142,6 +150,7 @@ impl From<Collector> for Option<model::Collector> {
             Collector::Files => model::Collector::Files,
             Collector::Configuration => model::Collector::Configuration,
             Collector::Users => model::Collector::Users,
+            Collector::Libraries => model::Collector::Libraries,
             Collector::Unknown => return None,
         })
     }
@@ -158,6 +167,7 @@ impl From<model::Collector> for Collector {
             model::Collector::Files => Self::Files,
             model::Collector::Configuration => Self::Configuration,
             model::Collector::Users => Self::Users,
+            model::Collector::Libraries => Self::Libraries,
         }
     }
 }
@@ -204,6 +214,7 @@ impl TryFrom<Findings> for model::Findings {
             files: found(w.files, TryInto::try_into)?,
             configuration: found(w.configuration, TryInto::try_into)?,
             users: found(w.users, TryInto::try_into)?,
+            libraries: found(w.libraries, TryInto::try_into)?,
         })
     }
 }

@@ -136,7 +136,7 @@ pub struct Nic {
     pub sent_lost: u64,
 }
 
-/// A process.
+/// A process; amounts in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each field means what its namesake in the model means")]
 pub struct Process {
@@ -146,6 +146,10 @@ pub struct Process {
     pub cpu_us: u64,
     pub resident: u64,
     pub threads: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
 }
 
 /// A control group.
@@ -317,6 +321,8 @@ impl TryFrom<Process> for model::ProcessObserved {
             cpu_us: counter("process.cpu_us", w.cpu_us)?,
             resident: Bytes(counter("process.resident", w.resident)?),
             threads: w.threads,
+            read: bytes_opt("process.read", w.read)?,
+            written: bytes_opt("process.written", w.written)?,
         })
     }
 }

@@ -58,7 +58,7 @@ impl TryFrom<CallClass> for (String, u64) {
 }
 
 /// A window of none tells of nothing, and one of a year is no window.
-fn window(field: &'static str, given: u64) -> Result<Millis, SampleError> {
+pub(super) fn window(field: &'static str, given: u64) -> Result<Millis, SampleError> {
     let within = (1..=31_536_000_000).contains(&given);
     within.then_some(Millis(given)).ok_or(SampleError { field, given, expected: "1 ms to a year" })
 }

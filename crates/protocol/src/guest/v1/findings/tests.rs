@@ -77,6 +77,62 @@ fn what_cannot_be_is_refused_by_its_field() {
 }
 
 #[test]
+fn calls_of_libraries_that_cannot_be_are_refused() {
+    let good = LibraryClass {
+        library: "libssl".to_owned(),
+        class: "tls".to_owned(),
+        window_ms: 500,
+        calls: Some(7),
+        left_out: 1,
+    };
+    let told = |classes: Vec<LibraryClass>| {
+        let value = LibraryCalls { classes, unread: 2 };
+        model::Findings::try_from(Findings {
+            libraries: Some(Found { at_ms: 1, value }),
+            ..Findings::default()
+        })
+    };
+    let seen = told(vec![good.clone(); LIBRARY_ROWS_MAX]).unwrap().libraries.unwrap().value;
+    assert_eq!((seen.classes.len(), seen.classes[0].calls, seen.unread), (LIBRARY_ROWS_MAX, Some(7), 2));
+    let refused = |classes| told(classes).unwrap_err().field;
+    assert_eq!(refused(vec![good.clone(); LIBRARY_ROWS_MAX + 1]), "libraries");
+    let one = |change: fn(&mut LibraryClass)| {
+        let mut row = good.clone();
+        change(&mut row);
+        refused(vec![row])
+    };
+    assert_eq!(one(|row| row.calls = Some(u64::MAX)), "library.calls");
+    assert_eq!(one(|row| row.window_ms = 0), "library.window_ms");
+    assert_eq!(one(|row| row.window_ms = u64::MAX), "library.window_ms");
+    assert_eq!(one(|row| row.left_out = u32::MAX), "library.left_out");
+    assert_eq!(one(|row| row.library = String::new()), "library.library");
+    assert_eq!(one(|row| row.library = "x".repeat(33)), "library.library");
+    assert_eq!(one(|row| row.class = "a\u{7}b".to_owned()), "library.class");
+    assert_eq!(one(|row| row.class = "<b>".to_owned()), "library.class");
+}
+
+#[test]
+fn an_agent_and_a_host_of_before_know_nothing_of_libraries() {
+    // A host of before tells no wish: it is none. An agent of before tells no such part, and does not see the wish.
+    let policy: CollectPolicy = serde_json::from_str(r#"{"off":["libraries","logs"],"users":true}"#).unwrap();
+    assert_eq!((policy.libraries, policy.off.len()), (false, 2));
+    let old = serde_json::to_value(Findings::default()).unwrap();
+    assert!(old.get("libraries").is_none());
+    let findings: Findings = serde_json::from_value(old).unwrap();
+    assert!(model::Findings::try_from(findings).unwrap().libraries.is_none());
+    // What is not told is missing, and not nothing.
+    let row: LibraryClass = serde_json::from_str(
+        r#"{"library":"libz","class":"compression","window_ms":5,"calls":null,"new":1}"#,
+    )
+    .unwrap();
+    assert_eq!((row.calls, row.left_out), (None, 0));
+    for word in [r#""-1""#, "-1", "NaN", "1e300", "0.5"] {
+        let text = format!(r#"{{"library":"libz","class":"c","window_ms":5,"calls":{word}}}"#);
+        assert!(serde_json::from_str::<LibraryClass>(&text).is_err(), "{word}");
+    }
+}
+
+#[test]
 fn each_collector_has_one_name_on_both_sides() {
     for own in model::Collector::ALL {
         let wire = Collector::from(own);
