@@ -105,6 +105,8 @@ fn a_vm_is_known_by_what_it_does_and_told_when_it_becomes_something_else() {
     });
     a_label_of_ones_own(&server);
     borne(&server, "vm", "web frontend");
+    // What it came from is told, or was too short to be usual: from here on this is what is usual for it.
+    wait_for("what is usual", LIMIT, || (personality(&server, "vm")["departed"] == false).then_some(()));
 
     // Killed, the next Proteus knows what it was.
     server.kill();
