@@ -141,7 +141,8 @@ pub(super) async fn one(driver: &QemuDriver, vm: Arc<QemuVm>) -> VmCounters {
     let group = vm.group.clone();
     let mut counters = of(driver, vec![(id, vm)]).await.remove(&id).unwrap_or_default();
     // Not with those of every second: the kernel adds up all CPUs for each.
-    [counters.psi_cpu_us, counters.psi_memory_us, counters.psi_io_us] = group.stalled_us();
+    let stalled = tokio::task::spawn_blocking(move || group.stalled_us()).await.unwrap_or_default();
+    [counters.psi_cpu_us, counters.psi_memory_us, counters.psi_io_us] = stalled;
     counters
 }
 

@@ -221,6 +221,7 @@ fn a_vm_is_reshaped_and_given_back_whatever_happens() {
     a_plan_of_ones_own_is_refused(&bench, &first);
     commit_and_roll_back(&bench, &first);
     assert_eq!(bench.rules(), rules);
+    morphs_are_told_by_vm(&bench);
     harm_is_undone(&bench);
     an_administrator_is_left_alone(&bench, &first);
     abort_and_disarm(&bench, &first);
@@ -263,6 +264,16 @@ fn commit_and_roll_back(bench: &Bench, first: &Value) {
     client.end("commit and rollback");
     bench.check_whole("after the rollback");
     assert_eq!(values(&bench.plan()), values(first), "knobs after the rollback");
+}
+
+fn morphs_are_told_by_vm(bench: &Bench) {
+    let count = |query: &str| bench.server.get(&format!("/api/v1/morphs{query}")).as_array().unwrap().len();
+    let guest = image_dir().join("small");
+    bench.server.cli(&["vm", "create", "other", "--guest", guest.to_str().unwrap()]).ok();
+    let all = count("");
+    assert!(all >= 2);
+    assert_eq!([count("?vm=web"), count("?vm=web&limit=1"), count("?vm=other")], [all, 1, 0]);
+    bench.server.cli(&["vm", "delete", "other"]).ok();
 }
 
 fn harm_is_undone(bench: &Bench) {
