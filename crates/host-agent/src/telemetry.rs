@@ -310,7 +310,7 @@ pub(crate) fn task_error(error: JoinError) -> NodeError {
 fn history_error(error: HistoryError) -> NodeError {
     let code = match error {
         HistoryError::File { .. } => NodeErrorCode::Failed,
-        HistoryError::Foreign(_) => NodeErrorCode::Conflict,
+        HistoryError::Foreign(_) | HistoryError::Cut { .. } => NodeErrorCode::Conflict,
     };
     NodeError::new(code, chain(&error))
 }

@@ -34,6 +34,8 @@ const STEADY_DISTANCE: f32 = 0.4;
 const SAME_LABEL_FAR: f32 = 1.2;
 /// After so many vectors without rest, ten minutes, a departure is an anomaly.
 const RESTLESS: usize = 60;
+/// A departure of which nothing was seen for so long, ten minutes, is forgotten.
+const UNSEEN_MAX_MS: u64 = 600_000;
 /// Every so many vectors one is kept: half a minute.
 const KEPT_EVERY: usize = 3;
 /// How many are kept: four hours.
@@ -54,9 +56,11 @@ struct Way {
 }
 
 /// A departure that is under way.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Departure {
     began_at: UnixMillis,
+    /// When the last vector came.
+    seen_at: UnixMillis,
     /// All vectors since, at most [`RESTLESS`].
     vectors: VecDeque<TraitVector>,
     count: usize,
@@ -71,6 +75,8 @@ pub struct ChangeMemory {
     lately: Vec<TraitVector>,
     label: Option<Label>,
     ways: Vec<Way>,
+    #[serde(default)]
+    departed: Option<Departure>,
 }
 
 /// Watches one VM.
@@ -91,16 +97,20 @@ pub struct ChangeWatch {
 impl ChangeWatch {
     /// Goes on where another ended.
     pub fn resume(memory: ChangeMemory) -> Self {
-        let ChangeMemory { lately, label, ways } = memory;
-        Self { lately: lately.into(), label, ways, ..Self::default() }
+        let ChangeMemory { lately, label, ways, departed } = memory;
+        Self { lately: lately.into(), label, ways, departed, ..Self::default() }
     }
 
-    /// What to go on with later: at most [`REMEMBERED`] vectors of lately, evenly spread.
+    /// What to go on with later: at most [`REMEMBERED`] vectors of lately, evenly spread, and the last of a departure.
     pub fn memory(&self) -> ChangeMemory {
         let count = self.lately.len().min(REMEMBERED);
         let place = |at: usize| at * (self.lately.len() - 1) / (count - 1).max(1);
         let lately = (0..count).filter_map(|at| self.lately.get(place(at)).copied()).collect();
-        ChangeMemory { lately, label: self.label.clone(), ways: self.ways.clone() }
+        let mut departed = self.departed.clone();
+        if let Some(Departure { vectors, .. }) = &mut departed {
+            vectors.drain(..vectors.len().saturating_sub(REMEMBERED));
+        }
+        ChangeMemory { lately, label: self.label.clone(), ways: self.ways.clone(), departed }
     }
 
     /// Takes in the next vector, and the label that the VM bears; tells a change.
@@ -118,6 +128,8 @@ impl ChangeWatch {
         let nearest = self.lately.iter().filter_map(|was| labels.distance(vector, was)).reduce(f32::min);
         // Nothing to compare: neither near nor far.
         let nearest = nearest?;
+        // What it did while nobody looked is not known: it may have been back.
+        self.departed.take_if(|departure| at.0.saturating_sub(departure.seen_at.0) > UNSEEN_MAX_MS);
         if self.departed.is_none() {
             return self.is_usual(at, vector, label, nearest);
         }
@@ -146,7 +158,8 @@ impl ChangeWatch {
             let far = std::mem::take(&mut self.far);
             let began_at = far.first().map_or(at, |(at, _)| *at);
             let vectors: VecDeque<TraitVector> = far.into_iter().map(|(_, vector)| vector).collect();
-            self.departed = Some(Departure { began_at, count: vectors.len(), vectors, near: 0, told: false });
+            let (count, seen_at) = (vectors.len(), at);
+            self.departed = Some(Departure { began_at, seen_at, count, vectors, near: 0, told: false });
         }
         None
     }
@@ -160,7 +173,7 @@ impl ChangeWatch {
         nearest: f32,
     ) -> Option<PersonalityChange> {
         let mut departure = self.departed.take()?;
-        departure.count += 1;
+        (departure.count, departure.seen_at) = (departure.count + 1, at);
         departure.vectors.push_back(*vector);
         if departure.vectors.len() > RESTLESS {
             departure.vectors.pop_front();

@@ -8,14 +8,18 @@ use super::series::{Columns, Series, series};
 use super::vm::{about, state, troubles, until};
 use crate::output::{moment, present};
 use proteus_model::allocation::Amount;
+use proteus_model::personality::UNKNOWN;
 use proteus_model::telemetry::Metric;
 use proteus_model::unit::{Bytes, MilliCpu, UnixMillis};
 use proteus_model::vm::PowerState;
 use proteus_protocol::api::v1::{AllocationView, HistoryView, HostView, UsageView, VmView};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Most columns of a plot; there are three for each VM.
 const COLUMNS_MAX: u64 = 180;
+/// Most VMs that are shown each by itself; the page would be tens of MiB otherwise.
+const SECTIONS_MAX: usize = 100;
 const PRESSURES: [(Metric, &str); 3] =
     [(Metric::PressureCpu, "CPU"), (Metric::PressureMemory, "memory"), (Metric::PressureIo, "disk")];
 
@@ -164,7 +168,7 @@ fn worst(member: &Member, columns: &Columns) -> (Series, Option<f32>) {
     known.max_by(|a, b| most(&a.0).total_cmp(&most(&b.0))).unwrap_or(none)
 }
 
-fn row(member: &Member, columns: &Columns) -> Row {
+fn row(member: &Member, columns: &Columns, by_itself: bool) -> Row {
     let vm = &member.vm;
     let (pressure, pressure_now) = worst(member, columns);
     let problem = match (&member.usage, &member.history) {
@@ -178,8 +182,13 @@ fn row(member: &Member, columns: &Columns) -> Row {
     Row {
         id: None,
         cells: vec![
-            format!("<a href=\"#{}\">{}</a>", member.anchor(), escape(vm.name.as_str())),
+            if by_itself {
+                format!("<a href=\"#{}\">{}</a>", member.anchor(), escape(vm.name.as_str()))
+            } else {
+                escape(vm.name.as_str())
+            },
             format!("<span class=\"{class}\">{}</span>{problem}", escape(state(vm))),
+            escape(vm.label.as_deref().unwrap_or(UNKNOWN)),
             vm.profile.as_deref().map_or("–".to_owned(), escape),
             metric(Metric::Cpu),
             metric(Metric::Memory),
@@ -188,12 +197,28 @@ fn row(member: &Member, columns: &Columns) -> Row {
     }
 }
 
+/// Places of those that are shown each by itself: all, or those whose tasks wait most, then those that do most.
+fn busiest(members: &[Member]) -> BTreeSet<usize> {
+    let key = |at: &usize| {
+        let now = |metric| members[*at].now(metric).unwrap_or(-1.0);
+        (members[*at].pressure().map_or(-1.0, |(_, value)| value), now(Metric::Cpu))
+    };
+    let mut places: Vec<usize> = (0..members.len()).collect();
+    places.sort_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
+    });
+    places.truncate(SECTIONS_MAX);
+    places.into_iter().collect()
+}
+
 fn section(member: &Member, columns: &Columns) -> String {
     let vm = &member.vm;
     let (vcpus, memory) = present(vm);
     let dash = || "–".to_owned();
     let pairs = [
         ("State", escape(state(vm))),
+        ("Is", escape(vm.label.as_deref().unwrap_or(UNKNOWN))),
         ("Profile", vm.profile.as_deref().map_or_else(dash, escape)),
         ("Version", vm.version.to_string()),
         ("vCPUs", format!("{vcpus} of at most {}", vm.intent.vcpus_max)),
@@ -265,10 +290,22 @@ pub(crate) fn fleet(all: &Fleet<'_>) -> String {
             "<p class=\"note\">Each small plot is drawn against its own most; of pressures it shows the one that was \
              highest.</p>\n",
         );
-        let rows: Vec<Row> = all.members.iter().map(|member| row(member, &columns)).collect();
-        body.push_str(&table("vms", &["Name", "State", "Profile", "CPU", "Memory", "Pressure"], &rows));
+        let chosen = busiest(all.members);
+        let members = || all.members.iter().enumerate();
+        let rows: Vec<Row> = members().map(|(at, vm)| row(vm, &columns, chosen.contains(&at))).collect();
+        let heading = ["Name", "State", "Label", "Profile", "CPU", "Memory", "Pressure"];
+        body.push_str(&table("vms", &heading, &rows));
         body.push_str("<h2>Each by itself</h2>\n");
-        body.extend(all.members.iter().map(|member| section(member, &columns)));
+        if chosen.len() < all.members.len() {
+            // Writing into a String cannot fail.
+            let _ = writeln!(
+                body,
+                "<p class=\"note\">The {} with the most pressure and CPU time now; `proteus report VM` shows any.</p>",
+                chosen.len()
+            );
+        }
+        let shown = members().filter(|(at, _)| chosen.contains(at));
+        body.extend(shown.map(|(_, member)| section(member, &columns)));
     }
     page(&format!("{} – Proteus", all.host.name), &body)
 }

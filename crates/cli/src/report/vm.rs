@@ -356,19 +356,34 @@ mod tests {
 
     #[test]
     fn a_page_of_all_vms_shows_one_that_does_not_answer() {
-        let usage = from_value(json!({
-            "at": BEGIN, "faults": {}, "disagreement": null,
-            "values": {"cpu": {"value": 512.4, "unit": "m", "of_guest": false}},
-        }));
-        let well = Member { vm: vm(), usage: Ok(usage.unwrap()), history: Ok(history()) };
+        let busy = || {
+            let usage = from_value(json!({
+                "at": BEGIN, "faults": {}, "disagreement": null,
+                "values": {"cpu": {"value": 512.4, "unit": "m", "of_guest": false}},
+            }));
+            Member { vm: vm(), usage: Ok(usage.unwrap()), history: Ok(history()) }
+        };
         let no = || Err(HOSTILE.to_owned());
         let mut silent = Member { vm: vm(), usage: Err(HOSTILE.to_owned()), history: no() };
         silent.vm.id = VmId::from_bits(2);
-        let page = page_of_all(&[well, silent]);
+        let page = page_of_all(&[busy(), silent]);
         check(&page);
         assert!(page.contains("now 0.51\u{a0}CPUs · most 0.0040\u{a0}CPUs"), "{page}");
         assert!(page.contains("0.51 of 2 CPUs") && page.contains("1 that run were not measured"));
         assert!(page.contains("Its history is not known: &lt;/td&gt;"));
+        // Many are rows; by themselves come those that do most, and no link leads to what is not there.
+        let many: Vec<Member> = (0..130)
+            .map(|number| {
+                let mut member = Member { vm: vm(), usage: Err(String::new()), history: no() };
+                member.vm.id = VmId::from_bits(number + 10);
+                member
+            })
+            .chain([busy()])
+            .collect();
+        let page = page_of_all(&many);
+        check(&page);
+        assert_eq!((page.matches("<tr>").count(), page.matches("<section").count()), (132, 100));
+        assert!(page.contains(&format!("id=\"vm-{}\"", busy().vm.id)), "the one that is measured is among them");
         let nobody = page_of_all(&[]);
         check(&nobody);
         assert!(nobody.contains("0.00 of 2 CPUs") && !nobody.contains("-0.00"), "{nobody}");

@@ -13,7 +13,8 @@
 //! VM's history, or of another ring, is none of this one's. Version 1 had the CRC-32 alone; both 1 and 2 had 16 bits.
 //!
 //! A value v is kept as its logarithm: round(592 · ln(1 + v)), which is exact to 0.1 % up to 10^12; 16383 is "missing".
-//! 12 240 slots of 233 bytes are 2.9 MB a VM, and a file takes only what was written. With 16 bits for each of 25 metrics
+//! 12 240 slots of 233 bytes are 2.9 MB a VM. Since version 3 a file is of its full length from the beginning, so that
+//! one that was cut is seen; it takes only the disk of what was written. With 16 bits for each of 25 metrics
 //! it would be 3.2 MB.
 
 use proteus_brain::telemetry::Closed;
@@ -39,11 +40,13 @@ const HEADING_BYTES: usize = 4096;
 const HEADING_FIXED: usize = 16 + 4 + 4;
 /// Least, median, 95th percentile, most, mean.
 const VALUES: usize = 5;
-/// The first version whose slots are tied to their history and ring, and the first of short codes.
+/// The first version whose slots are tied to their history and ring, and the first of short codes and full length.
 const VERSION_TIED: u32 = 2;
 const VERSION_SHORT: u32 = 3;
 /// Most metrics that a file of another version may have.
 const METRICS_MAX: usize = 128;
+
+const ALL_TIERS: [usize; Tier::ALL.len()] = [0, 1, 2];
 
 /// Why a history could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,8 @@ pub(crate) enum HistoryError {
     },
     #[error("it is no history of Proteus: {0}")]
     Foreign(String),
+    #[error("it is cut off: {has} of {of} bytes")]
+    Cut { has: u64, of: u64 },
 }
 
 /// What a file says of itself.
@@ -225,6 +230,11 @@ impl Layout {
         HEADING_BYTES as u64 + before * self.slot_bytes() as u64
     }
 
+    /// All of a file.
+    fn file_bytes(&self) -> u64 {
+        self.ring_at(Tier::ALL.len())
+    }
+
     fn slot_at(&self, tier: usize, begins_at: UnixMillis) -> u64 {
         let Tier { step_s, slots } = Tier::ALL[tier];
         self.ring_at(tier) + begins_at.0 / (step_s * 1000) % slots * self.slot_bytes() as u64
@@ -317,16 +327,19 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Reads a history from bytes. The VM that it was of.
+/// Reads a history that came from somewhere, all of it. The VM that it was of.
 pub(super) fn decode(bytes: &[u8]) -> Result<(VmId, Found), HistoryError> {
-    let all: Vec<usize> = (0..Tier::ALL.len()).collect();
-    decode_tiers(bytes, &all)
+    let (heading, sum) = Heading::decode(bytes)?;
+    let (has, of) = (bytes.len() as u64, heading.layout(sum).file_bytes());
+    if heading.version >= VERSION_SHORT && has < of {
+        return Err(HistoryError::Cut { has, of });
+    }
+    Ok((heading.vm, decode_tiers(bytes, &(heading, sum), &ALL_TIERS)))
 }
 
-/// The same of some tiers alone; the others are empty.
-fn decode_tiers(bytes: &[u8], wanted: &[usize]) -> Result<(VmId, Found), HistoryError> {
-    let (heading, sum) = Heading::decode(bytes)?;
-    let layout = heading.layout(sum);
+/// What there is of some tiers, also in a file that was cut; the others are empty.
+fn decode_tiers(bytes: &[u8], (heading, sum): &(Heading, u32), wanted: &[usize]) -> Found {
+    let layout = heading.layout(*sum);
     let mut found = Found::default();
     for (tier, kind) in Tier::ALL.into_iter().enumerate().filter(|(tier, _)| wanted.contains(tier)) {
         for slot in 0..kind.slots {
@@ -343,7 +356,7 @@ fn decode_tiers(bytes: &[u8], wanted: &[usize]) -> Result<(VmId, Found), History
         }
         found.buckets[tier].sort_by_key(|bucket| bucket.begins_at);
     }
-    Ok((heading.vm, found))
+    found
 }
 
 /// The buckets of one tier, the oldest first, and how many slots of that are damaged. Nothing where there is no history.
@@ -353,7 +366,7 @@ pub(super) fn read(path: &Path, tier: usize) -> Result<(Vec<Bucket>, u64), Histo
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         other => other.map_err(History::error(path, "read"))?,
     };
-    let (_, mut found) = decode_tiers(&bytes, &[tier])?;
+    let mut found = decode_tiers(&bytes, &Heading::decode(&bytes)?, &[tier]);
     Ok((found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default(), found.damaged))
 }
 
@@ -389,21 +402,16 @@ impl History {
             && *kept == heading
         {
             let file = File::options().read(true).write(true).open(path);
-            return Ok((
-                Self {
-                    path: path.to_owned(),
-                    file: file.map_err(Self::error(path, "open"))?,
-                    layout: heading.layout(*sum),
-                },
-                None,
-            ));
+            let (path, file) = (path.to_owned(), file.map_err(Self::error(path, "open"))?);
+            return Self { path, file, layout: heading.layout(*sum) }.lengthen().map(|history| (history, None));
         }
         let aside = matches!(kept, Some(Err(_))).then(|| path.with_extension("unreadable"));
         if let Some(aside) = &aside {
             std::fs::rename(path, aside).map_err(Self::error(path, "put aside"))?;
         }
         // Older, of fewer columns, or of the VM that it was cloned from: what it has is taken over.
-        let found = bytes.as_deref().and_then(|bytes| decode(bytes).ok()).map(|(_, found)| found);
+        let found = bytes.as_deref().zip(kept.and_then(Result::ok));
+        let found = found.map(|(bytes, kept)| decode_tiers(bytes, &kept, &ALL_TIERS));
         let next = path.with_extension("next");
         let made = Self::make(&next, &heading)?;
         for (tier, buckets) in found.unwrap_or_default().buckets.iter().enumerate() {
@@ -421,7 +429,15 @@ impl History {
         let file = options.open(path).map_err(Self::error(path, "make"))?;
         let (bytes, sum) = heading.encode().map_err(Self::error(path, "make"))?;
         file.write_all_at(&bytes, 0).map_err(Self::error(path, "write"))?;
-        Ok(Self { path: path.to_owned(), file, layout: heading.layout(sum) })
+        Self { path: path.to_owned(), file, layout: heading.layout(sum) }.lengthen()
+    }
+
+    /// Of its full length, without taking disk for it.
+    fn lengthen(self) -> Result<Self, HistoryError> {
+        let (has, of) = (self.file.metadata().map(|metadata| metadata.len()), self.layout.file_bytes());
+        let longer = has.and_then(|has| if has < of { self.file.set_len(of) } else { Ok(()) });
+        longer.map_err(Self::error(&self.path, "lengthen"))?;
+        Ok(self)
     }
 
     /// Keeps a bucket in the place of the oldest. Where there is one of the same time already, the fuller stays.
@@ -455,7 +471,8 @@ impl History {
 
     /// All that is kept.
     pub(crate) fn read(&self) -> Result<Found, HistoryError> {
-        self.export().and_then(|bytes| decode(&bytes)).map(|(_, found)| found)
+        let bytes = self.export()?;
+        Ok(decode_tiers(&bytes, &Heading::decode(&bytes)?, &ALL_TIERS))
     }
 
     /// The whole file, in the form that [`decode`] reads.

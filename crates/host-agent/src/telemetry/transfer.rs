@@ -37,8 +37,13 @@ type Incoming = (Found, BTreeMap<String, u64>);
 /// Reads all of a file. Takes as long as the file is large.
 fn read(bytes: &[u8]) -> Result<Incoming, NodeError> {
     if history::is_one(bytes) {
-        let hint = "`proteus telemetry export` writes such files";
-        let found = history::decode(bytes).map_err(|error| refused(error.to_string(), hint))?;
+        let found = history::decode(bytes).map_err(|error| {
+            let hint = match error {
+                HistoryError::Cut { .. } => "copy it anew, whole; nothing of it was taken in",
+                _ => "`proteus telemetry export` writes such files",
+            };
+            refused(error.to_string(), hint)
+        })?;
         return Ok((found.1, BTreeMap::new()));
     }
     match std::str::from_utf8(bytes) {

@@ -151,6 +151,26 @@ fn what_was_usual_and_habits_are_known_after_a_restart() {
 }
 
 #[test]
+fn a_departure_outlives_a_restart_and_not_a_time_that_nobody_saw() {
+    for unseen in [0, 90] {
+        let mut vm = Vm::new(5);
+        vm.work(WEB, 60, 0.2);
+        vm.work(BATCH, 9, 0.2);
+        assert!(vm.watch.is_departed());
+        let text = serde_json::to_string(&vm.watch.memory()).unwrap();
+        assert!(text.len() < 20_000, "{}", text.len());
+        vm.watch = ChangeWatch::resume(serde_json::from_str(&text).unwrap());
+        let (gone, began) = (vm.at, vm.at - 9);
+        vm.at += unseen;
+        vm.work(BATCH, 30, 0.2);
+        let [(at, change)] = &vm.told[..] else { panic!("{:?}", vm.told) };
+        assert_eq!(change.kind, ChangeKind::Shift);
+        let begin = if unseen == 0 { began..=gone } else { gone + unseen..=gone + unseen + 3 };
+        assert!(begin.contains(&(change.began_at.0 / 10_000)), "{at} {change:?}");
+    }
+}
+
+#[test]
 fn a_label_that_others_bear_makes_a_shift_sooner() {
     let (web, cache) = (named("web"), named("cache"));
     let labels = labels();

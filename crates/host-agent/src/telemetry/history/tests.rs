@@ -98,14 +98,23 @@ fn whatever_is_cut_or_flipped_is_missing_and_never_wrong() {
     }
     let (whole, before) = (history.export().unwrap(), history.read().unwrap().buckets[0].clone());
     let used = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    for cut in [0, 5, HEADING_FIXED, 100, HEADING_BYTES, used - 1, used - 100, used / 2] {
-        match decode(&whole[..cut]) {
-            Ok((_, found)) => assert!(found.buckets[0].iter().all(|b| before.contains(b)), "cut at {cut}"),
-            Err(HistoryError::Foreign(_)) => assert!(cut < HEADING_BYTES, "cut at {cut}"),
-            Err(error) => panic!("{error}"),
+    for cut in [0, 5, HEADING_FIXED, 100, HEADING_BYTES, used - 1, used - 100, used / 2, whole.len() - 1] {
+        match decode(&whole[..cut]).unwrap_err() {
+            HistoryError::Foreign(_) => assert!(cut < HEADING_BYTES, "cut at {cut}"),
+            HistoryError::Cut { has, of } => assert_eq!((has, of), (cut as u64, whole.len() as u64)),
+            error => panic!("{error}"),
         }
+        // The node goes on with what there is of its own.
+        let path = dir.path().join(format!("cut at {cut}"));
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let history = open(&path);
+        let found = history.read().unwrap();
+        assert!(found.buckets[0].iter().all(|b| before.contains(b)), "cut at {cut}");
+        assert_eq!(history.export().unwrap().len(), whole.len());
     }
-    for at in (0..used).step_by(7) {
+    let text = HEADING_FIXED + whole[HEADING_FIXED..HEADING_BYTES].iter().position(|byte| *byte == 0).unwrap();
+    let first = HEADING_BYTES + whole[HEADING_BYTES..].iter().position(|byte| *byte != 0).unwrap();
+    for at in (0..text + 20).chain(first..used).step_by(7) {
         let mut flipped = whole.clone();
         flipped[at] ^= 0x10;
         if let Ok((_, found)) = decode(&flipped) {
