@@ -334,6 +334,11 @@ pub(crate) mod key {
         format!("personality/{id}")
     }
 
+    /// Where one goes that cannot be read.
+    pub(crate) fn personality_aside(id: VmId) -> String {
+        format!("aside/{id}")
+    }
+
     /// What taught prototypes begin with.
     pub(crate) const PROTOTYPES: &str = "prototype/";
 

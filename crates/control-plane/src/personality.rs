@@ -16,6 +16,7 @@ use proteus_brain::personality::label::Labels;
 use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
+use proteus_model::unit::UnixMillis;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,14 @@ use std::time::Duration;
 const JUDGE_EVERY: Duration = Duration::from_secs(10);
 /// How often what is known is written where nothing was told.
 const KEEP_EVERY_MS: u64 = 600_000;
+
+/// How often, at most, where something was told: a guest that becomes something else again and again fills no disk.
+const KEEP_TOLD_MS: u64 = 30_000;
+
+/// Whether so long has passed since, or the clock was set back: then nobody knows.
+fn is_due(since: UnixMillis, now: UnixMillis, every_ms: u64) -> bool {
+    now < since || now.0 - since.0 >= every_ms
+}
 
 /// All VMs, as they are judged.
 #[derive(Default)]
@@ -86,8 +95,11 @@ impl Control {
     async fn judge_all(self: &Arc<Self>) -> Result<(), ControlError> {
         let labels = self.labels().await?;
         for recent in self.node.recent().await? {
-            if !self.personalities.vms().contains_key(&recent.vm) {
-                self.know(recent.vm).await?;
+            if !self.personalities.vms().contains_key(&recent.vm)
+                && let Err(error) = self.know(recent.vm).await
+            {
+                tracing::warn!(vm = %recent.vm, %error, "a VM is not judged for now");
+                continue;
             }
             let at = self.now();
             let (told, due) = {
@@ -102,7 +114,9 @@ impl Control {
                 if recent.flows.is_some() {
                     judged.record.flows.clone_from(&recent.flows);
                 }
-                let due = judged.was_looked_at() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
+                judged.is_unkept |= told != Told::default();
+                let due = judged.is_unkept && is_due(judged.kept_at, at, KEEP_TOLD_MS)
+                    || judged.was_looked_at() && is_due(judged.kept_at, at, KEEP_EVERY_MS);
                 (told, due)
             };
             if recent.applications.is_some() {
@@ -111,7 +125,7 @@ impl Control {
             if told != Told::default() {
                 self.tell_personality(recent.vm, &told).await;
             }
-            if told != Told::default() || due {
+            if due {
                 self.keep_personality(recent.vm).await;
             }
         }
@@ -136,8 +150,17 @@ impl Control {
         Ok(())
     }
 
+    /// What is kept of a VM. What cannot be read is put aside: the VM is known anew.
     async fn kept_personality(&self, vm: VmId) -> Result<Option<Versioned<PersonalityRecord>>, ControlError> {
-        Ok(self.records.get(&key::personality(vm)).await?)
+        match self.records.get(&key::personality(vm)).await {
+            Err(error @ RecordError::Damaged { .. }) => {
+                let (key, aside) = (key::personality(vm), key::personality_aside(vm));
+                self.records.put_aside(&key, &aside).await?;
+                tracing::warn!(%vm, %error, %aside, "what was known of a VM cannot be read and is put aside");
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
     }
 
     async fn tell_personality(&self, vm: VmId, told: &Told) {
@@ -162,7 +185,7 @@ impl Control {
         let known = {
             let mut vms = self.personalities.vms();
             let Some(judged) = vms.get_mut(&vm) else { return Ok(()) };
-            judged.kept_at = self.now();
+            (judged.kept_at, judged.is_unkept) = (self.now(), false);
             judged.memory()
         };
         for tries in 1.. {

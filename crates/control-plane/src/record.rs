@@ -1,7 +1,7 @@
 //! Typed records in the store: JSON under a key, with the revision that a later change is guarded by. Must never
 //! write without saying what it expects to find.
 
-use crate::store::{Commit, Guard, Key, Outcome, Record, Rev, Store, StoreError};
+use crate::store::{Commit, Guard, Key, Outcome, Rev, Store, StoreError};
 use proteus_model::id::OpId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,19 +141,39 @@ impl Records {
         &self,
         prefix: &str,
     ) -> Result<Vec<(String, Versioned<T>)>, RecordError> {
-        let mut all = Vec::new();
-        let mut cursor = None;
+        let (all, damaged) = self.list_readable(prefix).await?;
+        damaged.into_iter().next().map_or(Ok(all), Err)
+    }
+
+    /// The same without those that cannot be read, and what is wrong with these.
+    pub(crate) async fn list_readable<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<(Vec<(String, Versioned<T>)>, Vec<RecordError>), RecordError> {
+        let (mut all, mut damaged, mut cursor) = (Vec::new(), Vec::new(), None);
         loop {
             let page = self.store.list(prefix, cursor, PAGE).await?;
             for record in page.records {
-                let value = Self::parse(record.key.as_str(), &record.value)?;
-                all.push((record.key.as_str().to_owned(), Versioned { value, rev: record.rev }));
+                match Self::parse(record.key.as_str(), &record.value) {
+                    Ok(value) => {
+                        all.push((record.key.as_str().to_owned(), Versioned { value, rev: record.rev }));
+                    }
+                    Err(error) => damaged.push(error),
+                }
             }
             cursor = page.next;
             if cursor.is_none() {
-                return Ok(all);
+                return Ok((all, damaged));
             }
         }
+    }
+
+    /// Moves a record that cannot be read to another key, as text, so that another can take its place.
+    pub(crate) async fn put_aside(&self, key: &str, aside: &str) -> Result<(), RecordError> {
+        let Some(record) = self.store.get(&Key::new(key)?).await? else { return Ok(()) };
+        let before = self.store.get(&Key::new(aside)?).await?.map(|before| before.rev);
+        let batch = self.batch().put(aside, &String::from_utf8_lossy(&record.value), before)?;
+        self.commit(batch.delete(key, record.rev)?).await.map(drop)
     }
 
     /// What is wrong with each record under `prefix` that cannot be read as a `T`.
@@ -161,15 +181,10 @@ impl Records {
         &self,
         prefix: &str,
     ) -> Result<Vec<RecordError>, StoreError> {
-        let (mut found, mut cursor) = (Vec::new(), None);
-        loop {
-            let page = self.store.list(prefix, cursor, PAGE).await?;
-            let read = |record: &Record| Self::parse::<T>(record.key.as_str(), &record.value).err();
-            found.extend(page.records.iter().filter_map(read));
-            cursor = page.next;
-            if cursor.is_none() {
-                return Ok(found);
-            }
+        match self.list_readable::<T>(prefix).await {
+            Ok((_, damaged)) => Ok(damaged),
+            Err(RecordError::Store(error)) => Err(error),
+            Err(other) => Ok(vec![other]),
         }
     }
 
@@ -210,5 +225,31 @@ mod tests {
         let stale = put("a", Some(first)).put("b", &2, Some(first)).unwrap();
         let error = records.commit(stale).await.unwrap_err();
         assert!(matches!(&error, RecordError::Conflict { key } if key == "b"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_read_hides_no_other_and_makes_room_when_it_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(dir.path(), None).unwrap());
+        let next = std::sync::atomic::AtomicU64::new(1);
+        let entropy: Entropy =
+            Arc::new(move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)));
+        let records = Records::new(store.clone(), entropy);
+        records.commit(records.batch().put("kind/a", &1, None).unwrap()).await.unwrap();
+        for times in 0..2 {
+            let garbage = Commit::new(OpId::from_bits(900 + times));
+            let garbage = garbage.put(Key::new("kind/b").unwrap(), b"{\xff".to_vec());
+            store.commit(garbage).await.unwrap();
+            let (readable, damaged) = records.list_readable::<u32>("kind/").await.unwrap();
+            assert_eq!((readable.len(), readable[0].1.value), (1, 1));
+            assert!(matches!(&damaged[..], [RecordError::Damaged { key, .. }] if key == "kind/b"), "{damaged:?}");
+            assert!(records.list::<u32>("kind/").await.is_err());
+            records.put_aside("kind/b", "aside/b").await.unwrap();
+            assert!(records.get::<u32>("kind/b").await.unwrap().is_none());
+            assert_eq!(records.get::<String>("aside/b").await.unwrap().unwrap().value, "{\u{fffd}");
+        }
+        records.commit(records.batch().put("kind/b", &2, None).unwrap()).await.unwrap();
+        records.put_aside("kind/none", "aside/none").await.unwrap();
+        assert!(records.get::<String>("aside/none").await.unwrap().is_none());
     }
 }

@@ -259,10 +259,25 @@ impl Control {
         change: impl Fn(&mut VmRecord),
         act: Option<&Announced>,
     ) -> Result<VmRecord, ControlError> {
+        let change = |record: &mut VmRecord| {
+            change(record);
+            Ok(())
+        };
+        self.try_change_record(vm, entry, change, act).await
+    }
+
+    /// The same of a change that may be refused: then nothing is written.
+    pub(crate) async fn try_change_record(
+        &self,
+        vm: VmId,
+        entry: impl Fn(&VmRecord) -> AuditRecord,
+        change: impl Fn(&mut VmRecord) -> Result<(), ControlError>,
+        act: Option<&Announced>,
+    ) -> Result<VmRecord, ControlError> {
         for _ in 0..TRIES {
             let Versioned { value: was, rev } = self.find_vm_of(vm).await?;
             let mut is = was.clone();
-            change(&mut is);
+            change(&mut is)?;
             // What no longer shall run, or be touched, takes nothing: that is written on a full disk too.
             let mut batch = self.records.batch();
             if !is.wanted || is.disarmed {

@@ -68,8 +68,10 @@ fn row(what: impl Into<String>, mut samples: Vec<Duration>, baseline: impl Into<
 pub async fn run(cli: &Cli, bench: &Bench) -> Result<u8> {
     let (rounds, images) = match bench {
         Bench::Agent { images, seconds } => return agent::run(cli, images, *seconds).await,
-        Bench::Personality { images, guest, record, steady } => {
-            return label::run(cli, (images, guest.as_deref()), record.as_deref(), *steady).await;
+        Bench::Personality { images, guest, only, record, steady } => {
+            let wanted =
+                label::Wanted { only: only.as_deref(), record: record.as_deref(), steady_minutes: *steady };
+            return label::run(cli, (images, guest.as_deref()), &wanted).await;
         }
         Bench::Telemetry { ingest: Some(vms), seconds, .. } => {
             return look::ingest(cli, *vms, *seconds).await;

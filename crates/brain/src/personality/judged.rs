@@ -41,6 +41,8 @@ pub struct Judged {
     pub judgements: Option<[Judgement; 2]>,
     /// When it was written down last, for whoever does that.
     pub kept_at: UnixMillis,
+    /// Whether something was told since then, for the same.
+    pub is_unkept: bool,
 }
 
 /// What one look told.
@@ -63,6 +65,7 @@ impl Judged {
             judgements: None,
             record,
             kept_at: at,
+            is_unkept: false,
         }
     }
 

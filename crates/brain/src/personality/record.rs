@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Labels and changes that are kept, the latest of each.
 const KEPT: usize = 64;
 /// Changes of the configuration inside that are kept, the latest.
-pub const CHANGES_KEPT: usize = 512;
+pub const CHANGES_KEPT: usize = 256;
 
 /// One VM's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

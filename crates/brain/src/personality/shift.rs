@@ -1,4 +1,6 @@
-//! Whether a VM became something else. A *shift* is told by a forest that learned, on a fleet, how a VM's own later
+//! Whether a VM became something else, of series of five minutes and from a day of them on, as a fleet's history has
+//! them. A running Proteus, which sees every ten seconds and knows a VM within minutes, tells it by
+//! [`change`](super::change); this is what `proteus-lab shift` measures. A *shift* is told by a forest that learned, on a fleet, how a VM's own later
 //! samples differ from another VM's: the last samples are held against what was usual for the VM, in its level, its
 //! range and its nearest similar moment, and the forest says how likely they are somebody else's.
 //!

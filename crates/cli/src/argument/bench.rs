@@ -25,6 +25,9 @@ pub enum Bench {
         /// Boot this guest of `proteus image build debian` instead of `small`; its systemd runs the services.
         #[arg(long, value_name = "DIR")]
         guest: Option<PathBuf>,
+        /// Only guests of this service, as `nginx`, and no VM that changes its work.
+        #[arg(long, value_name = "SERVICE")]
+        only: Option<String>,
         /// Write prototypes of work that is not judged afterwards to this file, and judge nothing.
         #[arg(long, value_name = "FILE")]
         record: Option<PathBuf>,

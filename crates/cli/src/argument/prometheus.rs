@@ -1,6 +1,7 @@
 //! Words for a Prometheus as the source of a history.
 
-use crate::prometheus::query::{Matcher, OwnQuery, Source, When};
+use super::When;
+use crate::prometheus::query::{Matcher, OwnQuery, Source};
 use clap::Args;
 use proteus_model::unit::Millis;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //! CSV is. Must never give part of it: all is read before anything is sent.
 
 use super::Session;
-use crate::argument::FromPrometheus;
+use crate::argument::{FromPrometheus, When};
 use crate::client::segment;
 use crate::error::{CommandError, usage};
 use crate::file::{name_of, read_bounded};
@@ -37,8 +37,9 @@ struct Known {
 
 /// The stretch of time that is meant, in seconds.
 fn stretch(from: &FromPrometheus, now_s: u64) -> Result<(u64, u64), CommandError> {
-    let until = from.until.map_or(now_s, |when| when.second(now_s)).min(now_s);
-    let since = from.since.second(now_s);
+    let second = |when: When| when.at(UnixMillis(now_s * 1000)).0 / 1000;
+    let until = from.until.map_or(now_s, second).min(now_s);
+    let since = second(from.since);
     if since >= until {
         let what = format!("expected --since before --until, found {} and {}", shown(since), shown(until));
         return Err(usage(what, "as in `--since 30d` or `--since 2026-11-01T00:00:00Z --until 2d`"));

@@ -3,7 +3,7 @@
 
 use super::answer::Span;
 use proteus_model::telemetry::{Metric, Tier};
-use proteus_model::unit::{Millis, UnixMillis};
+use proteus_model::unit::Millis;
 use std::str::FromStr;
 
 /// Most moments of one request: a Prometheus refuses more than 11 000.
@@ -85,40 +85,6 @@ impl FromStr for OwnQuery {
     }
 }
 
-/// A moment that is given as such, or as so long before another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// A moment.
-    At(UnixMillis),
-    /// So many milliseconds ago.
-    Ago(u64),
-}
-
-impl FromStr for When {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(at) = text.parse() {
-            return Ok(Self::At(at));
-        }
-        let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
-        let ago = days.and_then(|days| days.checked_mul(86_400_000));
-        ago.or_else(|| text.parse::<Millis>().ok().map(|ago| ago.0)).map(Self::Ago).ok_or_else(|| {
-            "expected so long ago, as in 30d or 12h, or YYYY-MM-DDThh:mm:ssZ, or seconds since 1970"
-                .to_owned()
-        })
-    }
-}
-
-impl When {
-    /// The moment that it is, in seconds.
-    pub fn second(self, now_s: u64) -> u64 {
-        match self {
-            Self::At(at) => at.0 / 1000,
-            Self::Ago(ago) => now_s.saturating_sub(ago / 1000),
-        }
-    }
-}
-
 /// What gathers the metrics that the questions are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Source {
@@ -164,7 +130,7 @@ pub fn questions(
         .filter(|(metric, _)| own.iter().all(|own| own.metric != *metric))
         .map(|(metric, expression)| {
             // Levels are of a moment, and a latency is of what was done, however long that went on.
-            let level = matches!(metric, Metric::Memory | Metric::GuestMemory | Metric::DiskLatency);
+            let level = matches!(metric, Metric::Memory | Metric::GuestMemory | Metric::DiskLatency | Metric::DirtyRate);
             let rate_s = (!level).then_some(window.0.div_ceil(1000));
             Query { metric, expression, own: false, rate_s }
         })
@@ -374,19 +340,6 @@ mod tests {
             "a>\"b\"",
         ] {
             assert!(written(bad).is_err(), "{bad:?} was taken");
-        }
-    }
-
-    #[test]
-    fn moments_are_given_as_such_or_as_so_long_ago() {
-        let second = |text: &str| text.parse::<When>().map(|when| when.second(1_000_000));
-        assert_eq!(second("1970-01-02T00:00:00Z"), Ok(86_400));
-        assert_eq!(second("500"), Ok(500));
-        assert_eq!(second("10d"), Ok(136_000));
-        assert_eq!(second("90s"), Ok(999_910));
-        assert_eq!(second("99999999999d"), Ok(0));
-        for bad in ["", "d", "-1d", "yesterday", "999999999999999999999d"] {
-            assert!(second(bad).is_err(), "{bad}");
         }
     }
 

@@ -84,6 +84,8 @@ impl Measure {
             "µs" if most >= 1000.0 => (1000.0, "ms"),
             "µs" => (1.0, "µs"),
             "/s" => (1.0, "per s"),
+            "M/s" if most >= 1000.0 => (1000.0, "billion per s"),
+            "M/s" => (1.0, "million per s"),
             _ => (1.0, ""),
         };
         Self { divisor, unit }

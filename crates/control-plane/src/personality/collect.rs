@@ -1,7 +1,7 @@
 //! What the collectors inside VMs find: twice a minute each agent that is heard is asked what it has, with the owner's
 //! wishes. Must never ask an agent that still owes an answer, nor keep what a guest no longer says of its users.
 
-use super::Personalities;
+use super::{Personalities, is_due};
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_model::id::VmId;
@@ -23,6 +23,8 @@ const LATELY_MS: u64 = 300_000;
 pub(super) struct Asking {
     /// When the agent was asked last; `None`: not yet, or anew at once.
     at: Option<UnixMillis>,
+    /// How long it is left alone after that, ms.
+    pause_ms: u64,
     /// Whether it still owes an answer.
     owed: bool,
     /// Rises when the owner's wishes change: an answer to those of before is not kept.
@@ -41,11 +43,11 @@ impl Personalities {
     fn begin_asking(&self, vm: VmId, now: UnixMillis) -> Option<u64> {
         let mut all = self.asking();
         let asking = all.entry(vm).or_default();
-        let is_due = asking.at.is_none_or(|at| now.0.saturating_sub(at.0) >= COLLECT_EVERY_MS);
+        let is_due = asking.at.is_none_or(|at| is_due(at, now, asking.pause_ms));
         if asking.owed || !is_due {
             return None;
         }
-        (asking.at, asking.owed) = (Some(now), true);
+        (asking.at, asking.pause_ms, asking.owed) = (Some(now), COLLECT_EVERY_MS, true);
         Some(asking.wishes)
     }
 }
@@ -140,7 +142,8 @@ impl Control {
                 // An agent of before is not asked again and again, but when it may have been replaced.
                 let is_old = error.code == NodeErrorCode::Unsupported;
                 asking.failed = Some(error.message);
-                asking.at = if is_old { Some(UnixMillis(at.0 + 20 * COLLECT_EVERY_MS)) } else { Some(at) };
+                asking.pause_ms = if is_old { 20 * COLLECT_EVERY_MS } else { COLLECT_EVERY_MS };
+                asking.at = Some(at);
             }
             None => {}
         }
@@ -151,8 +154,7 @@ impl Control {
     pub(crate) fn collected_lately(&self, vm: VmId) -> Option<Findings> {
         let vms = self.personalities.vms();
         let (at, findings) = vms.get(&vm)?.record.findings.as_ref()?;
-        let is_new = self.now().0.saturating_sub(at.0) <= LATELY_MS;
-        is_new.then(|| findings.clone())
+        (!is_due(*at, self.now(), LATELY_MS)).then(|| findings.clone())
     }
 
     fn collectors_view(&self, record: &VmRecord) -> CollectorsView {
@@ -211,14 +213,12 @@ impl Control {
             self.vm_entry(actor, "vm.collectors", found, evidence)
         };
         let id = record.id;
-        // Of what it is then: another request may have come in between. What was fine a moment ago is refused by nobody
-        // but who asks for too much together, and then nothing of it is taken.
+        // Of what it is then: another request may have come in between, and both together ask for too much.
         let change = |found: &mut VmRecord| {
-            if let Ok(wanted) = changed(&found.intent.collect, request) {
-                found.intent.collect = wanted;
-            }
+            found.intent.collect = changed(&found.intent.collect, request)?;
+            Ok(())
         };
-        let wanted = self.change_record(id, entry, change).await?.intent.collect;
+        let wanted = self.try_change_record(id, entry, change, None).await?.intent.collect;
         let is_known = {
             let mut vms = self.personalities.vms();
             if let Some(judged) = vms.get_mut(&id) {

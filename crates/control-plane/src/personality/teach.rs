@@ -32,8 +32,13 @@ pub(super) struct Taught {
 }
 
 impl Control {
+    /// Those that can be read; `proteus doctor` names the others.
     pub(super) async fn taught(&self) -> Result<Vec<(String, Versioned<Taught>)>, ControlError> {
-        Ok(self.records.list(key::PROTOTYPES).await?)
+        let (taught, damaged) = self.records.list_readable(key::PROTOTYPES).await?;
+        for error in damaged {
+            tracing::warn!(%error, "a prototype that was taught is left out");
+        }
+        Ok(taught)
     }
 
     /// Learns a label from a VM as it is now. `dry_run`: only says whether it could be.

@@ -50,7 +50,7 @@ impl Control {
     /// Every record that goes with a VM, of one or of all; the VMs' own records and names are not among them.
     async fn traces(&self, only: Option<VmId>) -> Result<Vec<Trace>, ControlError> {
         let mut all = Vec::new();
-        for kind in ["version/", "snapshot/", "boot/", "personality/"] {
+        for kind in ["version/", "snapshot/", "boot/", "personality/", "aside/"] {
             let prefix = match only {
                 // Of some there is one record: its key ends with the VM.
                 Some(vm) => format!("{kind}{vm}"),

@@ -9,7 +9,7 @@ mod unit;
 use super::BOOT_LIMIT;
 use crate::demo::host::Host;
 use anyhow::{Context, Result, ensure};
-use case::{Case, GUESTS, Guest, Work, ready};
+use case::{COMPILER, Case, GUESTS, Guest, Work, ready};
 use proteus_brain::personality::traits::{TRAIT_BUCKETS, median, traits};
 use proteus_cli::argument::{Cli, OutputForm};
 use proteus_cli::output::table;
@@ -24,6 +24,7 @@ use proteus_protocol::api::v1::{
 };
 use proteus_protocol::guest::v1::Blob;
 use serde_json::json;
+use rustix::process::{Pid, Signal};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -48,8 +49,6 @@ const CHANGED: Duration = Duration::from_secs(240);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Longest run inside a guest that is asked for at once.
 const INSIDE: Millis = Millis(600_000);
-/// The image that work inside is done with.
-const COMPILER: &str = "compiler";
 
 /// Work that is under way.
 enum Busy {
@@ -62,7 +61,18 @@ impl Busy {
     async fn end(self, place: &Place<'_>, vm: &str) -> Result<()> {
         match self {
             Self::Nothing => {}
-            Self::Client(mut child) => child.kill().await.context("end the client")?,
+            Self::Client(mut child) => {
+                let ended = child.try_wait().context("look at the client")?;
+                // What it did no more was judged as if it had.
+                ensure!(ended.is_none(), "the client of {vm} ended by itself");
+                // With all that it started: a client may be a loop of a shell.
+                let group = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+                if let Some(group) = group {
+                    // Nobody is left in it where all have ended.
+                    let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                }
+                child.wait().await.context("end the client")?;
+            }
             Self::Inside(task) => {
                 task.abort();
                 // The loop sees it before its next round.
@@ -101,7 +111,8 @@ impl Place<'_> {
 }
 
 async fn inside(place: &Place<'_>, vm: &str, script: &str) -> Result<()> {
-    let ended: ExecView = place.host.client.post(&format!("/vms/{vm}/exec"), &place.within(script)).await?;
+    let request = place.within(script);
+    let ended: ExecView = place.host.client.post(&format!("/vms/{vm}/exec"), &request).await?;
     ensure!(ended.exit_code == Some(0), "in {vm}: {script}: {}", ended.stderr);
     Ok(())
 }
@@ -118,6 +129,7 @@ async fn begin(place: &Place<'_>, vm: &str, address: Ipv4Addr, case: &Case) -> R
             command.args(["netns", "exec", &host.namespace().await?]);
             command.args(words.iter().map(|word| word.replace("{}", &address.to_string())));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            command.process_group(0);
             Ok(Busy::Client(command.spawn().with_context(|| format!("run {}", words[0]))?))
         }
         Work::Inside(script) => {
@@ -131,6 +143,23 @@ async fn begin(place: &Place<'_>, vm: &str, address: Ipv4Addr, case: &Case) -> R
                 let _ = client.post::<ExecView>(&path, &request).await;
             })))
         }
+    }
+}
+
+/// Fills the database that pgbench asks. Its port is open before it takes anybody in.
+async fn fill_database(namespace: &str, address: Ipv4Addr) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "pgbench", "-i", "-q", "-s", "2"]);
+        let made = command.args(["-h", &address.to_string(), "-U", "bench", "bench"]).output().await?;
+        let why = String::from_utf8_lossy(&made.stderr);
+        if made.status.success() {
+            return Ok(());
+        }
+        let is_starting = why.contains("the database system is starting up");
+        ensure!(is_starting && begun.elapsed() < BOOT_LIMIT, "pgbench: {why}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -153,10 +182,7 @@ async fn boot(place: &Place<'_>, vm: &str, services: &[&str], disk: bool) -> Res
     }
     let address = view.address.context("the guest has no address")?;
     if services.contains(&"postgresql") {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &host.namespace().await?, "pgbench", "-i", "-q", "-s", "2"]);
-        let made = command.args(["-h", &address.to_string(), "-U", "bench", "bench"]).output().await?;
-        ensure!(made.status.success(), "pgbench: {}", String::from_utf8_lossy(&made.stderr));
+        fill_database(&host.namespace().await?, address).await?;
     }
     Ok(address)
 }
@@ -372,30 +398,52 @@ fn print(form: OutputForm, judged: &[Outcome], changed: &[Outcome]) {
     terminal::write(&table(&["WORK", "IS", "RIGHT AFTER", "BY THE HOST", "TOLD"], &rows));
 }
 
+/// What is wanted of a run.
+pub(super) struct Wanted<'a> {
+    /// Guests of this service alone.
+    pub(super) only: Option<&'a str>,
+    /// Where prototypes go; `None`: work is judged.
+    pub(super) record: Option<&'a Path>,
+    /// How long steady work is watched at the end.
+    pub(super) steady_minutes: u32,
+}
+
+/// A VM and what it is to do.
+type Named = (String, &'static Guest);
+
 /// Runs it.
-pub(super) async fn run(
-    cli: &Cli,
-    (images, full): (&Path, Option<&Path>),
-    out: Option<&Path>,
-    steady: u32,
-) -> Result<u8> {
+pub(super) async fn run(cli: &Cli, (images, full): (&Path, Option<&Path>), wanted: &Wanted<'_>) -> Result<u8> {
     let images = std::fs::canonicalize(images).with_context(|| format!("find {}", images.display()))?;
-    for name in ["nginx", "redis", "postgresql", "compiler"] {
+    let is_wanted = |guest: &&Guest| wanted.only.is_none_or(|only| only == guest.service);
+    let guests: Vec<Named> = GUESTS
+        .iter()
+        .filter(is_wanted)
+        .enumerate()
+        .map(|(at, guest)| (format!("work-{at}"), guest))
+        .collect();
+    let known: Vec<&str> = GUESTS.iter().map(|guest| guest.service).collect();
+    ensure!(!guests.is_empty(), "--only: expected one of {}", known.join(", "));
+    for (_, Guest { service: name, .. }) in &guests {
         ensure!(
             images.join(format!("{name}.json")).is_file(),
             "there is no image of {name}: `proteus image build small nginx redis postgresql compiler --out {}` makes them",
             images.display()
         );
     }
-    let vms: Vec<String> = (0..GUESTS.len()).map(|at| format!("work-{at}")).collect();
     let mut host = Host::start().await?;
     let place = Place { host: &host, images: &images, full };
-    let done = if let Some(out) = out {
-        record_all(&place, &vms, out).await
-    } else {
-        judge_all(&place, &vms, steady).await.map(|(judged, changed)| print(cli.output, &judged, &changed))
+    let is_changing = wanted.record.is_none() && wanted.only.is_none();
+    let done = match wanted.record {
+        Some(out) => record_all(&place, &guests, out).await,
+        None => {
+            let steady = is_changing.then_some(wanted.steady_minutes);
+            judge_all(&place, &guests, steady)
+                .await
+                .map(|(judged, changed)| print(cli.output, &judged, &changed))
+        }
     };
-    let all: Vec<&str> = vms.iter().map(String::as_str).chain(out.is_none().then_some("changes")).collect();
+    let all: Vec<&str> =
+        guests.iter().map(|(vm, _)| vm.as_str()).chain(is_changing.then_some("changes")).collect();
     for left in host.end(&all).await {
         terminal::say_aside(format_args!("left behind: {left}"));
     }
@@ -404,13 +452,13 @@ pub(super) async fn run(
 
 /// All guests, two at a time; what came of each, in one list.
 async fn two_at_a_time<'a, T, F>(
-    vms: &'a [String],
+    guests: &'a [Named],
     work: impl Fn(&'a str, &'static Guest) -> F,
 ) -> Result<Vec<T>>
 where
     F: Future<Output = Result<Vec<T>>>,
 {
-    let queue = Mutex::new(vms.iter().zip(&GUESTS));
+    let queue = Mutex::new(guests.iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || async {
         let mut all = Vec::new();
@@ -424,8 +472,8 @@ where
     Ok(one)
 }
 
-async fn record_all(place: &Place<'_>, vms: &[String], out: &Path) -> Result<()> {
-    let all = two_at_a_time(vms, |vm, guest| record(place, vm, guest)).await?;
+async fn record_all(place: &Place<'_>, guests: &[Named], out: &Path) -> Result<()> {
+    let all = two_at_a_time(guests, |vm, guest| record(place, vm, guest)).await?;
     let mut lines: Vec<String> = all.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     lines.sort();
     // One to a line, so that a difference shows which.
@@ -433,7 +481,16 @@ async fn record_all(place: &Place<'_>, vms: &[String], out: &Path) -> Result<()>
         .with_context(|| format!("write {}", out.display()))
 }
 
-async fn judge_all(place: &Place<'_>, vms: &[String], steady: u32) -> Result<(Vec<Outcome>, Vec<Outcome>)> {
-    let judged = two_at_a_time(vms, |vm, guest| judge(place, vm, guest)).await?;
-    Ok((judged, change(place, "changes", steady).await?))
+/// `steady`: for how many minutes the last work of the VM that changes is watched; `None`: there is no such VM.
+async fn judge_all(
+    place: &Place<'_>,
+    guests: &[Named],
+    steady: Option<u32>,
+) -> Result<(Vec<Outcome>, Vec<Outcome>)> {
+    let judged = two_at_a_time(guests, |vm, guest| judge(place, vm, guest)).await?;
+    let changed = match steady {
+        Some(steady) => change(place, "changes", steady).await?,
+        None => Vec::new(),
+    };
+    Ok((judged, changed))
 }

@@ -1,9 +1,9 @@
 //! Images for `proteus bench` alone: other agents to put ours beside, and a compiler to give a VM work. Not for use: who
 //! can reach the guest can ask them anything.
 
-use super::{MANIFEST_VERSION, ROOT, Recipe, any_address, texts};
+use super::{MANIFEST_VERSION, ROOT, Recipe, any_address, directory, texts};
 use proteus_protocol::guest::v1::ServiceManifest;
-use proteus_protocol::guest::v1::service::{PrepareStep, Probe, ReadyCheck, Signal, SocketOwnership};
+use proteus_protocol::guest::v1::service::{Probe, ReadyCheck, Signal, SocketOwnership};
 use std::collections::BTreeMap;
 
 fn recipe(name: &str, packages: &[&str], argv: &[&str], port: u16) -> Recipe {
@@ -55,7 +55,6 @@ pub(super) fn compiler() -> Recipe {
     let argv = ["/usr/bin/socat", "TCP-LISTEN:9102,fork,reuseaddr", "OPEN:/dev/null"];
     let mut recipe = recipe("compiler", &packages, &argv, 9102);
     recipe.service.data_dir = Some("/data".to_owned());
-    recipe.service.prepare =
-        vec![PrepareStep::Directory { path: "/data".to_owned(), user: ROOT, mode: 0o755 }];
+    recipe.service.prepare = vec![directory("/data", ROOT, 0o755)];
     recipe
 }

@@ -48,6 +48,9 @@ const INPUT: &str = "test -s /data/in || cat /usr/lib/gcc/x86_64-linux-gnu/12/cc
 const SOURCE: &str = "mkdir -p /data/o; for f in 1 2 3 4 5 6; do i=0; while [ $i -lt 40 ]; do i=$((i+1)); \
 echo \"int f${f}_$i(int *a,int n){int s=$f;for(int j=0;j<n;j++){s+=a[j]*$i;if(s%7==3)a[j]^=s;}return s;}\"; done >/data/$f.c; done;";
 
+/// Where work inside is done.
+pub(super) const COMPILER: &str = "compiler";
+
 /// All guests with their work.
 pub(super) const GUESTS: [Guest; 5] = [
     Guest {
@@ -205,7 +208,7 @@ pub(super) const GUESTS: [Guest; 5] = [
         ],
     },
     Guest {
-        service: "compiler",
+        service: COMPILER,
         disk: true,
         cases: &[
             learn(
@@ -228,7 +231,7 @@ pub(super) const GUESTS: [Guest; 5] = [
         ],
     },
     Guest {
-        service: "compiler",
+        service: COMPILER,
         disk: true,
         cases: &[
             learn(
