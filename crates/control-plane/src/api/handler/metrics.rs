@@ -89,7 +89,7 @@ const FAULTS: Family =
 const DISAGREEMENT: Family = (
     "proteus_vm_guest_disagreement_ratio",
     "gauge",
-    "How far the guest's count of its CPU time is from the host's.",
+    "How far the guest's count of its CPU time, steal time, disks or links is from the host's.",
 );
 const LABEL: Family = ("proteus_vm_label", "gauge", "1 for the label that the VM bears, as `database`.");
 const CHANGES: Family =
@@ -254,7 +254,10 @@ impl Page {
         for (fault, times) in &seen.faults {
             self.count(FAULTS, &[("vm", vm), ("fault", fault)], Some(*times), 1.0);
         }
-        self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
+        let others = seen.disagreements.iter().map(|(of, off)| (of.as_str(), *off));
+        for (of, off) in seen.disagreement.map(|off| ("cpu", off)).into_iter().chain(others) {
+            self.put(DISAGREEMENT, &[("vm", vm), ("of", of)], Some(f64::from(off)));
+        }
         let dirty = seen.values.get(&Metric::DirtyRate);
         self.put(DIRTY, &[("vm", vm)], dirty.map(|kib| f64::from(*kib) * KIB));
     }

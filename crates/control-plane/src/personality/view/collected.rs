@@ -134,7 +134,15 @@ impl<'a> Collected<'a> {
 
     pub(super) fn logs(&self) -> PartView<Vec<LogView>> {
         let part = |findings: &'a Findings| findings.logs.as_ref();
-        self.part(Collector::Logs, part, |seen| seen.iter().map(LogView::from).collect())
+        let mut view: PartView<Vec<LogView>> =
+            self.part(Collector::Logs, part, |seen| seen.iter().map(LogView::from).collect());
+        let logs = view.value.iter().flatten();
+        let unread: Vec<&str> =
+            logs.filter(|log| log.errors.is_none()).map(|log| log.service.as_str()).collect();
+        if !unread.is_empty() {
+            view.missing.push(format!("errors of {}: not all that it wrote was read", unread.join(", ")));
+        }
+        view
     }
 
     pub(super) fn gpus(&self) -> PartView<Vec<GpuView>> {
