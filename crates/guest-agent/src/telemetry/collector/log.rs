@@ -277,7 +277,7 @@ impl Collect for Logs {
 
 #[cfg(test)]
 mod tests {
-    use super::journal::tests::Book;
+    use super::journal::Book;
     use super::*;
     use std::io::Write;
 

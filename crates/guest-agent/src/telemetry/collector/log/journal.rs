@@ -301,7 +301,10 @@ impl Look {
 }
 
 #[cfg(test)]
-pub mod tests;
+mod tests;
+
+#[cfg(test)]
+pub use tests::Book;
 
 #[cfg(test)]
 mod fuzz;

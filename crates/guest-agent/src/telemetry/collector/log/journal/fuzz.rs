@@ -6,7 +6,7 @@ use super::*;
 use crate::fuzz::{Random, mutate, run};
 use std::cell::RefCell;
 
-const ITERATIONS: u64 = 1_500;
+const ITERATIONS: u64 = 15_000;
 
 const PIECES: [&[u8]; 8] = [
     b"LPKSHHRH",

@@ -264,8 +264,5 @@ fn another_form_is_counted_only_and_what_is_begun_anew_is_no_more_the_same() {
     follow.source.borrow_mut().bytes.truncate(280);
     assert!(look(&mut follow).is_none(), "its end is gone");
     assert!(!follow.is(&Rc::new(RefCell::new(Book::new(2, false)))));
-    assert!(
-        Follow::from_end(Rc::new(RefCell::new(Book::of(vec![0; 500]))))
-            .is_none()
-    );
+    assert!(Follow::from_end(Rc::new(RefCell::new(Book::of(vec![0; 500])))).is_none());
 }
