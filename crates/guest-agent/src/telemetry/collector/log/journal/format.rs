@@ -115,6 +115,9 @@ pub enum Field {
 /// Names of fields that tell whose an entry is, what counts most first.
 const NAMES: [&[u8]; 3] = [b"_SYSTEMD_UNIT=", b"_SYSTEMD_USER_UNIT=", b"SYSLOG_IDENTIFIER="];
 
+/// What the kernel says has no name of its own where a program wrote it to `/dev/kmsg`.
+const KERNEL: &[u8] = b"_TRANSPORT=kernel";
+
 /// A field, by the begin of its data object; `None`: it is none.
 pub fn field(bytes: &[u8], is_compact: bool) -> Option<Field> {
     let object = Object::parse(bytes).filter(|object| object.kind == Kind::Data)?;
@@ -127,6 +130,9 @@ pub fn field(bytes: &[u8], is_compact: bool) -> Option<Field> {
     let payload = &read[..length.min(read.len())];
     if let Some([digit @ b'0'..=b'7']) = payload.strip_prefix(b"PRIORITY=") {
         return Some(Field::Priority(digit - b'0'));
+    }
+    if payload == KERNEL {
+        return Some(Field::Name(NAMES.len() as u8, "kernel".to_owned()));
     }
     let named = NAMES.iter().zip(0..).find_map(|(name, rank)| Some((rank, payload.strip_prefix(*name)?)));
     let name = named.map(|(rank, value)| (rank, service(&String::from_utf8_lossy(value))));

@@ -145,7 +145,10 @@ fn a_unit_counts_more_than_who_says_so_in_whatever_order() {
     book.borrow_mut().entry(&["SYSLOG_IDENTIFIER=c", user, unit, "PRIORITY=6"]);
     book.borrow_mut().entry(&[unit, "SYSLOG_IDENTIFIER=c", "PRIORITY=6"]);
     book.borrow_mut().entry(&["SYSLOG_IDENTIFIER=c", user, "PRIORITY=6"]);
-    assert_eq!(told(&look(&mut follow).unwrap()), [("a.service", 2, 0), ("b.service", 1, 0)]);
+    book.borrow_mut().entry(&["_TRANSPORT=kernel", "SYSLOG_IDENTIFIER=d", "PRIORITY=6"]);
+    book.borrow_mut().entry(&["PRIORITY=3", "_TRANSPORT=kernel"]);
+    let seen = look(&mut follow).unwrap();
+    assert_eq!(told(&seen), [("a.service", 2, 0), ("b.service", 1, 0), ("d", 1, 0), ("kernel", 1, 1)]);
 }
 
 #[test]
