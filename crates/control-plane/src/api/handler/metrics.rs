@@ -426,13 +426,20 @@ mod tests {
             proteus_model::vm::VmCounters { vcpu_run_ns: Some(1_500_000_000), ..Default::default() };
         page.measured("web", &Measurement { counters, psi_io_us: Some(2_000_000), ..Measurement::default() });
         let values = [(Metric::DirtyRate, 2.0), (Metric::Cpu, 1.0)].into();
-        page.watched("web", &UsageObserved { values, ..UsageObserved::default() });
+        let disagreements = [("disks".to_owned(), 0.5)].into();
+        let off =
+            UsageObserved { values, disagreement: Some(0.25), disagreements, ..UsageObserved::default() };
+        page.watched("web", &off);
         page.watched("db", &UsageObserved::default());
         let text = page.text();
         assert!(text.contains("proteus_vm_cpu_seconds_total{vm=\"web\"} 1.5\n"), "{text}");
         assert!(text.contains("proteus_vm_guest_stalled_seconds_total{vm=\"web\",on=\"io\"} 2\n"), "{text}");
         assert!(text.contains("proteus_vm_dirty_bytes_per_second{vm=\"web\"} 2048\n"), "{text}");
-        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 3, "{text}");
+        for (of, off) in [("cpu", 0.25), ("disks", 0.5)] {
+            let row = format!("proteus_vm_guest_disagreement_ratio{{vm=\"web\",of=\"{of}\"}} {off}\n");
+            assert!(text.contains(&row), "{text}");
+        }
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 5, "{text}");
         for (name, kind, _) in FAMILIES {
             assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
         }
