@@ -9,7 +9,9 @@
 mod random;
 
 use proteus_brain::telemetry::Merger;
-use proteus_model::telemetry::{CpuObserved, GuestSample, MemoryObserved, Metric, PressureObserved, Reading};
+use proteus_model::telemetry::{
+    CpuObserved, DiskObserved, GuestSample, MemoryObserved, Metric, NicObserved, PressureObserved, Reading,
+};
 use proteus_model::unit::{Bytes, Permille};
 use proteus_model::vm::{MEMORY_MAX, VmCounters};
 use random::{Random, number};
@@ -50,6 +52,7 @@ fn word(random: &mut Random) -> GuestSample {
         user_us: any(random),
         system_us: any(random),
         idle_us: any(random),
+        steal_us: any(random),
         switches: maybe(random),
         forks: maybe(random),
         ..CpuObserved::default()
@@ -58,6 +61,19 @@ fn word(random: &mut Random) -> GuestSample {
         total: Bytes(any(random)),
         available: Bytes(any(random)),
         ..MemoryObserved::default()
+    });
+    sample.disks = (random.below(4) > 0).then(|| {
+        let disk = |random: &mut Random| DiskObserved {
+            serial: Some("d".to_owned()),
+            read: Bytes(any(random)),
+            written: Bytes(any(random)),
+            ..DiskObserved::default()
+        };
+        (0..random.below(3)).map(|_| disk(random)).collect()
+    });
+    sample.nics = (random.below(4) > 0).then(|| {
+        let (received, sent) = (Bytes(any(random)), Bytes(any(random)));
+        vec![NicObserved { name: "eth0".to_owned(), received, sent, ..NicObserved::default() }]
     });
     sample
 }
@@ -80,7 +96,11 @@ fn host(second: u64) -> VmCounters {
     VmCounters {
         vcpu_run_ns,
         resident: Some(Bytes::mib(64)),
-        disk_read: Some(second),
+        vcpu_wait_ns: Some(second * 300_000_000),
+        disk_read: Some(second << 20),
+        disk_written: Some(second),
+        net_to_guest: Some(second << 20),
+        net_from_guest: Some(second),
         ..VmCounters::default()
     }
 }
@@ -99,7 +119,10 @@ fn run(random: &mut Random) {
             check(&merger.hear(heard_at, &word(random)));
         }
     }
-    assert!(merger.disagreement().cpu.is_none_or(|off| (0.0..=10.0).contains(&off)));
+    let off = merger.disagreement();
+    assert!(
+        off.cpu.into_iter().chain(off.others().map(|(_, off)| off)).all(|off| (0.0..=10.0).contains(&off))
+    );
 }
 
 #[test]

@@ -66,8 +66,6 @@ pub struct Agent {
     signals: OwnedFd,
     buttons: Vec<OwnedFd>,
     sampler: Sampler,
-    sample_interval: Option<Duration>,
-    sample_at: Instant,
     collectors: Collectors,
     services: Services,
     images: Images,
@@ -91,8 +89,6 @@ pub fn run(kind: GuestKind) -> Result<(), AgentError> {
         signals,
         buttons: if kind == GuestKind::Pid1 { crate::boot::power_buttons() } else { Vec::new() },
         sampler: Sampler::new(),
-        sample_interval: None,
-        sample_at: now,
         collectors: Collectors::default(),
         services: Services::default(),
         images: Images::default(),
@@ -149,7 +145,6 @@ impl Agent {
             let (services, jobs, collectors) = (&self.services, &self.jobs, &self.collectors);
             reap_orphans(|pid| services.owns(pid) || jobs.owns(pid) || collectors.owns(pid));
         }
-        self.sample_if_due(now);
         self.step_ending(now);
         self.send();
         true
@@ -222,16 +217,6 @@ impl Agent {
         }
     }
 
-    fn sample_if_due(&mut self, now: Instant) {
-        let Some(interval) = self.sample_interval.filter(|_| now >= self.sample_at) else { return };
-        // Late samples are not caught up: they would all show the same moment.
-        self.sample_at = (self.sample_at + interval).max(now);
-        if self.channel.as_ref().is_some_and(Channel::is_connected) {
-            let sample = Box::new(self.sampler.sample(false));
-            self.outbox.event(Event::Sample { sample });
-        }
-    }
-
     fn send(&mut self) {
         for outgoing in self.outbox.drain() {
             let Some(channel) = &mut self.channel else { continue };
@@ -248,20 +233,11 @@ impl Agent {
             None => Some(self.channel_retry_at),
         };
         let mounts = (!self.mounts.is_empty()).then(|| now + MOUNT_RETRY);
-        let sample = self.sample_interval.map(|_| self.sample_at);
         let ending = self.ending.as_ref().map(Ending::deadline);
-        [
-            channel,
-            mounts,
-            sample,
-            ending,
-            self.services.deadline(),
-            self.jobs.deadline(),
-            self.collectors.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [channel, mounts, ending, self.services.deadline(), self.jobs.deadline(), self.collectors.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn wait(&self) {

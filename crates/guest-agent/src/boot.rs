@@ -2,11 +2,10 @@
 //! essential: a guest that cannot be reached because a tuning module is missing helps nobody. What went wrong is
 //! said on the console.
 
-use crate::execution::application::{SERVICES, cgroup_dir};
+use crate::execution::application::{CGROUP_ROOT, SERVICES, cgroup_dir};
 use crate::identity;
 use crate::procfs::{read_text, write_text};
 use crate::sys;
-use crate::telemetry::CGROUP_ROOT;
 use proteus_protocol::guest::v1::NetworkSettings;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;

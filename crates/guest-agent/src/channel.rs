@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Most bytes that wait to be sent: two full answers.
 const QUEUE_BYTES_MAX: usize = 2 * GUEST_PAYLOAD_BYTES_MAX;
-/// A sample is not queued behind more than this: it is stale before it leaves.
-const SAMPLE_QUEUE_BYTES_MAX: usize = 64 * 1024;
+/// Once all is sent, so much of the queue's memory is kept.
+const QUEUE_BYTES_KEPT: usize = 64 * 1024;
 /// A frame whose rest does not come within this is given up.
 const FRAME_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -197,15 +197,15 @@ impl Channel {
         if self.sent == self.queue.len() {
             self.queue.clear();
             self.sent = 0;
-            self.queue.shrink_to(SAMPLE_QUEUE_BYTES_MAX);
+            self.queue.shrink_to(QUEUE_BYTES_KEPT);
         }
     }
 
-    fn send(&mut self, message: &GuestMessage, queue_max: usize) {
+    fn send(&mut self, message: &GuestMessage) {
         if !self.connected {
             return;
         }
-        if self.queue.len() - self.sent > queue_max {
+        if self.queue.len() - self.sent > QUEUE_BYTES_MAX {
             self.dropped_messages += 1;
             return;
         }
@@ -217,13 +217,11 @@ impl Channel {
 
     /// Answers a request.
     pub fn reply(&mut self, id: u64, reply: Reply) {
-        self.send(&GuestMessage::Reply { id, reply: Box::new(reply) }, QUEUE_BYTES_MAX);
+        self.send(&GuestMessage::Reply { id, reply: Box::new(reply) });
     }
 
     /// Says something unasked.
     pub fn event(&mut self, event: Event) {
-        let is_sample = matches!(event, Event::Sample { .. });
-        let queue_max = if is_sample { SAMPLE_QUEUE_BYTES_MAX } else { QUEUE_BYTES_MAX };
-        self.send(&GuestMessage::Event { event }, queue_max);
+        self.send(&GuestMessage::Event { event });
     }
 }

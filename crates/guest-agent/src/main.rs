@@ -16,6 +16,9 @@ mod execution;
 
 mod failure;
 
+#[cfg(test)]
+mod fuzz;
+
 mod identity;
 
 mod image;

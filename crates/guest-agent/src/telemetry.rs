@@ -1,7 +1,5 @@
-//! Samples the guest. Files of the kernel stay open between samples; processes and control groups, which cost
-//! most, are looked at every tenth time. Must never report a zero for what it could not read.
-
-mod cgroup;
+//! Samples the guest when the host asks: counters of the whole, its disks and links, and the processes that use most.
+//! Files of the kernel stay open between samples. Must never report a zero for what it could not read.
 
 pub mod collector;
 
@@ -11,18 +9,12 @@ mod findings;
 
 mod process;
 
-pub use cgroup::ROOT as CGROUP_ROOT;
-
 pub use findings::Collectors;
 
 use crate::procfs::{Reader, fields};
 use proteus_protocol::guest::v1::sample::{Cpu, Memory, Pressure, PressureSet, Sample};
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Every how many samples processes and control groups are looked at. In an emulated guest a look costs about
-/// 20 ms of CPU: ten samples apart it is 0.2 % of a core at 1 Hz.
-const LOOK_EVERY: u64 = 10;
 
 /// Microseconds in one clock tick: the kernel counts CPU time for users at 100 Hz on all architectures here.
 pub const TICK_US: u64 = 10_000;
@@ -34,7 +26,6 @@ pub struct Sampler {
     files: Files,
     devices: device::Devices,
     processes: process::Processes,
-    groups: cgroup::Groups,
 }
 
 struct Files {
@@ -61,7 +52,6 @@ impl Sampler {
             },
             devices: device::Devices::default(),
             processes: process::Processes::default(),
-            groups: cgroup::Groups::default(),
         }
     }
 
@@ -70,15 +60,12 @@ impl Sampler {
         self.files.pressure.iter().all(Option::is_some)
     }
 
-    /// One look; with `closely`, at processes and control groups too.
-    pub fn sample(&mut self, closely: bool) -> Sample {
-        let closely = closely || self.sequence.is_multiple_of(LOOK_EVERY);
+    /// One look. In an emulated guest it costs about 20 ms of CPU, most of it for the processes: 0.2 % of a core for a
+    /// host that asks every ten seconds.
+    pub fn sample(&mut self) -> Sample {
         let sequence = self.sequence;
         self.sequence += 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        if closely {
-            self.devices.forget_serials();
-        }
         // Before the processes are listed: see there.
         let cpu = self.read(|files| &files.stat).and_then(cpu);
         let forks = cpu.as_ref().and_then(|cpu| cpu.forks);
@@ -91,8 +78,7 @@ impl Sampler {
             pressure: self.pressure(),
             disks: self.devices.disks(&mut self.reader),
             nics: self.devices.nics(&mut self.reader),
-            processes: if closely { self.processes.top(&mut self.reader, forks) } else { None },
-            cgroups: if closely { self.groups.largest(&mut self.reader) } else { None },
+            processes: self.processes.top(&mut self.reader, forks),
         }
     }
 
@@ -242,17 +228,13 @@ mod tests {
     #[test]
     fn this_machine_can_be_sampled() {
         let mut sampler = Sampler::new();
-        let first = sampler.sample(false);
+        let first = sampler.sample();
         assert_eq!(first.sequence, 0);
         assert!(first.cpu.unwrap().online >= 1);
         assert!(first.memory.unwrap().available > 0);
         assert!(first.processes.unwrap().iter().any(|p| p.pid == std::process::id() || p.resident > 0));
-        let second = sampler.sample(false);
-        assert_eq!((second.sequence, second.processes, second.cgroups), (1, None, None));
-        assert!(proteus_model::telemetry::GuestSample::try_from(second_look(&mut sampler)).is_ok());
-    }
-
-    fn second_look(sampler: &mut Sampler) -> Sample {
-        sampler.sample(true)
+        let second = sampler.sample();
+        assert!(second.sequence == 1 && second.processes.is_some());
+        assert!(proteus_model::telemetry::GuestSample::try_from(second).is_ok());
     }
 }

@@ -288,7 +288,7 @@ impl Telemetry {
         let watched = locked(&watched);
         let mut faults = *watched.merger.faults();
         faults.add(watched.series.faults());
-        let reading = watched.now(self.steady_ms());
+        let (reading, off) = (watched.now(self.steady_ms()), watched.merger.disagreement());
         Some(UsageObserved {
             at: watched.last.map(|(at, _)| at),
             values: Metric::ALL
@@ -297,7 +297,8 @@ impl Telemetry {
                 .collect(),
             unmeasured: BTreeMap::new(),
             faults: faults.counted().map(|(fault, times)| (fault.name().to_owned(), times)).collect(),
-            disagreement: watched.merger.disagreement().cpu,
+            disagreement: off.cpu,
+            disagreements: off.others().map(|(of, off)| (of.to_owned(), off)).collect(),
         })
     }
 }

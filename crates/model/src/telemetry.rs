@@ -46,11 +46,8 @@ pub struct GuestSample {
     pub disks: Option<Vec<DiskObserved>>,
     /// Network interfaces without loopback.
     pub nics: Option<Vec<NicObserved>>,
-    /// The processes that used most CPU or memory; `None` when this sample did not look (the agent looks at
-    /// processes more rarely than at the rest).
+    /// The processes that used most CPU or memory; `None` when they could not be listed.
     pub processes: Option<Vec<ProcessObserved>>,
-    /// Control groups, largest first; `None` as for processes.
-    pub cgroups: Option<Vec<CgroupObserved>>,
 }
 
 /// CPU time totals, in microseconds over all CPUs, and what runs.
@@ -198,25 +195,4 @@ pub struct ProcessObserved {
     /// Written that goes to storage, alike.
     #[serde(default)]
     pub written: Option<Bytes>,
-}
-
-/// A control group.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupObserved {
-    /// Path below the cgroup mount, without a leading slash.
-    pub path: String,
-    /// CPU time used, in microseconds.
-    pub cpu_us: Option<u64>,
-    /// Time spent throttled by a quota, in microseconds.
-    pub throttled_us: Option<u64>,
-    /// Memory charged now.
-    pub memory: Option<Bytes>,
-    /// Tasks in it now.
-    pub tasks: Option<u32>,
-    /// Amount read from disks.
-    pub read: Option<Bytes>,
-    /// Amount written to disks.
-    pub written: Option<Bytes>,
-    /// Memory pressure on it.
-    pub memory_pressure: Option<PressureObserved>,
 }

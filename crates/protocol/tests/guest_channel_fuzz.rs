@@ -94,7 +94,7 @@ fn what_the_host_hears() {
     let status = serde_json::from_str(status).unwrap();
     let sample = Sample { sequence: 3, uptime_ms: Some(1), ..Sample::default() };
     let seeds = [
-        GuestMessage::Event { event: Event::Sample { sample: Box::new(sample.clone()) } },
+        GuestMessage::Reply { id: 3, reply: Box::new(Reply::Sample { sample: Box::new(sample) }) },
         GuestMessage::Event { event: Event::Service { status } },
         GuestMessage::Reply { id: 1, reply: Box::new(Reply::Pong { uptime_ms: 5 }) },
         GuestMessage::Reply {
@@ -103,7 +103,9 @@ fn what_the_host_hears() {
         },
     ];
     run(&seeds, &seeds[0].clone(), |message| {
-        if let GuestMessage::Event { event: Event::Sample { sample } } = message {
+        if let GuestMessage::Reply { reply, .. } = message
+            && let Reply::Sample { sample } = *reply
+        {
             // Refused or not: without a panic.
             let _ = GuestSample::try_from(*sample);
         }
@@ -216,7 +218,8 @@ fn a_million_processes_are_refused() {
     assert!(GuestSample::try_from(of(PROCESSES_MAX)).is_ok());
     assert!(GuestSample::try_from(of(PROCESSES_MAX + 1)).is_err());
     let empty = Sample { processes: Some(vec![Process::default(); 1_000_000]), ..Sample::default() };
-    let message = GuestMessage::Event { event: Event::Sample { sample: Box::new(empty.clone()) } };
+    let reply = Box::new(Reply::Sample { sample: Box::new(empty.clone()) });
+    let message = GuestMessage::Reply { id: 1, reply };
     assert!(GuestSample::try_from(empty).is_err());
     // Longer than a guest may send: it is never held as a whole.
     let mut decoder = Decoder::<GuestMessage>::new(GUEST_PAYLOAD_BYTES_MAX);

@@ -8,18 +8,37 @@ use proteus_model::vm::{DirtyObserved, MEMORY_MAX, VmCounters};
 
 /// Longest time between two looks of which a rate is told: beyond it what happened in between is not known.
 const GAP_MS: u64 = 60_000;
-/// Least CPU of the host's count, thousandths of a core, at which the two counts are compared.
-const COMPARED_CPU_MIN: f32 = 50.0;
+/// What of the guest's word is held against the host's count: how much of the guest's counter and of the host's is one
+/// unit, and from how many of them a second by the host's count on. Below that moments between the two looks show.
+/// CPU and steal in thousandths of a core, disks and links in bytes.
+const COMPARED: [(f64, f64, f32); 4] =
+    [(1e3, SHARE, 50.0), (1e3, SHARE, 50.0), (1.0, 1.0, 65_536.0), (1.0, 1.0, 65_536.0)];
 /// Weight of the newest comparison in the running mean: about the last 30 count.
 const COMPARED_WEIGHT: f32 = 0.065;
 
-/// How far what a guest says is from what its host counts. 0: they agree.
+/// How far what a guest says is from what its host counts, each |guest − host| / host, a running mean over comparisons.
+/// 0: they agree; `None`: never compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Disagreement {
-    /// Of the CPU time used: |guest − host| / host, a running mean over comparisons. `None`: never compared.
+    /// Of the CPU time used.
     pub cpu: Option<f32>,
-    /// How often the two were compared.
+    /// Of the time that it was ready to run and did not (the host's delay of its vCPUs). A guest whose kernel counts none,
+    /// as each that is emulated, is not compared.
+    pub steal: Option<f32>,
+    /// Of what its disks read and wrote.
+    pub disks: Option<f32>,
+    /// Of what its links received and sent.
+    pub links: Option<f32>,
+    /// How often the CPU time was compared.
     pub compared: u64,
+}
+
+impl Disagreement {
+    /// All but the CPU's, as far as they were compared.
+    pub fn others(&self) -> impl Iterator<Item = (&'static str, f32)> {
+        let all = [("steal", self.steal), ("disks", self.disks), ("links", self.links)];
+        all.into_iter().filter_map(|(of, off)| Some((of, off?)))
+    }
 }
 
 /// A counter of the host's: what its rise per second is, how it is read, and how much of it is one unit.
@@ -52,8 +71,11 @@ const COUNTERS: [Counter; 16] = [
     (Metric::CacheMisses, |c| c.cache_misses, 1.0),
 ];
 
-/// Column of the CPU time.
+/// Columns of what is compared.
 const CPU: usize = 0;
+const RUN_DELAY: usize = 1;
+const DISKS: [usize; 2] = [4, 5];
+const LINKS: [usize; 2] = [6, 7];
 
 /// A counter as it was read last. Each has its own: some are read more rarely than others.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +91,8 @@ pub struct Merger {
     host: [Option<Base>; COUNTERS.len()],
     /// Operations on disks, and the time that they took, ns.
     disk: Option<(u64, u64, u64)>,
-    /// The guest's last word, when it came, and the host's count of the CPU then.
-    guest: Option<(u64, GuestTotals, Option<Base>)>,
+    /// The guest's last word, when it came, and the host's count then of what is compared.
+    guest: Option<(u64, GuestTotals, [Option<Base>; COMPARED.len()])>,
     faults: Faults,
     disagreement: Disagreement,
 }
@@ -79,7 +101,8 @@ pub struct Merger {
 #[derive(Debug, Clone, Copy)]
 struct GuestTotals {
     sequence: u64,
-    cpu_us: Option<u64>,
+    /// As the host's are compared: CPU and steal in µs, disks and links in bytes.
+    compared: [Option<u64>; COMPARED.len()],
     psi_cpu_us: Option<u64>,
     psi_memory_us: Option<u64>,
     psi_io_us: Option<u64>,
@@ -93,7 +116,13 @@ impl From<&GuestSample> for GuestTotals {
         let pressure = &sample.pressure;
         Self {
             sequence: sample.sequence,
-            cpu_us: cpu.and_then(|cpu| cpu.user_us.checked_add(cpu.system_us)),
+            compared: [
+                cpu.and_then(|cpu| cpu.user_us.checked_add(cpu.system_us)),
+                // A kernel that counts none has no clock for it.
+                cpu.map(|cpu| cpu.steal_us).filter(|steal| *steal > 0),
+                disks(sample),
+                links(sample),
+            ],
             psi_cpu_us: pressure.cpu_some.map(|p| p.total_us),
             psi_memory_us: pressure.memory_some.map(|p| p.total_us),
             psi_io_us: pressure.io_some.map(|p| p.total_us),
@@ -101,6 +130,25 @@ impl From<&GuestSample> for GuestTotals {
             forks: cpu.and_then(|cpu| cpu.forks),
         }
     }
+}
+
+/// A sum; `None`: it is none, or beyond all numbers.
+fn sum(amounts: impl Iterator<Item = u64>) -> Option<u64> {
+    amounts.map(Some).reduce(|sum, amount| sum?.checked_add(amount?)).flatten()
+}
+
+/// What moved between a guest and the disks that its host gave it. What stands on them, as logical volumes, has no serial.
+fn disks(sample: &GuestSample) -> Option<u64> {
+    let given = sample.disks.iter().flatten().filter(|disk| disk.serial.is_some());
+    sum(given.flat_map(|disk| [disk.read.0, disk.written.0]))
+}
+
+/// What moved over a guest's own links: what it made itself, as bridges and those of containers, has other names.
+fn links(sample: &GuestSample) -> Option<u64> {
+    let is_own =
+        |name: &str| (name.starts_with("en") || name.starts_with("eth")) && !name.contains(['.', '@', ':']);
+    let own = sample.nics.iter().flatten().filter(|nic| is_own(&nic.name));
+    sum(own.flat_map(|nic| [nic.received.0, nic.sent.0]))
 }
 
 fn mib(bytes: Bytes) -> f32 {
@@ -121,6 +169,22 @@ pub fn dirty_rate(seen: &DirtyObserved) -> Option<f32> {
     }
     let share = seen.changed as f64 / seen.sampled as f64;
     Some((share * seen.memory.0 as f64 / KIB / seconds) as f32)
+}
+
+/// How far a guest's rate is from its host's; `None`: one of them is not known, or there is too little to compare.
+fn off(
+    which: usize,
+    (said_then, said_now, seconds): (Option<u64>, Option<u64>, f64),
+    counted_then: Option<Base>,
+    counted_now: Option<Base>,
+) -> Option<f32> {
+    let (said_unit, counted_unit, least) = COMPARED[which];
+    let (then, now) = (counted_then?, counted_now?);
+    let rise = now.value.checked_sub(then.value)?;
+    let counted = (rise as f64 / span(then.at, now.at)? / counted_unit) as f32;
+    let said = (said_now?.checked_sub(said_then?)? as f64 / seconds / said_unit) as f32;
+    // Beyond ten times it is all the same.
+    (counted >= least).then(|| ((said - counted).abs() / counted).min(10.0))
 }
 
 impl Merger {
@@ -207,9 +271,8 @@ impl Merger {
         });
         reading.set(Metric::GuestMemory, used.map(|used| mib(Bytes(used))));
         let now = GuestTotals::from(sample);
-        let Some((then, before, counted_then)) = self.guest.replace((at, now, self.host[CPU])) else {
-            return;
-        };
+        let counted = self.counted();
+        let Some((then, before, counted_then)) = self.guest.replace((at, now, counted)) else { return };
         if before.sequence == now.sequence {
             // Not a new word.
             self.faults.count(Fault::Repeated);
@@ -238,22 +301,29 @@ impl Merger {
         };
         times(self, Metric::Switches, before.switches, now.switches);
         times(self, Metric::Forks, before.forks, now.forks);
-        let said = self.rate(before.cpu_us, now.cpu_us, seconds).map(|rate| (rate / 1e3) as f32);
-        let counted = counted_then.zip(self.host[CPU]).and_then(|(then, now)| {
-            let rise = now.value.checked_sub(then.value)?;
-            Some((rise as f64 / span(then.at, now.at)? / SHARE) as f32)
-        });
-        self.compare(said, counted);
+        // A guest's time does not run back; its disks and links come and go.
+        if before.compared[CPU].zip(now.compared[CPU]).is_some_and(|(before, now)| now < before) {
+            self.faults.count(Fault::Reset);
+        }
+        let (means, mut compared) = (&mut self.disagreement, 0);
+        let means = [&mut means.cpu, &mut means.steal, &mut means.disks, &mut means.links];
+        for (which, mean) in means.into_iter().enumerate() {
+            let said = (before.compared[which], now.compared[which], seconds);
+            let Some(off) = off(which, said, counted_then[which], counted[which]) else { continue };
+            *mean = Some(mean.map_or(off, |mean| mean + (off - mean) * COMPARED_WEIGHT));
+            compared += u64::from(which == CPU);
+        }
+        self.disagreement.compared += compared;
     }
 
-    fn compare(&mut self, said: Option<f32>, counted: Option<f32>) {
-        let (Some(said), Some(counted)) = (said, counted.filter(|cpu| *cpu >= COMPARED_CPU_MIN)) else {
-            return;
+    /// The host's counts of what is compared, as they were read last.
+    fn counted(&self) -> [Option<Base>; COMPARED.len()] {
+        let both = |[one, other]: [usize; 2]| {
+            let (one, other) = (self.host[one]?, self.host[other]?);
+            let value = one.value.checked_add(other.value).filter(|_| one.at == other.at)?;
+            Some(Base { at: one.at, value })
         };
-        // Beyond ten times it is all the same.
-        let off = ((said - counted).abs() / counted).min(10.0);
-        let mean = self.disagreement.cpu.map_or(off, |mean| mean + (off - mean) * COMPARED_WEIGHT);
-        self.disagreement = Disagreement { cpu: Some(mean), compared: self.disagreement.compared + 1 };
+        [self.host[CPU], self.host[RUN_DELAY], both(DISKS), both(LINKS)]
     }
 }
 

@@ -29,6 +29,10 @@ fn usage_text(vm: &str, view: &UsageView) -> String {
     if let Some(off) = view.disagreement.filter(|off| *off > 0.25) {
         let _ = writeln!(text, "\nthe guest's count of its CPU time is {:.0} % off the host's", off * 100.0);
     }
+    for (of, off) in view.disagreements.iter().filter(|(_, off)| **off > 0.25) {
+        let _ =
+            writeln!(text, "what the guest says of its {of} is {:.0} % off the host's count", off * 100.0);
+    }
     for (fault, times) in &view.faults {
         let _ = writeln!(text, "samples left out: {fault}, {times} times");
     }
@@ -161,6 +165,7 @@ mod tests {
     fn what_is_used_now_says_whose_word_it_is() {
         let view: UsageView = from_value(json!({
             "at": 1_790_000_400_000u64, "faults": {"reset": 2}, "disagreement": 0.5,
+            "disagreements": {"disks": 0.3, "links": 0.1},
             "values": {"cpu": {"value": 512.4, "unit": "m", "of_guest": false},
                 "guest_memory": {"value": 61.25, "unit": "MiB", "of_guest": true}},
         }))
@@ -172,6 +177,7 @@ mod tests {
             guest_memory  61.2  MiB   guest
 
             the guest's count of its CPU time is 50 % off the host's
+            what the guest says of its disks is 30 % off the host's count
             samples left out: reset, 2 times
         "#]]
         .assert_eq(&usage_text("web", &view));

@@ -4,15 +4,13 @@ use super::{Agent, MOUNT_PATIENCE, PendingMount, WAITING_MAX};
 use crate::execution::{self, network_policy};
 use crate::failure::Failure;
 use crate::{identity, verification};
-use proteus_protocol::guest::v1::request::{
-    Capability, CapabilityName, GuestKind, SAMPLE_INTERVAL_MS_MAX, SAMPLE_INTERVAL_MS_MIN,
-};
+use proteus_protocol::guest::v1::request::{Capability, CapabilityName, GuestKind};
 use proteus_protocol::guest::v1::{
     Blob, ErrorCode, HelloReply, HelloRequest, HostMessage, Knob, LinkIdentity, PROTOCOL_VERSION, Reply,
     Request, Setting,
 };
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// `None`: somebody else will answer later.
 type Answer = Result<Option<Reply>, Failure>;
@@ -35,12 +33,11 @@ impl Agent {
         match request {
             Request::Hello { hello } => self.greet(&hello),
             Request::Ping => Ok(Some(Reply::Pong { uptime_ms: self.sampler.uptime_ms().unwrap_or(0) })),
-            Request::Sample => Ok(Some(Reply::Sample { sample: Box::new(self.sampler.sample(true)) })),
+            Request::Sample => Ok(Some(Reply::Sample { sample: Box::new(self.sampler.sample()) })),
             Request::Collect { policy } => {
                 let findings = Box::new(self.collectors.ask(policy, self.services.logs_counted(), now));
                 Ok(Some(Reply::Findings { findings }))
             }
-            Request::SetSampleInterval { interval_ms } => self.set_interval(interval_ms, now),
             Request::ReadSetting { knob } => self.read_setting(id, &knob, now),
             Request::ApplySetting { setting } => self.apply_setting(id, setting, now),
             Request::MountImage { serial, name } => self.mount_image(id, serial, name, now),
@@ -132,18 +129,6 @@ impl Agent {
         ]
         .map(|(name, missing)| Capability { name, missing })
         .to_vec()
-    }
-
-    fn set_interval(&mut self, interval_ms: u64, now: Instant) -> Answer {
-        if interval_ms != 0 && !(SAMPLE_INTERVAL_MS_MIN..=SAMPLE_INTERVAL_MS_MAX).contains(&interval_ms) {
-            let message = format!(
-                "sample interval {interval_ms} ms is refused: expected 0 or {SAMPLE_INTERVAL_MS_MIN} to {SAMPLE_INTERVAL_MS_MAX}"
-            );
-            return Err(Failure::new(ErrorCode::Invalid, message));
-        }
-        self.sample_interval = (interval_ms != 0).then(|| Duration::from_millis(interval_ms));
-        self.sample_at = now;
-        Ok(Some(Reply::Done))
     }
 
     fn read_setting(&mut self, id: u64, knob: &Knob, now: Instant) -> Answer {

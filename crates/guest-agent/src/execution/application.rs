@@ -2,11 +2,12 @@
 
 use crate::failure::Failure;
 use crate::procfs::{Reader, process_ids, process_stat, read_text};
-use crate::telemetry::CGROUP_ROOT;
 use proteus_protocol::guest::v1::setting::ApplicationSelector;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+/// Where control groups of version 2 are mounted.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Folder of the control groups of the agent's own services, below the mount.
 pub const SERVICES: &str = "proteus";
 /// Most control groups that are walked to find a unit.

@@ -82,7 +82,7 @@ pub trait Collect {
     }
     /// A small part of the work: some milliseconds of CPU, at most a second of waiting.
     fn step(&mut self, findings: &mut Findings) -> Step;
-    /// Whether something is on that costs others until the next step, which then is not put off.
+    /// Whether something is on that costs others until the next step: it is not put off, and nobody else begins one.
     fn is_open(&self) -> bool {
         false
     }
@@ -231,14 +231,17 @@ impl Crew {
         self.policy = policy;
     }
 
-    /// One step of the collector that is latest, where there is one that is due and it can be paid.
+    /// One step of the collector that is latest, where there is one that is due and it can be paid. While one has
+    /// something on that costs others nobody else begins a step, which might take a second.
     fn step(&mut self, now: Instant) {
         self.budget.account(now);
         let permille = self.budget.permille();
-        // Paid for or not: it costs others for as long as it stays.
-        let open = self.members.iter_mut().find(|member| member.is_held_open() && member.due <= now);
-        if let Some(member) = open {
-            member.step(now, &mut self.findings, budget::own_cpu_us);
+        let open = self.members.iter_mut().filter(|member| member.is_held_open());
+        if let Some(member) = open.min_by_key(|member| member.due) {
+            // Paid for or not: it costs others for as long as it stays.
+            if member.due <= now {
+                member.step(now, &mut self.findings, budget::own_cpu_us);
+            }
             return;
         }
         let working = self.members.iter_mut().filter(|member| member.state != CollectorState::Off);
@@ -257,10 +260,10 @@ impl Crew {
 
     /// When there is something to do; `None`: everything is switched off.
     fn next_at(&self, now: Instant) -> Option<Instant> {
-        let working = self.members.iter().filter(|member| member.state != CollectorState::Off);
-        let paid = working.map(|member| member.due).min().map(|due| due.max(self.budget.allows_at(now)));
         let open = self.members.iter().filter(|member| member.is_held_open()).map(|member| member.due).min();
-        [paid, open].into_iter().flatten().min()
+        let working = self.members.iter().filter(|member| member.state != CollectorState::Off);
+        let paid = || Some(working.map(|member| member.due).min()?.max(self.budget.allows_at(now)));
+        open.or_else(paid)
     }
 
     fn tell(&mut self) -> std::io::Result<()> {

@@ -2,20 +2,17 @@
 
 use crate::procfs::{Reader, read_text};
 use proteus_protocol::guest::v1::sample::{DISKS_MAX, Disk, NICS_MAX, Nic};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
 /// 512 bytes: the unit of `/proc/diskstats`, whatever the device's own sector size.
 const SECTOR_BYTES: u64 = 512;
 
-/// Open files, and what does not change between two looks.
+/// Open files.
 #[derive(Default)]
 pub struct Devices {
     diskstats: Option<File>,
     netdev: Option<File>,
-    /// `None`: not a whole disk; `Some(None)`: a disk without a serial.
-    serials: BTreeMap<String, Option<Option<String>>>,
 }
 
 fn opened<'a>(slot: &'a mut Option<File>, path: &str) -> Option<&'a File> {
@@ -35,22 +32,14 @@ fn disk_serial(name: &str) -> Option<Option<String>> {
 }
 
 impl Devices {
-    /// Reads serials again next time: another disk may have got the name of one that was unplugged.
-    pub fn forget_serials(&mut self) {
-        self.serials.clear();
-    }
-
-    /// All disks.
+    /// All disks. Serials are read each time: another disk may have got the name of one that was unplugged.
     pub fn disks(&mut self, reader: &mut Reader) -> Option<Vec<Disk>> {
         let text = reader.read_file(opened(&mut self.diskstats, "/proc/diskstats")?)?;
         let mut disks = Vec::new();
         for line in text.lines() {
             let Some(mut disk) = disk(line) else { continue };
-            if !self.serials.contains_key(&disk.name) {
-                self.serials.insert(disk.name.clone(), disk_serial(&disk.name));
-            }
-            let Some(Some(serial)) = self.serials.get(&disk.name) else { continue };
-            disk.serial.clone_from(serial);
+            let Some(serial) = disk_serial(&disk.name) else { continue };
+            disk.serial = serial;
             disks.push(disk);
             if disks.len() == DISKS_MAX {
                 break;

@@ -90,6 +90,15 @@ fn start(now: Instant) -> Result<Running, Failure> {
     })
 }
 
+/// Says that there is no consent wherever there is none, also where nobody asks or the collectors are silent: a host that
+/// keeps what people allowed before is to drop it, and what they withdrew since it was collected is not told.
+fn say_withdrawn(findings: &mut Findings, is_given: bool) {
+    if !is_given {
+        let at_ms = super::collector::wall_ms();
+        findings.users = Some(Found { at_ms, value: crate::consent::withdrawn() });
+    }
+}
+
 impl Running {
     fn write(&mut self) {
         while !self.unsent.is_empty() {
@@ -241,10 +250,7 @@ impl Collectors {
             findings.collectors =
                 proteus_model::telemetry::Collector::ALL.map(|name| shed(name.into())).to_vec();
         }
-        if let Some(users) = findings.users.as_mut().filter(|_| !crate::consent::is_given()) {
-            // Withdrawn since they said so.
-            users.value = crate::consent::withdrawn();
-        }
+        say_withdrawn(&mut findings, crate::consent::is_given());
         self.add_services(&mut findings, services, now);
         findings.now_ms = super::collector::wall_ms();
         findings
@@ -273,5 +279,25 @@ impl Collectors {
         logs.at_ms = at_ms;
         logs.value.splice(..0, counted.into_iter().filter_map(rate));
         logs.value.truncate(LOGS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proteus_protocol::guest::v1::findings::{Consent, Users};
+
+    #[test]
+    fn without_consent_it_is_said_that_there_is_none_whatever_was_collected() {
+        let given = Users { consent: Consent::Given, given_ms: Some(1), ..crate::consent::withdrawn() };
+        for users in [None, Some(Found { at_ms: 1, value: given })] {
+            let mut findings = Findings { users: users.clone(), ..Findings::default() };
+            say_withdrawn(&mut findings, true);
+            assert_eq!(findings.users, users, "with consent it is as it was collected");
+            say_withdrawn(&mut findings, false);
+            let told = findings.users.unwrap();
+            assert!(told.at_ms > 1 && told.value == crate::consent::withdrawn());
+            assert_eq!(told.value.consent, Consent::Withdrawn);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The full Debian: the agent beside systemd, on systemd's own units.
 
 use crate::vm::{Options, Vm, wait_for};
+use proteus_protocol::guest::v1::findings::{CollectPolicy, Collector, Consent, Findings, Found, LogRate};
 use proteus_protocol::guest::v1::request::{GuestKind, ReloadMode};
 use proteus_protocol::guest::v1::setting::*;
 use proteus_protocol::guest::v1::{ErrorCode, Knob, Reply, Request, Setting, Shutdown};
@@ -18,6 +19,37 @@ fn setting(reply: Reply) -> Setting {
         Reply::Setting { setting } => setting,
         other => panic!("{other:?}"),
     }
+}
+
+/// What the logs' collector alone says.
+fn logs(vm: &mut Vm) -> Option<Found<Vec<LogRate>>> {
+    use Collector::{Calls, Configuration, Connections, Endpoints, Files, Gpus};
+    let off = vec![Calls, Configuration, Connections, Endpoints, Files, Gpus];
+    let policy = CollectPolicy { off, budget_permille: Some(1000), ..CollectPolicy::default() };
+    match vm.ask(Request::Collect { policy }) {
+        Reply::Findings { findings } => {
+            let Findings { logs, users, .. } = *findings;
+            // Nobody consented, and nobody asked: it is said all the same.
+            assert_eq!(users.map(|users| users.value.consent), Some(Consent::Withdrawn));
+            logs
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a unit writes to the journal is counted under its name, and how much of it speaks of errors.
+fn a_unit_is_known_by_what_it_writes(vm: &mut Vm) {
+    // What is new after the first look is counted by the next one.
+    wait_for("a first look at the logs", Duration::from_secs(120), || logs(vm));
+    let script = "for _ in 1 2 3; do echo fine; done; echo '<3>bad'; echo '<2>worse'";
+    let words = ["/usr/bin/systemd-run", "--quiet", "--wait", "--unit", "speaker", "/bin/sh", "-c", script];
+    let outcome = vm.exec(&words, None);
+    assert_eq!(outcome.exit_code, Some(0), "{}", outcome.stderr.to_text_lossy());
+    let rate = wait_for("what it wrote", Duration::from_secs(180), || {
+        logs(vm)?.value.into_iter().find(|rate| rate.service == "speaker.service")
+    });
+    eprintln!("{:?}", logs(vm));
+    assert_eq!((rate.lines, rate.errors), (5, Some(2)));
 }
 
 #[test]
@@ -45,7 +77,7 @@ fn the_agent_works_beside_systemd() {
     assert!(matches!(&restarted, Reply::Unit { unit } if unit.active == "active" && unit.main_pid != before));
 
     let Reply::Sample { sample } = vm.ask(Request::Sample) else { panic!("no sample") };
-    assert!(sample.cgroups.unwrap().iter().any(|group| group.path.contains("proteus-guest.service")));
+    assert!(sample.processes.unwrap().iter().any(|process| process.name == "systemd"));
     assert_eq!(
         setting(vm.ask(Request::ReadSetting { knob: Knob::VcpusOnline })),
         Setting::VcpusOnline { count: 2 }
@@ -75,6 +107,7 @@ fn the_agent_works_beside_systemd() {
         matches!(vm.ask(Request::ReadSetting { knob }), Reply::Setting { setting } if setting == wanted)
             .then_some(())
     });
+    a_unit_is_known_by_what_it_writes(&mut vm);
     let service =
         vm.ask(Request::StartService { name: "nginx".into(), image: "nginx".into(), data_serial: None });
     assert!(matches!(service, Reply::Error { code: ErrorCode::Unsupported, .. }), "{service:?}");

@@ -163,7 +163,12 @@ pub(super) fn flow_table(slot: u16) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../../../tests/support/fuzz.rs"]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
+    use super::fuzz::{Random, run};
     use super::*;
 
     #[test]
@@ -185,6 +190,93 @@ mod tests {
         let (inbound, outbound) = (FlowDirection::Inbound, FlowDirection::Outbound);
         assert_eq!(seen, [(inbound, "tcp", 80), (inbound, "132", 7), (outbound, "udp", 53)]);
         assert_eq!(flows["pt0"][0].begun, 3);
+    }
+
+    /// Texts that stand for something in a listing, in each other's places.
+    const PIECES: [&str; 12] = [
+        "null",
+        "[]",
+        "{}",
+        "-1",
+        "65536",
+        "18446744073709551616",
+        "1e400",
+        "\"in4\"",
+        "\"flow_pt1\"",
+        "{\"concat\": [\"10.0.0.9\"]}",
+        "\"2001:db8::\"",
+        "\"\\u0000\"",
+    ];
+
+    /// One mutation of a value, somewhere in it.
+    fn mutate(random: &mut Random, value: &mut Value) {
+        let inner = match value {
+            Value::Array(all) if !all.is_empty() && random.below(6) > 0 => {
+                let at = random.below(all.len());
+                match random.below(12) {
+                    0 => return drop(all.remove(at)),
+                    1 => return all.push(all[at].clone()),
+                    _ => all.get_mut(at),
+                }
+            }
+            Value::Object(all) if !all.is_empty() && random.below(6) > 0 => {
+                let at = random.below(all.len());
+                all.values_mut().nth(at)
+            }
+            _ => None,
+        };
+        match inner {
+            Some(inner) => mutate(random, inner),
+            None => *value = serde_json::from_str(PIECES[random.below(PIECES.len())]).unwrap_or(Value::Null),
+        }
+    }
+
+    #[test]
+    fn a_listing_of_any_form_tells_of_taps_that_are_there_and_of_no_more_than_it_lists() {
+        let make = |random: &mut Random| {
+            let (mut entries, mut wanted) = (Vec::new(), Vec::new());
+            for tap in ["pt0", "pt1"] {
+                let table = format!("flow_{tap}");
+                entries.extend(
+                    ["from_guest", "to_guest"].map(|name| json!({"chain": {"table": table, "name": name}})),
+                );
+                for (name, direction, address, _) in SETS {
+                    let peer: IpAddr = match address {
+                        "ipv4_addr" => (random.next() as u32).to_be_bytes().into(),
+                        _ => [0x2001, 0xDB8, 0, 0, 0, 0, 0, random.next() as u16].into(),
+                    };
+                    let (port, begun) = (random.next() as u16, random.next() >> random.below(64));
+                    let key = json!({"concat": [peer.to_string(), "tcp", port]});
+                    let element = json!({"elem": {"val": key, "expires": 5, "counter": {"packets": begun, "bytes": 9}}});
+                    entries.push(json!({"set": {"table": table, "name": name, "elem": [element]}}));
+                    wanted
+                        .push((tap, FlowBegun { direction, protocol: "tcp".to_owned(), peer, port, begun }));
+                }
+            }
+            let mut listing = json!({ "nftables": entries });
+            let told = read(&listing);
+            assert!(
+                wanted.iter().all(|(tap, flow)| told[*tap].contains(flow)),
+                "what is whole is not read whole"
+            );
+            (0..random.below(8)).for_each(|_| mutate(random, &mut listing));
+            let mut text = listing.to_string().into_bytes();
+            // And some that are no JSON.
+            if random.below(8) == 0 {
+                text.truncate(random.below(text.len() + 1));
+            }
+            text
+        };
+        run(5_000, make, |text: &Vec<u8>| {
+            let listing: Value = serde_json::from_slice(text).unwrap_or(Value::Null);
+            let told = read(&listing);
+            let text = String::from_utf8_lossy(text);
+            let flows: Vec<&FlowBegun> = told.values().flatten().collect();
+            assert!(flows.len() <= text.matches("\"packets\"").count());
+            assert!(told.keys().all(|tap| text.matches(&format!("\"flow_{tap}\"")).count() >= 2));
+            assert!(flows.iter().all(|flow| text.contains(&flow.port.to_string())));
+            told.len() == 2 && flows.len() == 8
+        });
     }
 
     /// A frame of IPv4 behind the header of `IFF_VNET_HDR`, as a guest's link sends it.

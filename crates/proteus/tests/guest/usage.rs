@@ -141,6 +141,10 @@ fn what_a_vm_uses_is_measured_kept_over_a_kill_and_never_made_up() {
     assert_eq!(loaded["values"]["cpu"]["of_guest"], false);
     assert_eq!(loaded["values"]["guest_memory"]["of_guest"], true);
     program::what_a_program_writes_is_known(&server, "web");
+    // The guest's word of its disks is held against what its VMM counts of them: they move the same.
+    let off = wait_for("both counts of its disks", LIMIT, || now(&server)["disagreements"]["disks"].as_f64());
+    println!("disks: the guest's count is {off} of the host's off it; {}", now(&server)["disagreements"]);
+    assert!(off < 0.25, "{off}");
     program::calls_of_libraries_are_counted_where_they_are_wanted(&server, "web");
     // Kept: killed, the next Proteus knows what was.
     let kept = wait_for("a bucket with the load", LIMIT, || {

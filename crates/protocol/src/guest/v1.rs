@@ -73,11 +73,6 @@ pub enum Event {
         /// Who it is.
         hello: HelloReply,
     },
-    /// A periodic sample.
-    Sample {
-        /// What was measured.
-        sample: Box<Sample>,
-    },
     /// A service changed its state.
     Service {
         /// The service after the change.

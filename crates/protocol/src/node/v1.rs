@@ -142,6 +142,9 @@ pub struct UsageObserved {
     pub faults: BTreeMap<String, u64>,
     /// How far the guest's count of its CPU time is from the host's, as a share of that; `None`: never compared.
     pub disagreement: Option<f32>,
+    /// The same of its `steal`, `disks` and `links`, as far as they were compared.
+    #[serde(default)]
+    pub disagreements: BTreeMap<String, f32>,
 }
 
 /// The last minute of a VM that runs, as far as it is known.

@@ -1,7 +1,7 @@
 //! Tests of the merging of two sources. Must never wait or read a clock.
 
 use super::*;
-use proteus_model::telemetry::{CpuObserved, MemoryObserved, PressureObserved};
+use proteus_model::telemetry::{CpuObserved, DiskObserved, MemoryObserved, NicObserved, PressureObserved};
 use proteus_model::unit::Millis;
 
 fn host(run_ms: u64, read: u64) -> VmCounters {
@@ -97,6 +97,53 @@ fn the_hosts_count_wins_and_a_lying_guest_is_told_apart() {
     let (honest, liar) = (honest.disagreement(), liar.disagreement());
     assert_eq!(honest.compared, 59);
     assert!(honest.cpu.unwrap() < 0.05 && liar.cpu.unwrap() > 0.8, "{honest:?} {liar:?}");
+}
+
+#[test]
+fn disks_links_and_steal_of_a_guest_are_held_against_what_the_host_counts() {
+    let (mut honest, mut liar, mut emulated) = (Merger::default(), Merger::default(), Merger::default());
+    let disk = |name: &str, serial: Option<&str>, read: u64, written: u64| DiskObserved {
+        name: name.to_owned(),
+        serial: serial.map(str::to_owned),
+        read: Bytes(read),
+        written: Bytes(written),
+        ..DiskObserved::default()
+    };
+    let nic = |name: &str, received: u64, sent: u64| NicObserved {
+        name: name.to_owned(),
+        received: Bytes(received),
+        sent: Bytes(sent),
+        ..NicObserved::default()
+    };
+    for second in 1..60 {
+        let counters = VmCounters {
+            vcpu_wait_ns: Some(second * 200_000_000),
+            disk_written: Some(second << 20),
+            net_to_guest: Some(second << 18),
+            net_from_guest: Some(second << 20),
+            ..host(second * 10, second << 20)
+        };
+        let word = |disks: u64, links: u64, steal_us: u64| {
+            let mut word = guest(second, second * 10);
+            word.cpu.as_mut().unwrap().steal_us = steal_us;
+            // A volume on the disk and a bridge of the guest's own count what was counted.
+            let volume = disk("dm-0", None, second << 20, second << 22);
+            word.disks = Some(vec![disk("vda", Some("root"), disks, disks), volume]);
+            word.nics = Some(vec![nic("enp0s2", links / 4, links), nic("docker0", second << 24, 0)]);
+            word
+        };
+        let right = word(second << 20, second << 20, second * 200_000);
+        merge(&mut honest, second * 1000, &counters, Some(&right));
+        merge(&mut liar, second * 1000, &counters, Some(&word(second << 10, second << 23, second * 900_000)));
+        merge(&mut emulated, second * 1000, &counters, Some(&word(second << 20, second << 20, 0)));
+    }
+    let (honest, liar, emulated) = (honest.disagreement(), liar.disagreement(), emulated.disagreement());
+    let off: Vec<_> = honest.others().collect();
+    assert_eq!(off, [("steal", 0.0), ("disks", 0.0), ("links", 0.0)]);
+    assert!(liar.others().count() == 3 && liar.others().all(|(_, off)| off > 0.9), "{liar:?}");
+    assert_eq!((emulated.steal, emulated.disks), (None, Some(0.0)), "what is never counted is not compared");
+    // The CPU was used too little to be compared.
+    assert_eq!((honest.cpu, honest.compared), (None, 0));
 }
 
 #[test]

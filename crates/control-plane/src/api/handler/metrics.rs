@@ -89,7 +89,7 @@ const FAULTS: Family =
 const DISAGREEMENT: Family = (
     "proteus_vm_guest_disagreement_ratio",
     "gauge",
-    "How far the guest's count of its CPU time is from the host's.",
+    "How far the guest's count of its CPU time, steal time, disks or links is from the host's.",
 );
 const LABEL: Family = ("proteus_vm_label", "gauge", "1 for the label that the VM bears, as `database`.");
 const CHANGES: Family =
@@ -254,7 +254,10 @@ impl Page {
         for (fault, times) in &seen.faults {
             self.count(FAULTS, &[("vm", vm), ("fault", fault)], Some(*times), 1.0);
         }
-        self.put(DISAGREEMENT, &[("vm", vm)], seen.disagreement.map(f64::from));
+        let others = seen.disagreements.iter().map(|(of, off)| (of.as_str(), *off));
+        for (of, off) in seen.disagreement.map(|off| ("cpu", off)).into_iter().chain(others) {
+            self.put(DISAGREEMENT, &[("vm", vm), ("of", of)], Some(f64::from(off)));
+        }
         let dirty = seen.values.get(&Metric::DirtyRate);
         self.put(DIRTY, &[("vm", vm)], dirty.map(|kib| f64::from(*kib) * KIB));
     }
@@ -423,13 +426,20 @@ mod tests {
             proteus_model::vm::VmCounters { vcpu_run_ns: Some(1_500_000_000), ..Default::default() };
         page.measured("web", &Measurement { counters, psi_io_us: Some(2_000_000), ..Measurement::default() });
         let values = [(Metric::DirtyRate, 2.0), (Metric::Cpu, 1.0)].into();
-        page.watched("web", &UsageObserved { values, ..UsageObserved::default() });
+        let disagreements = [("disks".to_owned(), 0.5)].into();
+        let off =
+            UsageObserved { values, disagreement: Some(0.25), disagreements, ..UsageObserved::default() };
+        page.watched("web", &off);
         page.watched("db", &UsageObserved::default());
         let text = page.text();
         assert!(text.contains("proteus_vm_cpu_seconds_total{vm=\"web\"} 1.5\n"), "{text}");
         assert!(text.contains("proteus_vm_guest_stalled_seconds_total{vm=\"web\",on=\"io\"} 2\n"), "{text}");
         assert!(text.contains("proteus_vm_dirty_bytes_per_second{vm=\"web\"} 2048\n"), "{text}");
-        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 3, "{text}");
+        for (of, off) in [("cpu", 0.25), ("disks", 0.5)] {
+            let row = format!("proteus_vm_guest_disagreement_ratio{{vm=\"web\",of=\"{of}\"}} {off}\n");
+            assert!(text.contains(&row), "{text}");
+        }
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 5, "{text}");
         for (name, kind, _) in FAMILIES {
             assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
         }

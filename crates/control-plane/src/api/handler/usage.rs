@@ -23,6 +23,7 @@ fn usage_view(seen: UsageObserved) -> UsageView {
         values: seen.values.into_iter().map(value).collect(),
         faults: seen.faults,
         disagreement: seen.disagreement,
+        disagreements: seen.disagreements,
     }
 }
 

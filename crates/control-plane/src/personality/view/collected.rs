@@ -134,7 +134,15 @@ impl<'a> Collected<'a> {
 
     pub(super) fn logs(&self) -> PartView<Vec<LogView>> {
         let part = |findings: &'a Findings| findings.logs.as_ref();
-        self.part(Collector::Logs, part, |seen| seen.iter().map(LogView::from).collect())
+        let mut view: PartView<Vec<LogView>> =
+            self.part(Collector::Logs, part, |seen| seen.iter().map(LogView::from).collect());
+        let logs = view.value.iter().flatten();
+        let unread: Vec<&str> =
+            logs.filter(|log| log.errors.is_none()).map(|log| log.service.as_str()).collect();
+        if !unread.is_empty() {
+            view.missing.push(format!("errors of {}: not all that it wrote was read", unread.join(", ")));
+        }
+        view
     }
 
     pub(super) fn gpus(&self) -> PartView<Vec<GpuView>> {
@@ -252,8 +260,8 @@ fn requests(all: &[EndpointObserved], name: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proteus_model::telemetry::{CollectorObserved, FlowObserved};
-    use proteus_model::unit::Bytes;
+    use proteus_model::telemetry::{CollectorObserved, FlowObserved, LogObserved};
+    use proteus_model::unit::{Bytes, Millis};
 
     fn flow(direction: FlowDirection, port: u16, own: &str, other: Option<&str>) -> FlowObserved {
         FlowObserved {
@@ -267,6 +275,23 @@ mod tests {
             received: Bytes(1),
             rtt_us: None,
         }
+    }
+
+    #[test]
+    fn of_what_was_not_all_read_errors_are_said_to_be_missing() {
+        let log = |service: &str, errors| LogObserved {
+            service: service.to_owned(),
+            window: Millis(60_000),
+            lines: 6,
+            errors,
+        };
+        let value = vec![log("nginx.service", Some(3)), log("journal", None)];
+        let findings = Findings { logs: Some(Found { at: UnixMillis(5), value }), ..Findings::default() };
+        let heard = (UnixMillis(9), findings);
+        let view = Collected { heard: Some(&heard), failed: None }.logs();
+        assert_eq!(view.missing, ["errors of journal: not all that it wrote was read"]);
+        let rows: Vec<_> = view.value.into_iter().flatten().map(|log| (log.service, log.errors)).collect();
+        assert_eq!(rows, [("nginx.service".to_owned(), Some(0.05)), ("journal".to_owned(), None)]);
     }
 
     #[test]

@@ -78,8 +78,10 @@ pub struct Endpoints {
     left: Option<Vec<Target>>,
     told: Vec<Endpoint>,
     before: BTreeMap<Target, Counts>,
-    /// Where a server showed its state last.
-    paths: BTreeMap<SocketAddr, &'static str>,
+    /// Which of its usual places a server showed its state at last.
+    paths: BTreeMap<SocketAddr, usize>,
+    /// How many places were looked at already of the one that is asked.
+    tried: usize,
     /// Those that showed nothing: until when they are left alone, and why.
     resting: BTreeMap<Target, (Instant, String)>,
     waits: u32,
@@ -184,37 +186,57 @@ impl Endpoints {
             told: Vec::new(),
             before: BTreeMap::new(),
             paths: BTreeMap::new(),
+            tried: 0,
             resting: BTreeMap::new(),
             waits: 0,
         }
     }
 
-    fn ask(&mut self, target: &Target) -> Result<Values, ExchangeError> {
-        match target {
-            Target::Nginx(address) => {
-                let known = self.paths.remove(address);
-                let (path, values) = nginx::ask(*address, known)?;
-                self.paths.insert(*address, path);
-                Ok(values)
+    /// Looks at one of the places of a server: each may take a second. `None`: there are more of them.
+    fn ask_nginx(&mut self, address: SocketAddr) -> Option<Result<Values, ExchangeError>> {
+        // Where it was seen last comes first.
+        let first = self.paths.get(&address).copied().unwrap_or(0);
+        let place = (first + self.tried) % nginx::PATHS.len();
+        self.tried += 1;
+        match nginx::ask(address, nginx::PATHS[place]) {
+            Ok(Some(values)) => {
+                self.paths.insert(address, place);
+                Some(Ok(values))
             }
-            Target::Redis(address) => redis::ask(&mut Exchange::tcp(*address)?),
-            Target::Postgres(address) => postgresql::ask(&mut Exchange::tcp(*address)?),
-            Target::PostgresSocket(path) => postgresql::ask(&mut Exchange::unix(path)?),
-            Target::OpenMetrics(url) => openmetrics::ask(url),
+            Ok(None) if self.tried < nginx::PATHS.len() => None,
+            Ok(None) => Some(Err(nginx::HIDDEN)),
+            Err(error) => Some(Err(error)),
         }
     }
 
-    fn tell(&mut self, target: Target) -> Endpoint {
+    /// One question; `None`: there is another one.
+    fn ask(&mut self, target: &Target) -> Option<Result<Values, ExchangeError>> {
+        Some(match target {
+            Target::Nginx(address) => return self.ask_nginx(*address),
+            Target::Redis(address) => Exchange::tcp(*address).and_then(|mut one| redis::ask(&mut one)),
+            Target::Postgres(address) => {
+                Exchange::tcp(*address).and_then(|mut one| postgresql::ask(&mut one))
+            }
+            Target::PostgresSocket(path) => {
+                Exchange::unix(path).and_then(|mut one| postgresql::ask(&mut one))
+            }
+            Target::OpenMetrics(url) => openmetrics::ask(url),
+        })
+    }
+
+    /// What one tells; `Err`: it is to be asked again.
+    fn tell(&mut self, target: Target) -> Result<Endpoint, Target> {
         let (kind, address) = (target.kind().to_owned(), target.address());
         if let Some((until, why)) = self.resting.get(&target)
             && Instant::now() < *until
         {
-            return Endpoint { kind, address, missing: Some(why.clone()), metrics: BTreeMap::new() };
+            return Ok(Endpoint { kind, address, missing: Some(why.clone()), metrics: BTreeMap::new() });
         }
         self.resting.remove(&target);
-        let answer = self.ask(&target);
+        let Some(answer) = self.ask(&target) else { return Err(target) };
+        self.tried = 0;
         let now = Instant::now();
-        match answer {
+        Ok(match answer {
             Ok(values) => {
                 let metrics = metrics(&values, self.before.get(&target), now);
                 let count = |(name, value): (String, Value)| match value {
@@ -232,7 +254,7 @@ impl Endpoints {
                 }
                 Endpoint { kind, address, missing: Some(why), metrics: BTreeMap::new() }
             }
-        }
+        })
     }
 
     /// Whom to ask in this round; `None`: it is not known yet.
@@ -246,6 +268,7 @@ impl Endpoints {
         let all = targets(known, postgres_sockets(Path::new(POSTGRES_SOCKETS)), &self.named);
         self.before.retain(|target, _| all.contains(target));
         self.resting.retain(|target, _| all.contains(target));
+        self.paths.retain(|address, _| all.contains(&Target::Nginx(*address)));
         Some(all)
     }
 }
@@ -272,8 +295,10 @@ impl Collect for Endpoints {
             return if self.left.is_some() { Step::More } else { Step::Later(WAIT) };
         };
         if let Some(target) = left.pop() {
-            let endpoint = self.tell(target);
-            self.told.push(endpoint);
+            match self.tell(target) {
+                Ok(endpoint) => self.told.push(endpoint),
+                Err(target) => self.left.get_or_insert_default().push(target),
+            }
             return Step::More;
         }
         self.left = None;
@@ -284,7 +309,7 @@ impl Collect for Endpoints {
     }
 
     fn forget(&mut self) {
-        (self.left, self.told) = (None, Vec::new());
+        (self.left, self.told, self.tried) = (None, Vec::new(), 0);
         self.before.clear();
         self.paths.clear();
         self.resting.clear();

@@ -20,7 +20,7 @@ use proteus_protocol::guest::v1::findings::{
     Collector, Findings, LIBRARY_ROWS_MAX, LibraryCalls, LibraryClass,
 };
 use rustix::fd::AsRawFd;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,8 @@ pub struct Libraries {
     window: Option<Window>,
     closing: Vec<Counter>,
     told: LibraryCalls,
+    /// Files of this round of which calls could not be counted.
+    uncounted: BTreeSet<FileId>,
     /// Functions that are called too often, and from which round on they are tried again.
     left_out: BTreeMap<(FileId, usize), u64>,
     /// Why the kernel counted nothing at all in the round before.
@@ -173,7 +175,7 @@ impl Libraries {
                 Step::Later(LOOK)
             }
             Err(error) => {
-                self.told.unread += 1;
+                self.uncounted.insert(part.id);
                 self.refused = Some(format!("count calls of {}: {error}", LIBRARIES[part.library].name));
                 Step::More
             }
@@ -199,7 +201,7 @@ impl Libraries {
                 let until = self.round + LEFT_OUT_ROUNDS;
                 self.left_out.extend(dear.map(|(function, _)| ((window.id, *function), until)));
             }
-            Err(_) => self.told.unread += 1,
+            Err(_) => drop(self.uncounted.insert(window.id)),
         }
         self.closing = window.functions.into_values().flat_map(|(_, counters)| counters).collect();
         Step::More
@@ -252,7 +254,7 @@ impl Collect for Libraries {
             }
             Phase::Looking => {
                 if !self.files.step() {
-                    self.told.unread = self.files.unread();
+                    self.uncounted.clear();
                     self.plan();
                     self.phase = Phase::Counting;
                 }
@@ -263,6 +265,8 @@ impl Collect for Libraries {
                 None => {
                     self.phase = Phase::Before;
                     let mut told = std::mem::take(&mut self.told);
+                    // At most as many as files are known.
+                    told.unread = self.files.unread() + self.uncounted.len() as u32;
                     if told.classes.iter().any(|class| class.calls.is_some()) {
                         self.refused = None;
                     }

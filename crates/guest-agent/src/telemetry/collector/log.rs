@@ -1,19 +1,27 @@
-//! How much services write to their logs: text files below `/var/log` by their growth, the journal by its own count of
-//! entries. Only counts are kept; no line is. What the agent's own services say it counts itself.
+//! How much services write to their logs: text files below `/var/log` by their growth, the system's journal by unit and
+//! priority. Only counts are kept; no line is. The journals of people are not looked at. What the agent's own services
+//! say it counts itself.
+
+mod journal;
 
 use super::{Collect, Step, found, wall_ms};
 use crate::procfs::each_entry;
+use journal::{Follow, Seen, Tally};
 use proteus_protocol::guest::v1::findings::{Collector, Findings, LOGS_MAX, LogRate};
 use rustix::fs::{FileType, Mode, OFlags, fstat, lstat, open};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const FOLDER: &str = "/var/log";
 /// The journal's folders, each with one folder a machine.
 const JOURNALS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
+/// The journal of the system in them. Others are of people, or are written no more.
+const JOURNAL: &str = "system.journal";
+/// What stands for entries that say of no service, and for those that were not looked at.
+const REST: &str = "journal";
 /// Most files that are watched.
 const FILES_MAX: usize = 64;
 /// Of what is new in a file, so much is read; its lines stand for all of it.
@@ -33,14 +41,27 @@ struct Followed {
     inode: u64,
     bytes: u64,
     at_ms: u64,
-    /// Entries of a journal.
-    entries: Option<u64>,
+}
+
+/// A journal, as it was left. It stays open, so that what came before its file was put aside for another can be read.
+struct Journal {
+    follow: Follow<File>,
+    /// When the last look at it began, and how long before that the one before.
+    since: Instant,
+    window_ms: u64,
+    /// Whether another file has its name, and that file.
+    is_over: bool,
+    next: Option<Follow<File>>,
 }
 
 /// The logs of this guest.
 #[derive(Default)]
 pub struct Logs {
     known: BTreeMap<PathBuf, Followed>,
+    journals: BTreeMap<PathBuf, Journal>,
+    is_in_round: bool,
+    /// The journal that is looked at.
+    reading: Option<PathBuf>,
     /// Files of this round that are still to be looked at.
     left: Vec<PathBuf>,
     rates: Vec<LogRate>,
@@ -63,14 +84,6 @@ fn files(folder: &Path, end: &str, depth: usize, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Entries of a journal file, by its header: `n_entries` at byte 152 (systemd, "Journal File Format").
-fn entries(file: &File) -> Option<u64> {
-    let mut header = [0u8; 160];
-    file.read_exact_at(&mut header, 0).ok()?;
-    header.starts_with(b"LPKSHHRH").then_some(())?;
-    header[152..].try_into().ok().map(u64::from_le_bytes)
-}
-
 /// Lines of a part, and those that speak of an error.
 pub fn count_lines(part: &[u8]) -> (u64, u64) {
     let lines = part.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -78,21 +91,21 @@ pub fn count_lines(part: &[u8]) -> (u64, u64) {
     (lines, errors)
 }
 
-/// The service that a file is of: its folder below the logs and its name, without its end. Whoever owns a folder of logs
-/// chooses the name, so it is cut, and no line of a terminal is made of it.
-fn service(path: &Path) -> String {
-    if path.extension().is_some_and(|end| end == "journal") {
-        return "journal".to_owned();
-    }
-    let below = path.strip_prefix(FOLDER).unwrap_or(path).with_extension("");
+/// A name that others chose: it is cut, and no line of a terminal is made of it.
+fn shown(name: &str) -> String {
     let plain = |letter: char| if letter.is_control() { '?' } else { letter };
-    let mut name: String = below.to_string_lossy().chars().map(plain).collect();
+    let mut name: String = name.chars().map(plain).collect();
     let end = (0..=NAME_BYTES_MAX.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     name.truncate(end);
     name
 }
 
-/// Opens a file of text. Folders of logs belong to others than root: a link, a pipe or a device among them is not
+/// The service that a file is of: its folder below the logs and its name, without its end.
+fn service(path: &Path) -> String {
+    shown(&path.strip_prefix(FOLDER).unwrap_or(path).with_extension("").to_string_lossy())
+}
+
+/// Opens a log. Folders of logs belong to others than root: a link, a pipe or a device among them is not
 /// opened, for it would lead elsewhere, make the agent wait, or start a watchdog.
 fn open_file(path: &Path) -> Option<File> {
     let is_regular = |mode: u32| FileType::from_raw_mode(mode) == FileType::RegularFile;
@@ -103,6 +116,23 @@ fn open_file(path: &Path) -> Option<File> {
     let is = fstat(&file).ok()?;
     let is_it = is_regular(is.st_mode) && (is.st_dev, is.st_ino) == (seen.st_dev, seen.st_ino);
     is_it.then(|| file.into())
+}
+
+/// What a journal tells of each service.
+fn rates(seen: Seen, window_ms: u64) -> Vec<LogRate> {
+    let rate = |service: &str, tally: Tally| LogRate {
+        service: service.to_owned(),
+        window_ms,
+        lines: tally.lines,
+        errors: (tally.unknown == 0).then_some(tally.errors),
+    };
+    let mut rest = seen.others;
+    rest.lines = rest.lines.saturating_add(seen.cut);
+    rest.unknown = rest.unknown.saturating_add(seen.cut);
+    let mut rates: Vec<LogRate> =
+        seen.services.iter().map(|(service, tally)| rate(service, *tally)).collect();
+    rates.extend((rest.lines > 0).then(|| rate(REST, rest)));
+    rates
 }
 
 /// One rate for each service: several files may be of one, such as the journals in memory and on the disk.
@@ -125,16 +155,13 @@ impl Logs {
     fn look(&mut self, path: &Path) -> Option<LogRate> {
         let file = open_file(path)?;
         let is = file.metadata().ok()?;
-        let now = Followed { inode: is.ino(), bytes: is.len(), at_ms: wall_ms(), entries: entries(&file) };
-        let (bytes, at_ms, in_all) = (now.bytes, now.at_ms, now.entries);
+        let now = Followed { inode: is.ino(), bytes: is.len(), at_ms: wall_ms() };
+        let (bytes, at_ms) = (now.bytes, now.at_ms);
         let before = self.known.insert(path.to_owned(), now);
         // A new file is read from its end on: what it holds is of an unknown time. One that shrank was begun anew.
         let before = before.filter(|before| before.inode == is.ino() && before.bytes <= bytes)?;
         let window_ms = at_ms.checked_sub(before.at_ms).filter(|ms| *ms > 0)?;
         let rate = |lines, errors| LogRate { service: service(path), window_ms, lines, errors };
-        if let Some(in_all) = in_all {
-            return Some(rate(in_all.checked_sub(before.entries?)?, None));
-        }
         let grown = bytes - before.bytes;
         let mut part = vec![0u8; READ_BYTES_MAX.min(usize::try_from(grown).unwrap_or(READ_BYTES_MAX))];
         let got = if part.is_empty() { 0 } else { file.read_at(&mut part, before.bytes).ok()? };
@@ -144,6 +171,63 @@ impl Logs {
             got => (u128::from(counted) * u128::from(grown) / u128::from(got)) as u64,
         };
         Some(rate(whole(lines), Some(whole(errors))))
+    }
+}
+
+impl Logs {
+    /// Begins to look at a journal; one that is new is followed from its end on.
+    fn begin(&mut self, path: PathBuf) {
+        let Some(file) = open_file(&path) else { return };
+        let since = Instant::now();
+        let Some(journal) = self.journals.get_mut(&path) else {
+            let journal = |follow| Journal { follow, since, window_ms: 0, is_over: false, next: None };
+            self.journals.extend(Follow::from_end(file).map(|follow| (path, journal(follow))));
+            return;
+        };
+        let window = since.saturating_duration_since(journal.since).as_millis();
+        (journal.since, journal.window_ms) = (since, u64::try_from(window).unwrap_or(u64::MAX).max(1));
+        if !journal.follow.is(&file) {
+            // All that is in the new one came after the last look.
+            (journal.is_over, journal.next) = (true, Follow::from_begin(file));
+        }
+        if journal.follow.begin() {
+            self.reading = Some(path);
+        } else {
+            self.end(path);
+        }
+    }
+
+    /// Looks at some more of a journal.
+    fn read(&mut self, path: PathBuf) {
+        let Some(journal) = self.journals.get_mut(&path) else { return };
+        match journal.follow.step() {
+            None => self.reading = Some(path),
+            Some(seen) => {
+                self.rates.extend(rates(seen, journal.window_ms));
+                if journal.is_over {
+                    self.end(path);
+                }
+            }
+        }
+    }
+
+    /// Takes leave of a journal, for the one that has its name now; where there is none, it is new in the next round.
+    fn end(&mut self, path: PathBuf) {
+        let Some(mut journal) = self.journals.remove(&path) else { return };
+        let Some(next) = journal.next.take() else { return };
+        (journal.follow, journal.is_over) = (next, false);
+        if journal.follow.begin() {
+            self.journals.insert(path.clone(), journal);
+            self.reading = Some(path);
+        }
+    }
+
+    /// What there is to be looked at in a round.
+    fn list(&mut self) {
+        JOURNALS.iter().for_each(|folder| files(Path::new(folder), JOURNAL, 1, &mut self.left));
+        files(Path::new(FOLDER), ".log", 1, &mut self.left);
+        self.known.retain(|path, _| self.left.contains(path));
+        self.journals.retain(|path, _| self.left.contains(path));
     }
 }
 
@@ -157,20 +241,30 @@ impl Collect for Logs {
     }
 
     fn step(&mut self, findings: &mut Findings) -> Step {
-        if self.left.is_empty() && self.rates.is_empty() {
-            files(Path::new(FOLDER), ".log", 1, &mut self.left);
-            JOURNALS.iter().for_each(|folder| files(Path::new(folder), "system.journal", 1, &mut self.left));
-            self.known.retain(|path, _| self.left.contains(path));
+        if !self.is_in_round {
+            self.list();
+            self.is_in_round = true;
+        }
+        if let Some(path) = self.reading.take() {
+            self.read(path);
+            return Step::More;
         }
         if let Some(path) = self.left.pop() {
-            let rate = self.look(&path);
-            self.rates.extend(rate);
-            if !self.left.is_empty() {
-                return Step::More;
+            if path.file_name().is_some_and(|name| name == JOURNAL) {
+                self.begin(path);
+            } else {
+                let rate = self.look(&path);
+                self.rates.extend(rate);
             }
+            return Step::More;
         }
+        self.is_in_round = false;
         let mut rates = summed(std::mem::take(&mut self.rates));
-        rates.sort_by(|a, b| b.lines.cmp(&a.lines).then_with(|| a.service.cmp(&b.service)));
+        // What speaks of errors is not left out for what only says much.
+        let has_errors = |rate: &LogRate| rate.errors.is_some_and(|errors| errors > 0);
+        rates.sort_by(|a, b| {
+            (has_errors(b), b.lines).cmp(&(has_errors(a), a.lines)).then_with(|| a.service.cmp(&b.service))
+        });
         rates.truncate(LOGS_MAX);
         findings.logs = found(rates);
         Step::Done
@@ -183,6 +277,7 @@ impl Collect for Logs {
 
 #[cfg(test)]
 mod tests {
+    use super::journal::Book;
     use super::*;
     use std::io::Write;
 
@@ -204,22 +299,48 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_tells_its_entries_and_no_lines() {
-        let path = std::env::temp_dir().join(format!("proteus-log-{}.journal", std::process::id()));
-        let write = |count: u64| {
-            let mut header = [0u8; 256];
-            header[..8].copy_from_slice(b"LPKSHHRH");
-            header[152..160].copy_from_slice(&count.to_le_bytes());
-            std::fs::write(&path, header).unwrap();
+    fn a_journal_that_is_put_aside_is_read_to_its_end_and_the_next_from_its_begin() {
+        let folder = std::env::temp_dir().join(format!("proteus-log-journal-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(JOURNAL);
+        let look = |logs: &mut Logs| {
+            logs.begin(path.clone());
+            for _ in 0..1000 {
+                let Some(path) = logs.reading.take() else { return summed(std::mem::take(&mut logs.rates)) };
+                logs.read(path);
+            }
+            panic!("a look without end");
         };
-        write(10);
+        let (unit, fine, bad) = ("_SYSTEMD_UNIT=nginx.service", "PRIORITY=6", "PRIORITY=3");
+        let mut first = Book::new(1, true);
+        first.entry(&[unit, bad]);
+        std::fs::write(&path, &first.bytes).unwrap();
         let mut logs = Logs::default();
-        assert_eq!(logs.look(&path), None);
-        logs.known.get_mut(&path).unwrap().at_ms -= 5;
-        write(17);
-        let rate = logs.look(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!((rate.service.as_str(), rate.lines, rate.errors), ("journal", 7, None));
+        assert_eq!(look(&mut logs), []);
+        first.entry(&[unit, bad]);
+        std::fs::write(&path, &first.bytes).unwrap();
+        let told = |rates: &[LogRate]| -> Vec<_> {
+            rates.iter().map(|rate| (rate.service.clone(), rate.lines, rate.errors)).collect()
+        };
+        assert_eq!(told(&look(&mut logs)), [("nginx.service".to_owned(), 1, Some(1))]);
+        first.entry(&[unit, fine]);
+        std::fs::write(&path, &first.bytes).unwrap();
+        std::fs::rename(&path, folder.join("system@1.journal")).unwrap();
+        let mut second = Book::new(2, true);
+        (0..4).for_each(|_| second.entry(&[unit, bad]));
+        second.entry(&["MESSAGE=of nobody"]);
+        second.entry_of(&[8]);
+        std::fs::write(&path, &second.bytes).unwrap();
+        let rates = look(&mut logs);
+        assert_eq!(told(&rates), [(REST.to_owned(), 2, None), ("nginx.service".to_owned(), 5, Some(4))]);
+        assert!(rates.iter().all(|rate| rate.window_ms > 0));
+        // One that is no journal any more is forgotten, and new when it is one again.
+        std::fs::write(&path, b"nonsense").unwrap();
+        assert_eq!(look(&mut logs), []);
+        std::fs::write(&path, &first.bytes).unwrap();
+        assert_eq!((look(&mut logs), logs.journals.len()), (Vec::new(), 1));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub fn each_mount(file: &Path, mut on_mount: impl FnMut(Mount)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
+    use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn a_line_is_read_with_its_optional_fields_and_its_spaces() {
@@ -111,5 +113,49 @@ mod tests {
     fn this_machine_has_mounts() {
         let mut count = 0;
         assert!(each_mount(Path::new(MOUNTS), |_| count += 1) && count > 0);
+    }
+
+    /// As the kernel writes it.
+    fn escaped(text: &[u8]) -> Vec<u8> {
+        let one = |byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            byte => vec![*byte],
+        };
+        text.iter().flat_map(one).collect()
+    }
+
+    #[test]
+    fn a_line_of_any_bytes() {
+        let pieces: [&[u8]; 8] = [b" ", b"- ", b" - ", b"\\", b"\\040", b"\\777", b"\\8", &[0xFF]];
+        let make = |random: &mut Random| {
+            let letters = b"ab/ \t\n\\-.\xff";
+            let word = |random: &mut Random| -> Vec<u8> {
+                (0..1 + random.below(12)).map(|_| letters[random.below(letters.len())]).collect()
+            };
+            let (root, point, source) = (word(random), word(random), word(random));
+            let mut line = b"36 35 98:0 ".to_vec();
+            line.extend([escaped(&root), escaped(&point)].join(&b' '));
+            line.extend_from_slice(b" rw,noatime shared:2 - ext4 ");
+            line.extend([escaped(&source), b"rw".to_vec()].join(&b' '));
+            let mount = parse(&line).unwrap();
+            assert_eq!(
+                (mount.root.as_os_str().as_bytes(), mount.point.as_os_str().as_bytes()),
+                (&root[..], &point[..])
+            );
+            assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "ext4"));
+            assert_eq!(mount.source, String::from_utf8_lossy(&source));
+            mutate(random, &mut line, &pieces);
+            line
+        };
+        run(20_000, make, |line: &Vec<u8>| {
+            let Some(mount) = parse(line) else { return false };
+            let length = mount.root.as_os_str().len() + mount.point.as_os_str().len();
+            assert!(length <= line.len(), "{mount:?} is longer than its line");
+            // A byte that is none of UTF-8 becomes one letter of three.
+            let texts = mount.device.len() + mount.options.len() + mount.kind.len() + mount.source.len();
+            assert!(texts <= 3 * line.len(), "{mount:?}");
+            assert!(!mount.device.is_empty() && !mount.kind.is_empty());
+            true
+        });
     }
 }

@@ -117,6 +117,33 @@ fn what_costs_others_is_ended_whatever_is_left() {
 }
 
 #[test]
+fn while_one_costs_others_nobody_else_begins() {
+    let open = Rc::new(RefCell::new(false));
+    let (mut crew, said, now) = crew_that_may_be_open(Duration::ZERO, None, Rc::clone(&open));
+    let others = Rc::default();
+    let other = Fake {
+        name: Collector::Logs,
+        burn: Duration::ZERO,
+        missing: None,
+        open: Rc::default(),
+        said: Rc::clone(&others),
+    };
+    crew.members.push(Member::new(Box::new(other), now));
+    let steps = || (said.borrow().len(), others.borrow().len());
+    *open.borrow_mut() = true;
+    let closes = now + Duration::from_millis(500);
+    (crew.members[0].due, crew.members[1].due) = (closes, now);
+    crew.step(now);
+    crew.step(now + Duration::from_millis(499));
+    assert_eq!((steps(), crew.next_at(now)), ((0, 0), Some(closes)), "the other is due, and waits");
+    crew.step(closes);
+    assert_eq!(steps(), (1, 0));
+    *open.borrow_mut() = false;
+    crew.step(closes);
+    assert_eq!(steps(), (1, 1));
+}
+
+#[test]
 fn calls_of_libraries_are_off_until_they_are_asked_for() {
     let (mut crew, said, now) = crew(Duration::ZERO, None);
     crew.members[0].collect = Box::new(Fake {

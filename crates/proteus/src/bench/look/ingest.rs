@@ -108,7 +108,6 @@ fn word(round: u64) -> Result<Vec<u8>> {
         disks: Some(vec![Disk { name: "vda".into(), reads: round, ..Disk::default() }]),
         nics: Some(vec![Nic { name: "eth0".into(), received: round * 9000, ..Nic::default() }]),
         processes: Some((0..PROCESSES).map(process).collect()),
-        cgroups: None,
     };
     let message =
         GuestMessage::Reply { id: round, reply: Box::new(Reply::Sample { sample: Box::new(sample) }) };

@@ -211,7 +211,7 @@ pub struct LogView {
     pub service: String,
     /// Lines per second.
     pub lines: f64,
-    /// Lines per second that speak of an error; `None`: its lines are not text.
+    /// Lines per second that speak of an error; `None`: not all of them were read.
     pub errors: Option<f64>,
 }
 

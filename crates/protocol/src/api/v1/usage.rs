@@ -30,6 +30,9 @@ pub struct UsageView {
     pub faults: BTreeMap<String, u64>,
     /// How far the guest's count of its CPU time is from the host's, which wins, as a share of it.
     pub disagreement: Option<f32>,
+    /// The same of its `steal`, `disks` and `links`, as far as they were compared.
+    #[serde(default)]
+    pub disagreements: BTreeMap<String, f32>,
 }
 
 /// Resolutions of a history, in seconds.

@@ -12,10 +12,6 @@ use std::net::Ipv4Addr;
 pub const EXEC_OUTPUT_BYTES_MAX: u32 = 64 * 1024;
 /// Longest run of `exec`.
 pub const EXEC_TIMEOUT_MS_MAX: u64 = 600_000;
-/// Shortest time between two periodic samples.
-pub const SAMPLE_INTERVAL_MS_MIN: u64 = 100;
-/// Longest time between two periodic samples.
-pub const SAMPLE_INTERVAL_MS_MAX: u64 = 3_600_000;
 
 /// What the host may ask. Answers are named in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,17 +24,12 @@ pub enum Request {
     },
     /// Is the agent alive [`pong`].
     Ping,
-    /// A sample now, with processes and control groups [`sample`].
+    /// A sample now, with processes [`sample`].
     Sample,
     /// What the collectors found, and what they shall do from now on; the first one starts them [`findings`].
     Collect {
         /// What to collect.
         policy: CollectPolicy,
-    },
-    /// How often to send samples; 0 stops them [`done`].
-    SetSampleInterval {
-        /// 0, or within the limits above.
-        interval_ms: u64,
     },
     /// The value of a knob [`setting`].
     ReadSetting {

@@ -11,8 +11,6 @@ pub const DISKS_MAX: usize = 32;
 pub const NICS_MAX: usize = 16;
 /// Most processes in a sample.
 pub const PROCESSES_MAX: usize = 32;
-/// Most control groups in a sample.
-pub const CGROUPS_MAX: usize = 32;
 /// Longest name or path in a sample, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
 
@@ -48,8 +46,6 @@ pub struct Sample {
     pub nics: Option<Vec<Nic>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<Vec<Process>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroups: Option<Vec<Cgroup>>,
 }
 
 /// CPU time totals.
@@ -150,20 +146,6 @@ pub struct Process {
     pub read: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,
-}
-
-/// A control group.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "each field means what its namesake in the model means")]
-pub struct Cgroup {
-    pub path: String,
-    pub cpu_us: Option<u64>,
-    pub throttled_us: Option<u64>,
-    pub memory: Option<u64>,
-    pub tasks: Option<u32>,
-    pub read: Option<u64>,
-    pub written: Option<u64>,
-    pub memory_pressure: Option<Pressure>,
 }
 
 pub(super) fn clean(text: &str) -> String {
@@ -327,22 +309,6 @@ impl TryFrom<Process> for model::ProcessObserved {
     }
 }
 
-impl TryFrom<Cgroup> for model::CgroupObserved {
-    type Error = SampleError;
-    fn try_from(w: Cgroup) -> Result<Self, SampleError> {
-        Ok(Self {
-            path: clean(&w.path),
-            cpu_us: counter_opt("cgroup.cpu_us", w.cpu_us)?,
-            throttled_us: counter_opt("cgroup.throttled_us", w.throttled_us)?,
-            memory: bytes_opt("cgroup.memory", w.memory)?,
-            tasks: w.tasks,
-            read: bytes_opt("cgroup.read", w.read)?,
-            written: bytes_opt("cgroup.written", w.written)?,
-            memory_pressure: w.memory_pressure.map(TryInto::try_into).transpose()?,
-        })
-    }
-}
-
 impl TryFrom<Sample> for model::GuestSample {
     type Error = SampleError;
     fn try_from(w: Sample) -> Result<Self, SampleError> {
@@ -356,7 +322,6 @@ impl TryFrom<Sample> for model::GuestSample {
             disks: list("disks", w.disks, DISKS_MAX, TryInto::try_into)?,
             nics: list("nics", w.nics, NICS_MAX, TryInto::try_into)?,
             processes: list("processes", w.processes, PROCESSES_MAX, TryInto::try_into)?,
-            cgroups: list("cgroups", w.cgroups, CGROUPS_MAX, TryInto::try_into)?,
         })
     }
 }

@@ -39,6 +39,20 @@ fn what_a_newer_version_sends_is_unknown_and_not_an_error() {
     assert_eq!(serde_json::from_str::<GuestKind>(r#""openrc""#).unwrap(), GuestKind::Other);
 }
 
+/// Samples unasked and groups in them are of agents and hosts of before.
+#[test]
+fn what_only_a_version_before_sends_is_unknown_and_not_an_error() {
+    let request = r#"{"id":1,"request":{"op":"set_sample_interval","interval_ms":200}}"#;
+    assert_eq!(serde_json::from_str::<HostMessage>(request).unwrap().request, Request::Unknown);
+    let event = r#"{"kind":"event","event":{"event":"sample","sample":{"sequence":1,"taken_at_ms":2}}}"#;
+    assert_eq!(
+        serde_json::from_str::<GuestMessage>(event).unwrap(),
+        GuestMessage::Event { event: Event::Unknown }
+    );
+    let sample = r#"{"sequence":1,"taken_at_ms":2,"cgroups":[{"path":"system.slice","memory":4096}]}"#;
+    assert_eq!(serde_json::from_str::<Sample>(sample).unwrap().sequence, 1);
+}
+
 #[test]
 fn settings_outside_the_allow_list_are_refused() {
     let sysctl = |key: &str, value: &str| Setting::Sysctl { key: key.into(), value: value.into() }.validate();

@@ -202,6 +202,7 @@ fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
     use std::net::{TcpListener, TcpStream};
 
     fn all() -> Vec<Tcp> {
@@ -245,5 +246,92 @@ mod tests {
         refused.extend_from_slice(&(-2i32).to_ne_bytes());
         refused.resize(36, 0);
         assert_eq!(messages(&refused, &mut none).unwrap_err().raw_os_error(), Some(2));
+    }
+
+    /// A socket as the kernel tells of it, with some of `tcp_info`.
+    fn told(tcp: &Tcp, info: usize) -> Vec<u8> {
+        let four = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => [&ip.octets()[..], &[0; 12]].concat(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let family = if tcp.peer.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        let state = if tcp.state == State::Established { 1 } else { 10 };
+        let mut body = vec![family, state, 0, 0];
+        body.extend_from_slice(&tcp.port.to_be_bytes());
+        body.extend_from_slice(&tcp.peer_port.to_be_bytes());
+        body.extend(four(tcp.address).into_iter().chain(four(tcp.peer)));
+        body.resize(68, 0);
+        body.extend_from_slice(&tcp.inode.to_ne_bytes());
+        let mut content = vec![0u8; 232];
+        content[68..72].copy_from_slice(&tcp.rtt_us.unwrap_or(0).to_ne_bytes());
+        content[100..104].copy_from_slice(&tcp.retransmitted.unwrap_or(0).to_ne_bytes());
+        content[120..128].copy_from_slice(&tcp.sent.unwrap_or(0).to_ne_bytes());
+        content[128..136].copy_from_slice(&tcp.received.unwrap_or(0).to_ne_bytes());
+        content.truncate(info);
+        // Another attribute before it.
+        body.extend_from_slice(&[5, 0, 7, 0, 9, 0, 0, 0]);
+        body.extend_from_slice(&(content.len() as u16 + 4).to_ne_bytes());
+        body.extend_from_slice(&INFO.to_ne_bytes());
+        body.extend(content);
+        let mut message = ((body.len() + HEADER) as u32).to_ne_bytes().to_vec();
+        message.extend_from_slice(&BY_FAMILY.to_ne_bytes());
+        message.resize(HEADER, 0);
+        message.extend(body);
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    #[test]
+    fn a_list_of_any_bytes() {
+        let pieces: [&[u8]; 7] =
+            [&[0; 4], &[255; 4], &[16, 0, 0, 0], &[3, 0, 0, 0], &[4, 0, 2, 0], &[2, 0], &[20, 0]];
+        let make = |random: &mut Random| {
+            let count = random.below(4);
+            let sockets: Vec<Tcp> = (0..count)
+                .map(|_| {
+                    let is_up = random.below(2) == 0;
+                    let octets = (random.next() as u32).to_be_bytes();
+                    let number = |random: &mut Random| is_up.then(|| random.next());
+                    let (address, peer) = match random.below(2) {
+                        0 => (IpAddr::from(octets), IpAddr::from([10, 0, 0, 9])),
+                        _ => (
+                            IpAddr::from([0xFD00, 1, 2, 3, 4, 5, 6, 7]),
+                            IpAddr::from([0xFD00, 0, 0, 0, 0, 0, 0, 9]),
+                        ),
+                    };
+                    Tcp {
+                        state: if is_up { State::Established } else { State::Listening },
+                        address,
+                        port: random.next() as u16,
+                        peer,
+                        peer_port: random.next() as u16,
+                        inode: random.next() as u32,
+                        rtt_us: number(random).map(|rtt| rtt as u32 | 1),
+                        retransmitted: number(random).map(|count| count as u32),
+                        sent: number(random),
+                        received: number(random),
+                    }
+                })
+                .collect();
+            let mut bytes: Vec<u8> = sockets.iter().flat_map(|tcp| told(tcp, 232)).collect();
+            let mut read = Vec::new();
+            assert!(!messages(&bytes, &mut |tcp| read.push(tcp)).unwrap());
+            assert_eq!(read, sockets, "what is whole is not read whole");
+            // An older kernel tells less.
+            if let Some(tcp) = sockets.first() {
+                let mut read = Vec::new();
+                messages(&told(tcp, 124), &mut |tcp| read.push(tcp)).unwrap();
+                assert_eq!((read[0].rtt_us, read[0].sent, read[0].received), (tcp.rtt_us, None, None));
+            }
+            mutate(random, &mut bytes, &pieces);
+            bytes
+        };
+        run(20_000, make, |bytes: &Vec<u8>| {
+            let mut count = 0;
+            let outcome = messages(bytes, &mut |_| count += 1);
+            assert!(count <= bytes.len() / (HEADER + SOCKET), "{count} sockets in {} bytes", bytes.len());
+            assert!(outcome.is_ok() || bytes.len() >= HEADER + 4);
+            count > 0
+        });
     }
 }

@@ -161,20 +161,24 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>, ExchangeError> {
         format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
             .as_bytes(),
     )?;
-    let answer = exchange.answer(|_| false)?;
+    body(exchange.answer(|_| false)?).map(<[u8]>::to_vec)
+}
+
+/// The body of an answer.
+fn body(answer: &[u8]) -> Result<&[u8], ExchangeError> {
     let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..5)?).ok());
     let status: u16 = status.and_then(|code| code.parse().ok()).ok_or(ExchangeError::Confused("not HTTP"))?;
     if status != 200 {
         return Err(ExchangeError::Status(status));
     }
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n");
-    let body = end.and_then(|end| answer.get(end + 4..)).ok_or(ExchangeError::Confused("no body"))?;
-    Ok(body.to_vec())
+    end.and_then(|end| answer.get(end + 4..)).ok_or(ExchangeError::Confused("no body"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
     use rustix::net::{bind, listen};
     use std::os::unix::net::UnixListener;
 
@@ -223,5 +227,29 @@ mod tests {
         assert!(is_own(ip("127.0.0.1"), ip("127.0.0.1")) && is_own(ip("127.0.0.1"), ip("127.0.0.9")));
         assert!(is_own(ip("10.0.0.2"), ip("10.0.0.2")) && is_own(ip("::1"), ip("::1")));
         assert!(!is_own(ip("10.0.0.2"), ip("10.0.0.9")));
+    }
+
+    #[test]
+    fn an_answer_of_any_bytes_is_no_page_or_its_end() {
+        let pieces: [&[u8]; 7] = [b"\r\n\r\n", b"\r\n", b"HTTP/1.1 ", b"200", b"999", b" ", &[0xC3, 0xA4]];
+        let make = |random: &mut Random| {
+            let page: Vec<u8> = (0..random.below(60)).map(|_| random.next() as u8).collect();
+            let mut answer =
+                [&b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: text/plain\r\n\r\n"[..], &page].concat();
+            assert_eq!(body(&answer).unwrap(), page, "what is whole is not read whole");
+            mutate(random, &mut answer, &pieces);
+            answer
+        };
+        run(20_000, make, |answer| match body(answer) {
+            Ok(page) => {
+                assert!(answer.ends_with(page) && answer[..answer.len() - page.len()].ends_with(b"\r\n\r\n"));
+                assert!(answer.starts_with(b"HTTP/1.") && &answer[9..12] == b"200");
+                true
+            }
+            Err(error) => {
+                assert!(error.to_string().len() < 100, "a word of the answer is told: {error}");
+                false
+            }
+        });
     }
 }

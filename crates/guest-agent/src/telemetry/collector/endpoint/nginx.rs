@@ -5,28 +5,19 @@ use super::{Value, Values};
 use std::net::SocketAddr;
 
 /// Where its state is usually shown.
-const PATHS: [&str; 4] = ["/status", "/nginx_status", "/stub_status", "/basic_status"];
+pub const PATHS: [&str; 4] = ["/status", "/nginx_status", "/stub_status", "/basic_status"];
+/// Why nothing is told of one that shows it at none of them.
+pub const HIDDEN: ExchangeError = ExchangeError::Hidden(
+    "it does not show its state: add `location = /status { stub_status; allow 127.0.0.1; deny all; }` to a server",
+);
 
-/// Looks where it was seen last, else where it usually is.
-pub fn ask(
-    address: SocketAddr,
-    known: Option<&'static str>,
-) -> Result<(&'static str, Values), ExchangeError> {
-    let hidden = ExchangeError::Hidden(
-        "it does not show its state: add `location = /status { stub_status; allow 127.0.0.1; deny all; }` to a server",
-    );
-    for path in known.into_iter().chain(PATHS) {
-        match get(address, path) {
-            Ok(body) => {
-                if let Some(values) = std::str::from_utf8(&body).ok().and_then(values) {
-                    return Ok((path, values));
-                }
-            }
-            Err(ExchangeError::Status(_)) => {}
-            Err(error) => return Err(error),
-        }
+/// Looks at one place; `None`: its state is not there.
+pub fn ask(address: SocketAddr, path: &str) -> Result<Option<Values>, ExchangeError> {
+    match get(address, path) {
+        Ok(body) => Ok(std::str::from_utf8(&body).ok().and_then(values)),
+        Err(ExchangeError::Status(_)) => Ok(None),
+        Err(error) => Err(error),
     }
-    Err(hidden)
 }
 
 /// ```text
@@ -58,6 +49,7 @@ fn values(text: &str) -> Option<Values> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
 
     #[test]
     fn its_state_is_read_whole_or_not_at_all() {
@@ -69,5 +61,44 @@ mod tests {
             assert!(values(&text[..end]).is_none_or(|all| all.len() == 7));
         }
         assert_eq!(values("<html>Active connections: 3</html>"), None);
+    }
+
+    #[test]
+    fn a_state_of_any_text_is_seven_numbers_or_none() {
+        let pieces: [&[u8]; 8] = [
+            b"\n",
+            b" ",
+            b"-1",
+            b"18446744073709551616",
+            b"NaN",
+            b"Reading:",
+            b"1e99",
+            b"Active connections:",
+        ];
+        let make = |random: &mut Random| {
+            let [active, accepted, handled, requests, reading, writing, waiting] =
+                [0; 7].map(|_: u8| random.next() >> random.below(64));
+            let mut text = format!(
+                "Active connections: {active} \nserver accepts handled requests\n {accepted} {handled} {requests} \n\
+                 Reading: {reading} Writing: {writing} Waiting: {waiting} \n"
+            )
+            .into_bytes();
+            let whole = values(std::str::from_utf8(&text).unwrap()).unwrap();
+            assert_eq!(whole["requests"], Value::Count(requests as f64));
+            assert_eq!(
+                (whole["connections"], whole["waiting"]),
+                (Value::Level(active as f64), Value::Level(waiting as f64))
+            );
+            mutate(random, &mut text, &pieces);
+            text
+        };
+        run(20_000, make, |text: &Vec<u8>| {
+            let Some(all) = std::str::from_utf8(text).ok().and_then(values) else { return false };
+            let is_told = |value: &Value| match value {
+                Value::Level(number) | Value::Count(number) => number.is_finite() && *number >= 0.0,
+            };
+            assert!(all.len() == 7 && all.values().all(is_told), "{all:?}");
+            true
+        });
     }
 }

@@ -98,6 +98,7 @@ fn values(row: &[u8]) -> Option<Values> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
@@ -139,5 +140,53 @@ mod tests {
         assert!(is_ready(&message(b'E', b"SFATAL\0\0")));
         assert!(is_busy(&message(b'E', b"SFATAL\0C57P03\0Mthe database system is starting up\0\0")));
         assert!(!is_busy(&message(b'E', b"SFATAL\0C28000\0MC57P03 is not it\0\0")));
+    }
+
+    #[test]
+    fn an_answer_of_any_bytes_is_a_row_or_none() {
+        let pieces: [&[u8]; 8] = [
+            &[255; 4],
+            &[0, 0, 0, 4],
+            &[127, 255, 255, 255],
+            &[0, 0, 0, 0],
+            b"D",
+            b"E\0\0\0\x0cC57P03\0\0",
+            b"-7",
+            &[0, 14],
+        ];
+        let make = |random: &mut Random| {
+            let numbers: Vec<Option<u64>> = (0..COLUMNS.len())
+                .map(|_| (random.below(5) > 0).then(|| random.next() >> random.below(64)))
+                .collect();
+            let texts: Vec<Option<String>> =
+                numbers.iter().map(|number| number.map(|number| number.to_string())).collect();
+            let row = row(&texts.iter().map(|text| text.as_deref()).collect::<Vec<_>>());
+            let told = values(&row).unwrap();
+            for ((name, is_count), number) in COLUMNS.iter().zip(&numbers) {
+                let number = number.map(|number| number as f64);
+                let wanted =
+                    number.map(|number| if *is_count { Value::Count(number) } else { Value::Level(number) });
+                assert_eq!(told.get(*name).copied(), wanted, "what is whole is not told whole");
+            }
+            let mut answer = [
+                message(b'T', &[0; 9]),
+                message(b'D', &row),
+                message(b'C', b"SELECT 1\0"),
+                message(b'Z', b"I"),
+            ]
+            .concat();
+            mutate(random, &mut answer, &pieces);
+            answer
+        };
+        run(20_000, make, |answer: &Vec<u8>| {
+            let length: usize = messages(answer).map(|(_, body)| 5 + body.len()).sum();
+            assert!(length <= answer.len(), "messages that are not in it");
+            let is_refusal = messages(answer).any(|(kind, _)| kind == b'E');
+            assert!(!is_busy(answer) || (is_refusal && is_ready(answer)));
+            let row = messages(answer).find(|(kind, _)| *kind == b'D').map(|(_, body)| body);
+            let Some(told) = row.and_then(values) else { return false };
+            assert!(told.keys().all(|name| COLUMNS.iter().any(|(known, _)| name == known)), "{told:?}");
+            true
+        });
     }
 }

@@ -74,6 +74,7 @@ fn values(text: &str) -> Values {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, mutate, run};
 
     #[test]
     fn what_it_tells_is_told_under_plain_names() {
@@ -94,5 +95,47 @@ mod tests {
         assert_eq!(whole(b"$5\r\nhello\r\n"), Some(9));
         assert_eq!((whole(b"$5"), whole(b"$x\r\n")), (None, None));
         assert_eq!(whole(b"$18446744073709551615\r\n"), None);
+    }
+
+    #[test]
+    fn an_answer_of_any_bytes_tells_what_is_known_or_nothing() {
+        let pieces: [&[u8]; 8] = [
+            b"\r\n",
+            b":",
+            b"$",
+            b"99999999999999999999",
+            b"nan",
+            b"db7:keys=18446744073709551615,",
+            b"inf",
+            b"used_memory:",
+        ];
+        let make = |random: &mut Random| {
+            let number = random.next() >> random.below(64);
+            let mut text = "redis_version:7.0\r\n".to_owned();
+            LEVELS.iter().chain(&COUNTS).for_each(|(name, _)| text.push_str(&format!("{name}:{number}\r\n")));
+            text.push_str("db0:keys=5,expires=1\r\n");
+            let mut answer = format!("${}\r\n{text}\r\n", text.len()).into_bytes();
+            assert_eq!(whole(&answer), Some(answer.len() - 2));
+            let told = values(&text);
+            assert_eq!(told.len(), LEVELS.len() + COUNTS.len() + 1, "what is whole is not told whole");
+            assert_eq!((told["commands"], told["keys"]), (Value::Count(number as f64), Value::Level(5.0)));
+            mutate(random, &mut answer, &pieces);
+            answer
+        };
+        run(20_000, make, |answer: &Vec<u8>| {
+            if let Some(length) = whole(answer) {
+                assert!(length > answer.iter().position(|byte| *byte == b'\n').unwrap());
+            }
+            let text = answer.strip_prefix(b"$").and_then(|answer| std::str::from_utf8(answer).ok());
+            let told = values(text.unwrap_or_default());
+            let is_known = |name: &String| {
+                LEVELS.iter().chain(&COUNTS).any(|(_, known)| name == known) || name == "keys"
+            };
+            let is_number = |value: &Value| match value {
+                Value::Level(number) | Value::Count(number) => number.is_finite(),
+            };
+            assert!(told.keys().all(is_known) && told.values().all(is_number), "{told:?}");
+            !told.is_empty()
+        });
     }
 }

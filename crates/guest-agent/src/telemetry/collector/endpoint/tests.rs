@@ -106,6 +106,16 @@ fn one_that_shows_nothing_is_left_alone_for_an_hour() {
     let (nginx, visitors) = counting_server(b"HTTP/1.0 404 Not Found\r\n\r\n".to_vec());
     let listeners = [listener("redis-server", &redis.to_string()), listener("nginx", &nginx.to_string())];
     let mut endpoints = Endpoints::new(Rc::new(RefCell::new(Some(listeners.to_vec()))));
+    // Each place may take a second: one a step.
+    let (mut findings, mut seen) = (Findings::default(), Vec::new());
+    for _ in 0..4 {
+        let before = visitors.load(Ordering::SeqCst);
+        while visitors.load(Ordering::SeqCst) == before {
+            assert_eq!(endpoints.step(&mut findings), Step::More);
+        }
+        seen.push(visitors.load(Ordering::SeqCst) - before);
+    }
+    assert_eq!(seen, [1; 4]);
     let first = round(&mut endpoints);
     assert!(first[0].missing.as_deref().unwrap().contains("stub_status"));
     assert!(first[1].missing.as_deref().unwrap().contains("password"));

@@ -5,7 +5,7 @@
 use super::elf::places;
 use super::known::{LIBRARIES, library};
 use crate::procfs::{Reader, process_ids};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
@@ -15,6 +15,10 @@ const STEP: usize = 8;
 const ROUND_MAX: usize = 96;
 /// Most files that are known.
 const FILES_MAX: usize = 16;
+/// Most files that are known to have no function of interest: whoever has so many is asked for them again.
+const EMPTY_MAX: usize = 64;
+/// Most files that are counted one by one among those that could not be looked into.
+const UNREAD_MAX: usize = 256;
 /// Most processes by which a file is found again: any of them may end.
 const PATHS_MAX: usize = 4;
 /// Largest file that is looked into.
@@ -52,12 +56,14 @@ pub struct Mapped {
 #[derive(Default)]
 pub struct Files {
     known: BTreeMap<FileId, Mapped>,
+    /// Files without a function of interest, and in which round they were seen last. They take nobody's place.
+    empty: BTreeMap<FileId, u64>,
     /// In which round a process was looked at.
     looked: BTreeMap<u32, u64>,
     round: u64,
     queue: Vec<u32>,
-    /// Files that nobody may open or that are too large, and those beyond the most.
-    unread: u32,
+    /// Files that are too large, and those beyond the most, each once however many have it.
+    unread: BTreeSet<FileId>,
     reader: Reader,
 }
 
@@ -65,7 +71,7 @@ impl Files {
     /// Begins a round.
     pub fn begin(&mut self) {
         self.round += 1;
-        self.unread = 0;
+        self.unread.clear();
         let mut ids = process_ids();
         let looked = std::mem::take(&mut self.looked);
         self.looked = ids.iter().filter_map(|pid| Some((*pid, *looked.get(pid)?))).collect();
@@ -103,24 +109,40 @@ impl Files {
                 }
                 known.paths.push(path);
             }
-        } else if id.size > FILE_BYTES_MAX || self.known.len() >= FILES_MAX {
-            self.unread += 1;
+        } else if let Some(seen) = self.empty.get_mut(&id) {
+            *seen = self.round;
+        } else if id.size > FILE_BYTES_MAX || self.known.len() >= FILES_MAX || !self.has_room_for_empty() {
+            if self.unread.len() < UNREAD_MAX {
+                self.unread.insert(id);
+            }
         } else {
             let names: Vec<&str> = LIBRARIES[library].functions.iter().map(|(_, name)| *name).collect();
-            let places = places(file, &names).unwrap_or_default();
-            self.known.insert(id, Mapped { library, places, paths: vec![path] });
+            match places(file, &names).unwrap_or_default() {
+                places if places.is_empty() => drop(self.empty.insert(id, self.round)),
+                places => drop(self.known.insert(id, Mapped { library, places, paths: vec![path] })),
+            }
         }
+    }
+
+    /// Lets go of the file that was not seen for longest; false: all were seen in this round.
+    fn has_room_for_empty(&mut self) -> bool {
+        if self.empty.len() < EMPTY_MAX {
+            return true;
+        }
+        let oldest = self.empty.iter().map(|(id, seen)| (*seen, *id)).min();
+        let oldest = oldest.filter(|(seen, _)| *seen < self.round);
+        oldest.is_some_and(|(_, id)| self.empty.remove(&id).is_some())
     }
 
     /// Files that could not be looked into in this round.
     pub fn unread(&self) -> u32 {
-        self.unread
+        // At most UNREAD_MAX, which is small.
+        self.unread.len() as u32
     }
 
     /// Those with functions to count.
     pub fn known(&self) -> Vec<(FileId, Mapped)> {
-        let some = self.known.iter().filter(|(_, mapped)| !mapped.places.is_empty());
-        some.map(|(id, mapped)| (*id, mapped.clone())).collect()
+        self.known.iter().map(|(id, mapped)| (*id, mapped.clone())).collect()
     }
 
     /// Opens it; `None`: none of the processes that had it has it any more. Whoever has it still is found in the next
@@ -173,6 +195,45 @@ mod tests {
         ] {
             assert_eq!(line(other), None, "{other}");
         }
+    }
+
+    /// A file of its own that is no library of any functions.
+    fn empty(folder: &std::path::Path, number: usize) -> String {
+        let path = folder.join(format!("{number}"));
+        std::fs::write(&path, b"nothing").unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn files_without_functions_take_no_place_and_each_file_counts_once() {
+        let folder = std::env::temp_dir().join(format!("proteus-mapped-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let own = own.lines().find_map(|line| Some((mapped(line)?.0, line.split_ascii_whitespace().nth(5)?)));
+        let (libc, path) = own.unwrap();
+        let mut files = Files { round: 1, ..Files::default() };
+        let paths: Vec<String> = (0..EMPTY_MAX + 3).map(|number| empty(&folder, number)).collect();
+        for path in paths.iter().chain(&paths[EMPTY_MAX..]) {
+            files.take(libc, path.clone());
+        }
+        assert_eq!((files.empty.len(), files.unread(), files.known.len()), (EMPTY_MAX, 3, 0));
+        // A round later there is room for others, and a library has its place whatever came before.
+        files.round = 2;
+        files.unread.clear();
+        files.take(libc, paths[EMPTY_MAX].clone());
+        files.take(libc, path.to_owned());
+        assert_eq!((files.empty.len() <= EMPTY_MAX, files.unread(), files.known.len()), (true, 0, 1));
+        // Beyond the most, a file counts once however many have it.
+        let known = files.known.values().next().unwrap().clone();
+        let (id, _) = files.empty.pop_first().unwrap();
+        let more =
+            (0..FILES_MAX as u64).map(|inode| (FileId { inode: u64::MAX - inode, ..id }, known.clone()));
+        files.known.extend(more);
+        let fresh = empty(&folder, EMPTY_MAX + 9);
+        (0..5).for_each(|_| files.take(libc, fresh.clone()));
+        assert_eq!(files.unread(), 1);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
