@@ -7,7 +7,7 @@ mod label;
 
 mod look;
 
-use crate::demo::host::Host;
+use crate::demo::host::{Host, unless_told};
 use crate::service;
 use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Bench, Cli, OutputForm};
@@ -243,7 +243,7 @@ async fn real(images: &Path) -> Result<Vec<Row>> {
     let start = Instant::now();
     let mut host = Host::start().await?;
     let started = start.elapsed();
-    let rows = measure_real(&host, images).await;
+    let rows = unless_told(measure_real(&host, images)).await;
     for left in host.end(&["web"]).await {
         terminal::say_aside(format_args!("left behind: {left}"));
     }

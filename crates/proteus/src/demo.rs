@@ -9,7 +9,7 @@ mod load;
 mod report;
 
 use anyhow::{Context, Result, bail, ensure};
-use host::Host;
+use host::{Host, unless_told};
 use load::{Load, Measured, Tool};
 use proteus_cli::argument::{Demo, OutputForm};
 use proteus_cli::client::{Client, segment};
@@ -64,7 +64,7 @@ pub async fn run(args: &Demo, form: OutputForm) -> Result<u8> {
     let images =
         std::fs::canonicalize(&args.images).with_context(|| format!("find {}", args.images.display()))?;
     let mut host = Host::start().await?;
-    let outcome = play(&mut host, &images, start).await;
+    let outcome = unless_told(play(&mut host, &images, start)).await;
     let leftovers = match (&outcome, args.keep) {
         (Ok(_), true) => Vec::new(),
         _ => host.end(GUESTS.map(|guest| guest.name).as_slice()).await,

@@ -2,7 +2,7 @@
 //! node exporter in the same guest, each asked once a second; and alone, in a guest of its own. Quote the ratios:
 //! absolute figures are this machine's.
 
-use crate::demo::host::Host;
+use crate::demo::host::{Host, unless_told};
 use anyhow::{Context, Result, ensure};
 use proteus_cli::argument::{Cli, OutputForm};
 use proteus_cli::output::table;
@@ -212,7 +212,7 @@ pub(super) async fn run(cli: &Cli, images: &Path, seconds: u32) -> Result<u8> {
         ));
     }
     let mut host = Host::start().await?;
-    let measured = measure_all(&host, &images, &built, seconds).await;
+    let measured = unless_told(measure_all(&host, &images, &built, seconds)).await;
     let made: &[&str] = if built.is_empty() { &[ALONE] } else { &[ALONE, TOGETHER] };
     for left in host.end(made).await {
         terminal::say_aside(format_args!("left behind: {left}"));

@@ -7,7 +7,7 @@ mod case;
 mod unit;
 
 use super::BOOT_LIMIT;
-use crate::demo::host::Host;
+use crate::demo::host::{Host, unless_told};
 use anyhow::{Context, Result, ensure};
 use case::{COMPILER, Case, GUESTS, Guest, Work, ready};
 use proteus_brain::personality::traits::{TRAIT_BUCKETS, median, traits};
@@ -434,10 +434,10 @@ pub(super) async fn run(cli: &Cli, (images, full): (&Path, Option<&Path>), wante
     let place = Place { host: &host, images: &images, full };
     let is_changing = wanted.record.is_none() && wanted.only.is_none();
     let done = match wanted.record {
-        Some(out) => record_all(&place, &guests, out).await,
+        Some(out) => unless_told(record_all(&place, &guests, out)).await,
         None => {
             let steady = is_changing.then_some(wanted.steady_minutes);
-            judge_all(&place, &guests, steady)
+            unless_told(judge_all(&place, &guests, steady))
                 .await
                 .map(|(judged, changed)| print(cli.output, &judged, &changed))
         }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use proteus_cli::client::{Client, segment};
 use proteus_cli::intent::guest_of;
 use proteus_cli::terminal;
+use proteus_cli::told::Told;
 use proteus_model::id::VmName;
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{Boot, DiskFormat, DiskIntent, ImageIntent, VmIntent};
@@ -47,6 +48,15 @@ fn spawn(state: &Path) -> Result<Child> {
         .process_group(0)
         .spawn()
         .context("start Proteus")
+}
+
+/// The work, or why it was given up: by ctrl-C or a TERM too, so that whoever waits removes what was made.
+pub(crate) async fn unless_told<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut told = Told::listen()?;
+    tokio::select! {
+        done = work => done,
+        () = told.wait() => bail!("interrupted"),
+    }
 }
 
 /// An image as `proteus image build` made it.
