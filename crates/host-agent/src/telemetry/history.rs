@@ -403,7 +403,9 @@ impl History {
         {
             let file = File::options().read(true).write(true).open(path);
             let (path, file) = (path.to_owned(), file.map_err(Self::error(path, "open"))?);
-            return Self { path, file, layout: heading.layout(*sum) }.lengthen().map(|history| (history, None));
+            return Self { path, file, layout: heading.layout(*sum) }
+                .lengthen()
+                .map(|history| (history, None));
         }
         let aside = matches!(kept, Some(Err(_))).then(|| path.with_extension("unreadable"));
         if let Some(aside) = &aside {
