@@ -15,7 +15,9 @@ use crate::vm::VmRecord;
 use proteus_brain::personality::label::Labels;
 use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
-use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
+use proteus_model::personality::{ChangeKind, Label, TraitVector, UNKNOWN};
+use proteus_model::telemetry::FlowsBegun;
+use proteus_model::unit::UnixMillis;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +26,16 @@ use std::time::Duration;
 const JUDGE_EVERY: Duration = Duration::from_secs(10);
 /// How often what is known is written where nothing was told.
 const KEEP_EVERY_MS: u64 = 600_000;
+
+/// What was seen of a VM so long ago is no more what is, ms: the host looks at flows every half minute.
+const LATELY_MS: u64 = 90_000;
+
+/// What of a VM's record is of now. What is absent is not known.
+#[derive(Debug, Default)]
+pub(crate) struct LatelySeen {
+    pub(crate) traits: Option<TraitVector>,
+    pub(crate) flows: Option<FlowsBegun>,
+}
 
 /// All VMs, as they are judged.
 #[derive(Default)]
@@ -60,6 +72,19 @@ impl Personalities {
         let judged = vms.get(&vm)?;
         Some((judged.label.borne().cloned(), judged.record.told))
     }
+
+    /// What of a VM's record is of now, as its traits and whom it speaks to: what is older is not told.
+    pub(crate) fn lately(&self, vm: VmId, now: UnixMillis) -> LatelySeen {
+        let vms = self.vms();
+        let Some(judged) = vms.get(&vm) else { return LatelySeen::default() };
+        let is_new = |at: UnixMillis| now.0.saturating_sub(at.0) <= LATELY_MS;
+        let record = &judged.record;
+        let flows = record.flows.as_ref().filter(|(at, _)| is_new(*at));
+        LatelySeen {
+            traits: record.at.filter(|at| is_new(*at)).map(|_| record.traits),
+            flows: flows.map(|(_, all)| FlowsBegun { all: all.clone(), full: record.flows_full }),
+        }
+    }
 }
 
 /// Names records of personalities and taught prototypes that cannot be read.
@@ -85,7 +110,9 @@ impl Control {
     /// One look at the last minute of every VM that runs.
     async fn judge_all(self: &Arc<Self>) -> Result<(), ControlError> {
         let labels = self.labels().await?;
-        for recent in self.node.recent().await? {
+        let all = self.node.recent().await?;
+        self.personalities.drop_users(&all.iter().map(|recent| recent.vm).collect(), self.now());
+        for recent in all {
             if !self.personalities.vms().contains_key(&recent.vm) {
                 self.know(recent.vm).await?;
             }
@@ -101,6 +128,7 @@ impl Control {
                 let told = judged.look(at, &seen, &labels);
                 if recent.flows.is_some() {
                     judged.record.flows.clone_from(&recent.flows);
+                    judged.record.flows_full = recent.flows_full;
                 }
                 let due = judged.was_looked_at() && at.0.saturating_sub(judged.kept_at.0) >= KEEP_EVERY_MS;
                 (told, due)

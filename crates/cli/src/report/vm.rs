@@ -383,7 +383,10 @@ mod tests {
         let page = page_of_all(&many);
         check(&page);
         assert_eq!((page.matches("<tr>").count(), page.matches("<section").count()), (132, 100));
-        assert!(page.contains(&format!("id=\"vm-{}\"", busy().vm.id)), "the one that is measured is among them");
+        assert!(
+            page.contains(&format!("id=\"vm-{}\"", busy().vm.id)),
+            "the one that is measured is among them"
+        );
         let nobody = page_of_all(&[]);
         check(&nobody);
         assert!(nobody.contains("0.00 of 2 CPUs") && !nobody.contains("-0.00"), "{nobody}");

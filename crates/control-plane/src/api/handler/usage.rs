@@ -23,6 +23,7 @@ fn usage_view(seen: UsageObserved) -> UsageView {
         values: seen.values.into_iter().map(value).collect(),
         faults: seen.faults,
         disagreement: seen.disagreement,
+        disk_latencies: seen.disk_latencies.into_iter().map(|(kind, seen)| (kind, seen.into())).collect(),
     }
 }
 

@@ -112,7 +112,8 @@ fn whatever_is_cut_or_flipped_is_missing_and_never_wrong() {
         assert!(found.buckets[0].iter().all(|b| before.contains(b)), "cut at {cut}");
         assert_eq!(history.export().unwrap().len(), whole.len());
     }
-    let text = HEADING_FIXED + whole[HEADING_FIXED..HEADING_BYTES].iter().position(|byte| *byte == 0).unwrap();
+    let text =
+        HEADING_FIXED + whole[HEADING_FIXED..HEADING_BYTES].iter().position(|byte| *byte == 0).unwrap();
     let first = HEADING_BYTES + whole[HEADING_BYTES..].iter().position(|byte| *byte != 0).unwrap();
     for at in (0..text + 20).chain(first..used).step_by(7) {
         let mut flipped = whole.clone();
