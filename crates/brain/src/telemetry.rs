@@ -7,6 +7,8 @@ mod fault;
 
 pub mod csv;
 
+mod latency;
+
 mod merge;
 
 mod series;
@@ -14,6 +16,8 @@ mod series;
 pub use application::Applications;
 
 pub use fault::{Fault, Faults};
+
+pub use latency::LatencyWatch;
 
 pub use merge::{Disagreement, Merger, dirty_rate};
 

@@ -15,7 +15,8 @@ use crate::vm::VmRecord;
 use proteus_brain::personality::label::Labels;
 use proteus_brain::personality::{Judged, Lately, PersonalityRecord, Told};
 use proteus_model::id::VmId;
-use proteus_model::personality::{ChangeKind, Label, UNKNOWN};
+use proteus_model::personality::{ChangeKind, Label, TraitVector, UNKNOWN};
+use proteus_model::telemetry::FlowsBegun;
 use proteus_model::unit::UnixMillis;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,16 @@ const KEEP_TOLD_MS: u64 = 30_000;
 /// Whether so long has passed since, or the clock was set back: then nobody knows.
 fn is_due(since: UnixMillis, now: UnixMillis, every_ms: u64) -> bool {
     now < since || now.0 - since.0 >= every_ms
+}
+
+/// What was seen of a VM so long ago is no more what is, ms: the host looks at flows every half minute.
+const LATELY_MS: u64 = 90_000;
+
+/// What of a VM's record is of now. What is absent is not known.
+#[derive(Debug, Default)]
+pub(crate) struct LatelySeen {
+    pub(crate) traits: Option<TraitVector>,
+    pub(crate) flows: Option<FlowsBegun>,
 }
 
 /// All VMs, as they are judged.
@@ -69,6 +80,19 @@ impl Personalities {
         let judged = vms.get(&vm)?;
         Some((judged.label.borne().cloned(), judged.record.told))
     }
+
+    /// What of a VM's record is of now, as its traits and whom it speaks to: what is older is not told.
+    pub(crate) fn lately(&self, vm: VmId, now: UnixMillis) -> LatelySeen {
+        let vms = self.vms();
+        let Some(judged) = vms.get(&vm) else { return LatelySeen::default() };
+        let is_new = |at: UnixMillis| now.0.saturating_sub(at.0) <= LATELY_MS;
+        let record = &judged.record;
+        let flows = record.flows.as_ref().filter(|(at, _)| is_new(*at));
+        LatelySeen {
+            traits: record.at.filter(|at| is_new(*at)).map(|_| record.traits),
+            flows: flows.map(|(_, all)| FlowsBegun { all: all.clone(), full: record.flows_full }),
+        }
+    }
 }
 
 /// Names records of personalities and taught prototypes that cannot be read.
@@ -94,7 +118,9 @@ impl Control {
     /// One look at the last minute of every VM that runs.
     async fn judge_all(self: &Arc<Self>) -> Result<(), ControlError> {
         let labels = self.labels().await?;
-        for recent in self.node.recent().await? {
+        let all = self.node.recent().await?;
+        self.personalities.drop_users(&all.iter().map(|recent| recent.vm).collect(), self.now());
+        for recent in all {
             if !self.personalities.vms().contains_key(&recent.vm)
                 && let Err(error) = self.know(recent.vm).await
             {
@@ -113,6 +139,7 @@ impl Control {
                 let told = judged.look(at, &seen, &labels);
                 if recent.flows.is_some() {
                     judged.record.flows.clone_from(&recent.flows);
+                    judged.record.flows_full = recent.flows_full;
                 }
                 judged.is_unkept |= told != Told::default();
                 let due = judged.is_unkept && is_due(judged.kept_at, at, KEEP_TOLD_MS)

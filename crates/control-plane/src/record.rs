@@ -239,7 +239,8 @@ mod tests {
         for times in 0..2 {
             let garbage = Commit::new(OpId::from_bits(900 + times));
             let garbage = garbage.put(Key::new("kind/b").unwrap(), b"{\xff".to_vec());
-            store.commit(garbage).await.unwrap();
+            let outcome = store.commit(garbage).await.unwrap();
+            assert!(matches!(outcome, Outcome::Committed(_)));
             let (readable, damaged) = records.list_readable::<u32>("kind/").await.unwrap();
             assert_eq!((readable.len(), readable[0].1.value), (1, 1));
             assert!(matches!(&damaged[..], [RecordError::Damaged { key, .. }] if key == "kind/b"), "{damaged:?}");

@@ -707,7 +707,7 @@ impl Node for HostAgent {
     }
 
     async fn export_history(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {
-        self.exported(vm)
+        self.exported(vm).await
     }
 
     async fn import_history(

@@ -10,24 +10,25 @@ mod transfer;
 
 mod intake;
 
+mod watched;
+
 pub use intake::Intake;
 
 use crate::clock::now;
 use crate::error::driver_error;
 use crate::node::HostAgent;
 use history::{History, HistoryError};
-use proteus_brain::telemetry::{Applications, Closed, Merger, Series, dirty_rate};
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::VmId;
-use proteus_model::telemetry::{Bucket, FLOWS_BEGUN_MAX, FlowBegun, GuestSample, Metric, Reading};
-use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
-use proteus_model::vm::{DirtyObserved, VmCounters};
+use proteus_model::telemetry::{FLOWS_BEGUN_MAX, GuestSample};
+use proteus_model::unit::{Bytes, Permille};
 use proteus_protocol::cause::chain;
+use proteus_protocol::guest::v1::Sample;
 use proteus_protocol::guest::v1::sample::{Cpu, Pressure};
 use proteus_protocol::node::v1::{
     HistoryObserved, Measurement, NodeError, NodeErrorCode, RecentObserved, UsageObserved,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use watched::{Opened, Watched, make_durable};
 
 /// Time between two looks into the host's books.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -59,32 +61,6 @@ const RECENT: usize = 6;
 /// hand meanwhile.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 
-/// One VM, as it is watched.
-struct Watched {
-    merger: Merger,
-    series: Series,
-    /// `None`: it could not be opened, which was told.
-    history: Option<History>,
-    /// The ring that could not be written to, which was told, as on a full disk.
-    unwritten: Option<usize>,
-    /// What was asked since the last look, for the next reading.
-    asked: Reading,
-    /// What was asked last, and when.
-    told: Option<(u64, Reading)>,
-    /// How fast it changed its memory, KiB/s, and when that was seen.
-    dirty: Option<(u64, f32)>,
-    last: Option<(UnixMillis, Reading)>,
-    /// The latest short buckets, the oldest first.
-    recent: VecDeque<Bucket>,
-    applications: Applications,
-    /// When the guest was heard last, and its CPUs then.
-    heard: Option<(u64, Option<u32>)>,
-    /// Whom it spoke to lately, and when that was looked at.
-    flows: Option<(UnixMillis, Vec<FlowBegun>)>,
-    /// How long it ran when it was heard last. Outlives its end: a word of before may come late.
-    uptime: Option<Millis>,
-}
-
 /// All VMs, as they are watched.
 pub(crate) struct Telemetry {
     began: Instant,
@@ -106,152 +82,6 @@ pub(crate) fn history_path(dir: &Path) -> PathBuf {
     dir.join("history")
 }
 
-impl Watched {
-    fn open(seat: &Seat) -> Self {
-        let history = match History::open(&history_path(&seat.dir), seat.id) {
-            Ok((history, aside)) => {
-                if let Some(aside) = aside {
-                    tracing::warn!(vm = %seat.intent.name, aside = %aside.display(), "its history could not be read and is put aside");
-                }
-                Some(history)
-            }
-            Err(error) => {
-                tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history is not kept");
-                None
-            }
-        };
-        let found = history.as_ref().and_then(|history| history.read().ok()).unwrap_or_default();
-        if found.damaged > 0 {
-            tracing::warn!(vm = %seat.intent.name, slots = found.damaged, "parts of its history are damaged and left out");
-        }
-        let series = Series::resume(now(), [&found.buckets[0], &found.buckets[1]]);
-        Self::new(history, series)
-    }
-
-    fn new(history: Option<History>, series: Series) -> Self {
-        Self {
-            merger: Merger::default(),
-            series,
-            history,
-            unwritten: None,
-            asked: Reading::default(),
-            told: None,
-            dirty: None,
-            last: None,
-            recent: VecDeque::new(),
-            applications: Applications::default(),
-            heard: None,
-            flows: None,
-            uptime: None,
-        }
-    }
-
-    fn keep(&mut self, seat: &Seat, closed: &[Closed]) {
-        self.recent
-            .extend(closed.iter().filter(|closed| closed.tier == 0).map(|closed| closed.bucket.clone()));
-        self.recent.drain(..self.recent.len().saturating_sub(RECENT));
-        let Some(history) = &self.history else { return };
-        let put = |closed: &Closed| Some((closed.tier, history.put(closed.tier, &closed.bucket).err()?));
-        // All that can be kept is, also where one of them cannot.
-        let failed: Vec<(usize, HistoryError)> = closed.iter().filter_map(put).collect();
-        match (failed.first(), self.unwritten) {
-            // Told once: where a disk is full it would be said every ten seconds.
-            (Some((tier, error)), None) => {
-                tracing::warn!(vm = %seat.intent.name, error = %chain(error), "its history is not kept for now");
-                self.unwritten = Some(*tier);
-            }
-            // A ring that has gone round has its room: that it is written to says nothing of the others.
-            (None, Some(tier)) if closed.iter().any(|closed| closed.tier == tier) => {
-                tracing::info!(vm = %seat.intent.name, "its history is kept again");
-                self.unwritten = None;
-            }
-            _ => {}
-        }
-    }
-
-    /// `at` by the wall clock, `at_ms` by the steady one.
-    fn look(&mut self, seat: &Seat, at: UnixMillis, at_ms: u64, host: &VmCounters) {
-        let mut reading = self.merger.count(at_ms, host);
-        reading.fill(&std::mem::take(&mut self.asked));
-        self.last = Some((at, reading));
-        let closed = self.series.push(at, at_ms, &reading);
-        self.keep(seat, &closed);
-    }
-
-    /// What VMM or guest said when they were asked.
-    fn hear(&mut self, at_ms: u64, merge: impl FnOnce(&mut Merger, u64) -> Reading) {
-        let mut said = merge(&mut self.merger, at_ms);
-        self.asked.fill(&said);
-        if let Some((at, before)) = self.told.filter(|(at, _)| at_ms.saturating_sub(*at) < TOLD_MS / 2) {
-            // VMM and guest are asked one after the other.
-            said.fill(&before);
-            self.told = Some((at, said));
-        } else {
-            self.told = Some((at_ms, said));
-        }
-    }
-
-    /// All that is known of now.
-    fn now(&self, at_ms: u64) -> Reading {
-        let mut reading = self.last.map(|(_, reading)| reading).unwrap_or_default();
-        if let Some((_, told)) = self.told.filter(|(at, _)| at_ms.saturating_sub(*at) <= TOLD_MS) {
-            reading.fill(&told);
-        }
-        let dirty = self.dirty.filter(|(at, _)| at_ms.saturating_sub(*at) <= DIRTY_STANDS_MS);
-        if reading.get(Metric::DirtyRate).is_none() {
-            reading.set(Metric::DirtyRate, dirty.map(|(_, rate)| rate));
-        }
-        reading
-    }
-
-    /// How its memory changed. In its history that is where it was seen, and nowhere else.
-    fn see_dirty(&mut self, at_ms: u64, seen: &DirtyObserved) {
-        let Some(rate) = dirty_rate(seen) else { return };
-        self.dirty = Some((at_ms, rate));
-        self.asked.set(Metric::DirtyRate, Some(rate));
-    }
-
-    /// What the guest said; `at` by the wall clock, `at_ms` by the steady one.
-    fn hear_guest(&mut self, at: UnixMillis, at_ms: u64, word: &GuestSample) {
-        // One that starts anew by itself keeps its VMM: nobody ended it.
-        if word.uptime.zip(self.uptime).is_some_and(|(now, before)| now < before) {
-            self.applications.begin_anew();
-        }
-        self.uptime = word.uptime;
-        self.heard = Some((at_ms, word.cpu.as_ref().map(|cpu| cpu.online)));
-        if let Some(processes) = &word.processes {
-            self.applications.hear(at, processes);
-        }
-        self.hear(at_ms, |merger, at_ms| merger.hear(at_ms, word));
-    }
-
-    /// The last minute, as far as it is known.
-    fn recent(&self, seat: &Seat, at_ms: u64) -> RecentObserved {
-        let heard = self.heard.filter(|(at, _)| at_ms.saturating_sub(*at) <= HEARD_MS);
-        RecentObserved {
-            vm: seat.id,
-            vcpus: heard.and_then(|(_, online)| online).unwrap_or(seat.intent.vcpus).max(1),
-            buckets: self.recent.iter().cloned().collect(),
-            applications: heard.map(|_| self.applications.list()),
-            flows: self.flows.clone(),
-        }
-    }
-
-    /// It does not run any more.
-    fn end(&mut self, seat: &Seat) {
-        let closed = self.series.flush();
-        self.keep(seat, &closed);
-        self.merger.begin_anew();
-        self.applications.begin_anew();
-        (self.told, self.dirty, self.last) = (None, None, None);
-        (self.heard, self.flows, self.asked) = (None, None, Reading::default());
-        self.recent.clear();
-        if let Some(Err(error)) = self.history.as_ref().map(History::sync) {
-            tracing::warn!(vm = %seat.intent.name, error = %chain(&error), "its history may not outlive a loss of power");
-        }
-    }
-}
-
 impl Telemetry {
     pub(crate) fn new() -> Self {
         Self {
@@ -267,14 +97,20 @@ impl Telemetry {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn watched(&self, seat: &Seat) -> Arc<Mutex<Watched>> {
-        let mut vms = locked(&self.vms);
-        vms.entry(seat.id).or_insert_with(|| Arc::new(Mutex::new(Watched::open(seat)))).clone()
+    fn watched(&self, vm: VmId) -> Arc<Mutex<Watched>> {
+        locked(&self.vms).entry(vm).or_default().clone()
     }
 
     /// The same of a VM that is watched already: one that is no more is not taken up again.
     fn known(&self, vm: VmId) -> Option<Arc<Mutex<Watched>>> {
         locked(&self.vms).get(&vm).cloned()
+    }
+
+    /// So many parts of what a guest said were out of bounds.
+    pub(crate) fn refuse(&self, vm: VmId, parts: usize) {
+        if let Some(watched) = self.known(vm) {
+            locked(&watched).merger.refuse(parts);
+        }
     }
 
     /// The VM is no more.
@@ -286,20 +122,7 @@ impl Telemetry {
     pub(crate) fn seen(&self, vm: VmId) -> Option<UsageObserved> {
         let watched = self.known(vm)?;
         let watched = locked(&watched);
-        let mut faults = *watched.merger.faults();
-        faults.add(watched.series.faults());
-        let (reading, off) = (watched.now(self.steady_ms()), watched.merger.disagreement());
-        Some(UsageObserved {
-            at: watched.last.map(|(at, _)| at),
-            values: Metric::ALL
-                .into_iter()
-                .filter_map(|metric| Some((metric, reading.get(metric)?)))
-                .collect(),
-            unmeasured: BTreeMap::new(),
-            faults: faults.counted().map(|(fault, times)| (fault.name().to_owned(), times)).collect(),
-            disagreement: off.cpu,
-            disagreements: off.others().map(|(of, off)| (of.to_owned(), off)).collect(),
-        })
+        Some(watched.seen(self.steady_ms()))
     }
 }
 
@@ -333,7 +156,8 @@ impl HostAgent {
             tick += 1;
             let seats = self.look_at_all().await;
             running.retain(|vm, _| !seats.contains_key(vm));
-            self.end_watching(&running);
+            let ended = self.end_watching(&running);
+            self.tasks.spawn(ended);
             for seat in seats.values().filter(|seat| u64::from(seat.slot) % ASK_EVERY == tick % ASK_EVERY) {
                 self.ask_in_background(seat.clone());
             }
@@ -347,20 +171,31 @@ impl HostAgent {
             }
             running = seats;
         }
-        self.end_watching(&running);
+        self.end_watching(&running).await;
     }
 
-    /// These do not run any more, or nobody looks at them any more.
-    fn end_watching(&self, ended: &BTreeMap<VmId, Seat>) {
-        for (vm, seat) in ended {
-            if let Some(watched) = self.telemetry.known(*vm) {
-                locked(&watched).end(seat);
+    /// These do not run any more, or nobody looks at them any more. What is to be waited for until all that was measured of
+    /// them is on disk, which may take as long as a disk likes: nobody else waits for it.
+    fn end_watching(&self, ended: &BTreeMap<VmId, Seat>) -> impl Future<Output = ()> + Send + use<> {
+        let end = |(vm, seat): (&VmId, &Seat)| {
+            let watched = self.telemetry.known(*vm)?;
+            let history = locked(&watched).end(seat)?;
+            Some((history, seat.clone()))
+        };
+        let all: Vec<(Arc<History>, Seat)> = ended.iter().filter_map(end).collect();
+        async move {
+            if all.is_empty() {
+                return;
+            }
+            let durable = move || all.iter().for_each(|(history, seat)| make_durable(history, seat));
+            if let Err(error) = tokio::task::spawn_blocking(durable).await {
+                tracing::warn!(%error, "histories may not outlive a loss of power");
             }
         }
     }
 
     /// One look into the host's books. The VMs that run.
-    async fn look_at_all(&self) -> BTreeMap<VmId, Seat> {
+    async fn look_at_all(self: &Arc<Self>) -> BTreeMap<VmId, Seat> {
         let books = self.driver.survey().await;
         let seats: BTreeMap<VmId, Seat> = {
             let seats = self.seats();
@@ -368,9 +203,27 @@ impl HostAgent {
             own.map(|seat| (seat.id, seat.clone())).collect()
         };
         for (vm, seat) in &seats {
-            locked(&self.telemetry.watched(seat)).look(seat, now(), self.telemetry.steady_ms(), &books[vm]);
+            let (watched, at_ms) = (self.telemetry.watched(*vm), self.telemetry.steady_ms());
+            let mut watched = locked(&watched);
+            watched.look(seat, now(), at_ms, &books[vm]);
+            if watched.wants_history(at_ms) {
+                self.open_history_in_background(seat.clone());
+            }
         }
         seats
+    }
+
+    /// Opens a VM's history, on a disk that may be slow or not there: looks go on meanwhile.
+    fn open_history_in_background(self: &Arc<Self>, seat: Seat) {
+        let node = self.clone();
+        self.tasks.spawn(async move {
+            let of = seat.clone();
+            let opened = tokio::task::spawn_blocking(move || Opened::open(&of)).await;
+            let opened = opened.unwrap_or_else(|error| Opened::failed(error.to_string()));
+            if let Some(watched) = node.telemetry.known(seat.id) {
+                locked(&watched).take_up(&seat, node.telemetry.steady_ms(), opened);
+            }
+        });
     }
 
     /// Looks whom VMs speak to, unless that is still looked at.
@@ -382,10 +235,10 @@ impl HostAgent {
         self.tasks.spawn(async move {
             match node.driver.flows().await {
                 Ok(flows) => {
-                    for (vm, mut all) in flows {
-                        all.truncate(FLOWS_BEGUN_MAX);
+                    for (vm, mut flows) in flows {
+                        flows.all.truncate(FLOWS_BEGUN_MAX);
                         if let Some(watched) = node.telemetry.known(vm) {
-                            locked(&watched).flows = Some((now(), all));
+                            locked(&watched).flows = Some((now(), flows));
                         }
                     }
                 }
@@ -442,31 +295,28 @@ impl HostAgent {
     async fn ask_vmm_and_guest(&self, seat: &Seat) {
         let counted = tokio::time::timeout(ASK_LIMIT, self.driver.counters(seat.id)).await;
         // A VMM that does not answer, or has ended meanwhile, has told nothing.
-        let disks = counted.ok().and_then(Result::ok).map(|all| VmCounters {
-            disk_read: all.disk_read,
-            disk_written: all.disk_written,
-            disk_reads: all.disk_reads,
-            disk_writes: all.disk_writes,
-            disk_flushes: all.disk_flushes,
-            disk_took_ns: all.disk_took_ns,
-            ..VmCounters::default()
-        });
+        let counted = counted.ok().and_then(Result::ok);
         let Some(watched) = self.telemetry.known(seat.id) else { return };
-        if let Some(disks) = disks {
-            locked(&watched).hear(self.telemetry.steady_ms(), |merger, at| merger.count(at, &disks));
+        if let Some(counted) = counted {
+            locked(&watched).hear_disks(self.telemetry.steady_ms(), &counted);
         }
-        if let Some(word) = self.word_of(seat.id).await {
-            locked(&watched).hear_guest(now(), self.telemetry.steady_ms(), &word);
+        match self.word_of(seat.id).await.map(GuestSample::try_from) {
+            Some(Ok(word)) => locked(&watched).hear_guest(now(), self.telemetry.steady_ms(), &word),
+            Some(Err(error)) => {
+                self.telemetry.refuse(seat.id, 1);
+                tracing::debug!(vm = %seat.intent.name, %error, "what its guest said of itself cannot be");
+            }
+            None => {}
         }
     }
 
     /// What the guest's agent says of itself; `None`: it has none, or it was not heard.
-    async fn word_of(&self, vm: VmId) -> Option<GuestSample> {
+    async fn word_of(&self, vm: VmId) -> Option<Sample> {
         let path = self.agent_path(vm).await.ok()?;
         if !self.guest(vm).is_known(&path).await {
             return None;
         }
-        GuestSample::try_from(self.glance(vm).await?).ok()
+        self.glance(vm).await
     }
 
     /// The last minute of every VM that was looked at and runs.
@@ -485,7 +335,7 @@ impl HostAgent {
     pub(crate) async fn history_of(&self, vm: VmId, tier: usize) -> Result<HistoryObserved, NodeError> {
         let path = history_path(&self.seat(vm)?.dir);
         // Megabytes and their logarithms: nobody else would get this thread meanwhile.
-        let read = tokio::task::spawn_blocking(move || history::read(&path, tier)).await;
+        let read = tokio::task::spawn_blocking(move || history::read(&path, tier, now())).await;
         let (buckets, damaged) = read.map_err(task_error)?.map_err(history_error)?;
         Ok(HistoryObserved { buckets, damaged })
     }

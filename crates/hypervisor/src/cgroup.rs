@@ -2,10 +2,14 @@
 //! threads go in: capping the whole process would stall its control socket.
 //!
 //! v1: one group per VM; threads by `tasks`, cap by `cpu.cfs_quota_us`, weight by `cpu.shares`.
-//! v2: one domain group per VM for the process and its weight, in it a *threaded* group for vCPUs and their cap.
+//! v2: one domain group per VM for the process and its weight, in it a *threaded* group for vCPUs and their cap. There the
+//! books of memory and disks are kept too, where this host hands out their controllers ([`Group::counters`]).
+
+mod book;
 
 use proteus_model::setting::Weight;
 use proteus_model::unit::MilliCpu;
+use proteus_model::vm::GroupCounters;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -65,6 +69,20 @@ fn own_group(root: &Path) -> io::Result<PathBuf> {
     Ok(parent)
 }
 
+/// Hands controllers that only keep books to the children of a group: memory and IO of a VM are counted where they are
+/// there, and missing where they are not.
+fn hand_on_books(group: &Path) {
+    let there = read(&group.join("cgroup.controllers")).unwrap_or_default();
+    for controller in ["memory", "io"] {
+        if !there.split_whitespace().any(|word| word == controller) {
+            continue;
+        }
+        if let Err(error) = write(&group.join("cgroup.subtree_control"), &format!("+{controller}")) {
+            tracing::debug!(%error, controller, "what VMs take of the host is not counted by it");
+        }
+    }
+}
+
 impl Hierarchy {
     /// Looks where the controller is, and makes the group of this instance in it.
     pub fn find(instance: &str) -> io::Result<Self> {
@@ -93,9 +111,11 @@ impl Hierarchy {
         // own. Only inside a cgroup namespace is there no such root; then our own group is the parent.
         let parent = if root.join("cgroup.type").exists() { own_group(root)? } else { root.to_owned() };
         write(&parent.join("cgroup.subtree_control"), "+cpu")?;
+        hand_on_books(&parent);
         let base = parent.join(format!("proteus-{instance}"));
         fs::create_dir_all(&base)?;
         write(&base.join("cgroup.subtree_control"), "+cpu")?;
+        hand_on_books(&base);
         Ok(Self { version: Version::V2, base })
     }
 
@@ -243,6 +263,14 @@ impl Group {
         })
     }
 
+    /// What it took of the host's memory and disks; cgroup v1 has these books elsewhere, and they are not read.
+    pub fn counters(&self) -> GroupCounters {
+        match self.version {
+            Version::V1 => GroupCounters::default(),
+            Version::V2 => book::read(&self.domain, Path::new("/sys/dev/block")),
+        }
+    }
+
     /// Removes the group; its process must be gone.
     pub fn remove(&self) -> io::Result<()> {
         for dir in [&self.threads, &self.domain] {
@@ -258,6 +286,21 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn controllers_that_are_there_are_handed_on_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, asked) =
+            (dir.path().join("cgroup.controllers"), dir.path().join("cgroup.subtree_control"));
+        for (controllers, expected) in
+            [("cpuset cpu io\n", "+io"), ("cpu memory pids\n", "+memory"), ("cpu\n", "")]
+        {
+            fs::write(&there, controllers).unwrap();
+            fs::write(&asked, "").unwrap();
+            hand_on_books(dir.path());
+            assert_eq!(fs::read_to_string(&asked).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn pressure_is_the_total_of_what_some_waited() {

@@ -7,7 +7,7 @@ use proteus_model::id::{DiskName, ImageName, SnapshotName, VmId};
 use proteus_model::seed::SEED_DISK;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{FlowBegun, Metric};
+use proteus_model::telemetry::{FlowsBegun, Metric};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{
     DirtyObserved, DiskFormat, DiskIntent, PowerState, StopObserved, VmCounters, VmIntent,
@@ -324,9 +324,9 @@ pub trait Driver: Send + Sync {
         Metric::OF_HARDWARE.into_iter().chain([Metric::DirtyRate]).map(why).collect()
     }
 
-    /// Whom each VM that runs spoke to in the last hour, as the host counts it. Who is not counted yet is from now on; a VM
-    /// that is not in the answer is not counted. The first time costs a few milliseconds for each VM.
-    async fn flows(&self) -> Result<HashMap<VmId, Vec<FlowBegun>>, DriverError> {
+    /// Whom each VM that runs spoke to in the last ten minutes, as the host counts it. Who is not counted yet is from now on;
+    /// a VM that is not in the answer is not counted. The first time costs a few milliseconds for each VM.
+    async fn flows(&self) -> Result<HashMap<VmId, FlowsBegun>, DriverError> {
         Ok(HashMap::new())
     }
 

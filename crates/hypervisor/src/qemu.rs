@@ -40,7 +40,7 @@ use proteus_model::capability::CapabilityReport;
 use proteus_model::id::{ImageName, SnapshotName, VmId};
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{FlowBegun, Metric};
+use proteus_model::telemetry::{FlowsBegun, Metric};
 use proteus_model::unit::{Bytes, Millis};
 use proteus_model::vm::{DirtyObserved, ImageIntent, PowerState, StopObserved, VmCounters};
 use qmp::{Qmp, QmpError};
@@ -598,7 +598,7 @@ impl Driver for QemuDriver {
         survey::uncounted(self, id)
     }
 
-    async fn flows(&self) -> Result<HashMap<VmId, Vec<FlowBegun>>, DriverError> {
+    async fn flows(&self) -> Result<HashMap<VmId, FlowsBegun>, DriverError> {
         let slots = survey::slots(self);
         let flows = self.network.flows(&slots.keys().copied().collect()).await?;
         Ok(flows.into_iter().filter_map(|(slot, all)| Some((*slots.get(&slot)?, all))).collect())

@@ -7,6 +7,8 @@ mod findings;
 
 mod flow;
 
+mod latency;
+
 mod metric;
 
 pub use application::{APPLICATIONS_MAX, Application};
@@ -20,7 +22,9 @@ pub use findings::{
     SessionsReleased, UsersObserved, endpoint,
 };
 
-pub use flow::{FLOWS_BEGUN_MAX, FlowBegun};
+pub use flow::{FLOWS_BEGUN_MAX, FLOWS_COUNTED_MAX, FlowBegun, FlowsBegun};
+
+pub use latency::{DiskLatencies, LATENCY_BINS, LATENCY_BOUNDS_US, Latencies, LatencySeen};
 
 pub use metric::{Bucket, METRICS, Metric, Reading, Summary, Tier};
 

@@ -2,7 +2,7 @@
 
 use crate::id::{DiskName, ImageName, ServiceName, VmId, VmName};
 use crate::seed::{SEED_DISK, SeedIntent};
-use crate::telemetry::CollectIntent;
+use crate::telemetry::{CollectIntent, DiskLatencies};
 use crate::unit::{Bytes, Millis, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -355,6 +355,37 @@ pub struct VmCounters {
     /// Accesses that missed the last cache before memory.
     #[serde(default)]
     pub cache_misses: Option<u64>,
+    /// vCPUs that it has, as its VMM's threads (not a counter).
+    #[serde(default)]
+    pub vcpus: Option<u32>,
+    /// How long operations on its disks took; `None`: nobody counts that, or not of all disks yet.
+    #[serde(default)]
+    pub disk_latencies: Option<DiskLatencies>,
+    /// What its VMM's group took of the host.
+    #[serde(default)]
+    pub group: GroupCounters,
+}
+
+/// What the control group of a VMM took of the host, as the kernel charged it (cgroup v2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupCounters {
+    /// Memory charged to it now: what its processes were the first to touch while in it (`memory.current`).
+    pub memory: Option<Bytes>,
+    /// Of that anonymous memory (`memory.stat`).
+    pub anonymous: Option<Bytes>,
+    /// Of that pages of files, memory of the guest among them, which is one.
+    pub file: Option<Bytes>,
+    /// Processes of it that the kernel killed for lack of memory (`memory.events`).
+    pub oom_kills: Option<u64>,
+    /// Bytes that it read from disks of the host (`io.stat`).
+    pub read: Option<u64>,
+    /// Bytes that it wrote to disks of the host.
+    pub written: Option<u64>,
+    /// Reads of disks of the host.
+    pub reads: Option<u64>,
+    /// Writes to disks of the host.
+    pub writes: Option<u64>,
 }
 
 /// How many pages of a VM's memory changed between two looks at a sample of them.

@@ -201,6 +201,8 @@ fn findings_that_lie() {
             continue;
         };
         taken += 1;
+        let parts = ["connections", "calls", "logs", "gpus", "endpoints"];
+        assert!(found.refused.keys().all(|part| parts.contains(&part.as_str())), "{text}");
         let window = |window: Millis| (1..=31_536_000_000).contains(&window.0);
         assert!(found.cpu_share().is_none_or(f64::is_finite), "{text}");
         assert!(found.calls.is_none_or(|calls| window(calls.value.window)), "{text}");

@@ -18,7 +18,7 @@ const LATELY: usize = 12;
 pub struct Lately<'a> {
     /// Short buckets, the oldest first.
     pub buckets: &'a [Bucket],
-    /// Its vCPUs.
+    /// Its vCPUs, by its host.
     pub vcpus: u32,
     /// Its programs, where its guest is heard.
     pub applications: Option<&'a [Application]>,
@@ -79,9 +79,7 @@ impl Judged {
     pub fn memory(&mut self) -> PersonalityRecord {
         self.record.usual = self.change.memory();
         let mut kept = self.record.clone();
-        if let Some((_, findings)) = &mut kept.findings {
-            findings.users = None;
-        }
+        kept.forget_users();
         kept
     }
 
@@ -94,7 +92,7 @@ impl Judged {
         }
         self.bucket = newest;
         if let Some(applications) = recent.applications {
-            self.record.applications = Some((at, applications.to_vec()));
+            self.record.used(at, applications);
         }
         let vector = traits(buckets, recent.vcpus);
         if vector.known().next().is_none() {

@@ -1,13 +1,18 @@
 //! What is kept of a VM's personality, bounded. Must never hold what only a person may tell.
 
+mod usage;
+
+pub use usage::Counted;
+
 use super::change::ChangeMemory;
 use proteus_model::id::VmId;
 use proteus_model::personality::{ChangeKind, Label, Labelled, PersonalityChange, TraitVector};
 use proteus_model::telemetry::{
-    Application, CollectIntent, Collector, ConfigurationChange, Findings, FlowBegun,
+    Application, CollectIntent, Collector, ConfigurationChange, Findings, FlowBegun, Found,
 };
 use proteus_model::unit::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Labels and changes that are kept, the latest of each.
 const KEPT: usize = 64;
@@ -36,9 +41,15 @@ pub struct PersonalityRecord {
     pub told: [u64; 2],
     /// Its programs, and when they were heard of.
     pub applications: Option<(UnixMillis, Vec<Application>)>,
-    /// Whom it spoke to in about the last hour by the host's count, and when that was looked at.
+    /// What of their sums is from the count that goes on, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counted: BTreeMap<String, Counted>,
+    /// Whom it spoke to in about the last ten minutes by the host's count, and when that was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<(UnixMillis, Vec<FlowBegun>)>,
+    /// Whether there were more than the host counts at one time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flows_full: bool,
     /// What the collectors inside it found last, and when they told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<(UnixMillis, Findings)>,
@@ -68,7 +79,9 @@ impl PersonalityRecord {
             changes: Vec::new(),
             told: [0; 2],
             applications: None,
+            counted: BTreeMap::new(),
             flows: None,
+            flows_full: false,
             findings: None,
             configuration: None,
             configured: Vec::new(),
@@ -97,6 +110,31 @@ impl PersonalityRecord {
         self.at = Some(at);
         self.looks += 1;
         self.traits = *vector;
+    }
+
+    /// Takes in what is heard of its programs at `at`.
+    pub(super) fn used(&mut self, at: UnixMillis, seen: &[Application]) {
+        let (_, mut kept) = self.applications.take().unwrap_or((at, Vec::new()));
+        usage::add(&mut kept, &mut self.counted, seen);
+        self.applications = Some((at, kept));
+    }
+
+    /// Forgets what was told of its users, as where nobody says any more that they consent.
+    pub fn forget_users(&mut self) {
+        if let Some((_, findings)) = &mut self.findings {
+            findings.users = None;
+        }
+    }
+
+    /// Of an answer that is not kept otherwise takes what it says of users: nothing, where they have withdrawn.
+    pub fn hear_users(&mut self, told: Findings) {
+        let Some((_, known)) = &mut self.findings else { return };
+        let (then, now) = (known.now.0, told.now.0);
+        // As old as it is, by the clock of what is kept.
+        known.users = told.users.map(|found| Found {
+            at: UnixMillis(then.saturating_sub(now.saturating_sub(found.at.0))),
+            ..found
+        });
     }
 
     /// Keeps what its collectors found at `at`.
@@ -179,9 +217,7 @@ impl PersonalityRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proteus_model::telemetry::{
-        ConfigurationAspect, ConfigurationObserved, Consent, Found, UsersObserved,
-    };
+    use proteus_model::telemetry::{ConfigurationAspect, ConfigurationObserved, Consent, UsersObserved};
 
     fn change(sequence: u64, at: u64) -> ConfigurationChange {
         ConfigurationChange {
@@ -234,6 +270,22 @@ mod tests {
         record.found(UnixMillis(200_000), late);
         let last = record.configured.last().unwrap();
         assert_eq!((last.sequence, last.at, record.configured_lost), (4, UnixMillis(100_000), 2));
+    }
+
+    #[test]
+    fn a_withdrawal_is_heard_in_any_answer() {
+        let value = UsersObserved { consent: Consent::Given, ..UsersObserved::default() };
+        let users = Some(Found { at: UnixMillis(4_000), value });
+        let told = Findings { now: UnixMillis(5_000), users: users.clone(), ..Findings::default() };
+        let mut record = PersonalityRecord::new(UnixMillis(0));
+        record.hear_users(told.clone());
+        assert!(record.findings.is_none(), "of users alone no record is made");
+        record.found(UnixMillis(9_000), told.clone());
+        record.hear_users(Findings { now: UnixMillis(6_000), ..told });
+        let shown = record.findings.as_ref().unwrap().1.users.clone().unwrap();
+        assert_eq!(shown.at, UnixMillis(3_000), "two seconds old");
+        record.hear_users(Findings { now: UnixMillis(7_000), ..Findings::default() });
+        assert!(record.findings.unwrap().1.users.is_none());
     }
 
     #[test]

@@ -3,13 +3,18 @@
 
 use proteus_model::telemetry::{APPLICATIONS_MAX, Application, ProcessObserved};
 use proteus_model::unit::{Bytes, Millis, UnixMillis};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// What is left of a list's weight in the shares when the next one comes, every ten seconds: about the last minute
 /// counts.
 const DECAY: f32 = 0.8;
 /// Most processes of one list that are looked at.
 const PROCESSES_MAX: usize = 1024;
+
+/// Processes that are no more listed and may come back, as where others used more CPU for a while.
+const ENDED_MAX: usize = 256;
+/// Length of a tick in which a process's start is told: `USER_HZ` is 100 on all that we run on.
+const TICK_MS: u64 = 10;
 
 /// One program.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,6 +28,11 @@ struct Program {
     last_at: u64,
     /// Read and written.
     moved: [Flow; 2],
+    /// Processes that are no more listed, and how long they had lived when they were last.
+    lives: u64,
+    lived_ms: u64,
+    /// The longest life so far, of one that lives too.
+    longest_ms: Option<u64>,
 }
 
 /// Bytes of one program in one direction.
@@ -54,17 +64,26 @@ impl Flow {
     }
 }
 
+/// A process, by id and start.
+type Id = (u32, u64);
+
 /// What a process used and moved so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Counters {
+    name: String,
     cpu_us: u64,
     moved: [Option<u64>; 2],
+    /// How long it lives; `None`: not told.
+    age_ms: Option<u64>,
 }
 
 impl Counters {
-    fn of(process: &ProcessObserved) -> Self {
+    /// `uptime`: of the guest, when it told of the process.
+    fn of(process: &ProcessObserved, uptime: Option<Millis>) -> Self {
         let moved = [process.read, process.written].map(|bytes| bytes.map(|bytes| bytes.0));
-        Self { cpu_us: process.cpu_us, moved }
+        let began_ms = process.started_ticks.checked_mul(TICK_MS);
+        let age_ms = uptime.zip(began_ms).and_then(|(uptime, began_ms)| uptime.0.checked_sub(began_ms));
+        Self { name: process.name.clone(), cpu_us: process.cpu_us, moved, age_ms }
     }
 }
 
@@ -81,7 +100,9 @@ fn grown(before: Option<u64>, now: u64, is_new: bool) -> u64 {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Applications {
     /// Counters of the processes of the last list, by id and start.
-    processes: HashMap<(u32, u64), Counters>,
+    processes: HashMap<Id, Counters>,
+    /// Those that are no more listed, the latest last: their program, and how long they lived.
+    ended: VecDeque<(Id, String, u64)>,
     programs: BTreeMap<String, Program>,
     /// The latest start of a process of any list so far, ticks; `None`: none was heard.
     started_last: Option<u64>,
@@ -92,8 +113,8 @@ pub struct Applications {
 }
 
 impl Applications {
-    /// Takes in a list of processes, as it was at `at`.
-    pub fn hear(&mut self, at: UnixMillis, list: &[ProcessObserved]) {
+    /// Takes in a list of processes, as it was at `at` in a guest that had run for so long.
+    pub fn hear(&mut self, at: UnixMillis, uptime: Option<Millis>, list: &[ProcessObserved]) {
         for program in self.programs.values_mut() {
             program.recent_us *= DECAY;
             program.processes = 0;
@@ -105,24 +126,28 @@ impl Applications {
         let mut processes = HashMap::new();
         for process in list.iter().take(PROCESSES_MAX) {
             let id = (process.pid, process.started_ticks);
-            let counters = Counters::of(process);
-            if processes.insert(id, counters).is_some() {
+            let counters = Counters::of(process, uptime);
+            if processes.insert(id, counters.clone()).is_some() {
                 continue;
             }
             let is_new = self.started_last.is_some_and(|last| process.started_ticks > last);
-            let before = self.processes.get(&id).copied();
-            let used = grown(before.map(|before| before.cpu_us), process.cpu_us, is_new);
+            let before = self.processes.get(&id).cloned();
+            if before.is_none() {
+                self.live_on(id);
+            }
+            let used = grown(before.as_ref().map(|before| before.cpu_us), process.cpu_us, is_new);
             let known = self.programs.entry(process.name.clone());
             let program = known.or_insert_with(|| Program { first_at: at.0, ..Program::default() });
             program.recent_us += used as f32;
             program.cpu_us = program.cpu_us.saturating_add(used);
             program.starts += u64::from(is_new && before.is_none());
             program.processes += 1;
+            program.longest_ms = program.longest_ms.max(counters.age_ms);
             for (which, flow) in program.moved.iter_mut().enumerate() {
                 flow.is_told &= program.processes > 1;
                 if let Some(now) = counters.moved[which] {
                     // One that was not told of before begins with what it has now.
-                    let known = before.map(|before| before.moved[which].unwrap_or(now));
+                    let known = before.as_ref().map(|before| before.moved[which].unwrap_or(now));
                     flow.add(grown(known, now, is_new));
                 }
             }
@@ -137,13 +162,43 @@ impl Applications {
         }
         let latest = list.iter().take(PROCESSES_MAX).map(|process| process.started_ticks).max();
         self.started_last = self.started_last.max(latest);
+        for (id, before) in std::mem::take(&mut self.processes) {
+            if !processes.contains_key(&id) {
+                self.end(id, before);
+            }
+        }
         self.processes = processes;
         self.leave_out();
     }
 
+    /// A process is no more listed.
+    fn end(&mut self, id: Id, last: Counters) {
+        let (Some(age_ms), Some(program)) = (last.age_ms, self.programs.get_mut(&last.name)) else { return };
+        program.lives += 1;
+        program.lived_ms = program.lived_ms.saturating_add(age_ms);
+        self.ended.push_back((id, last.name, age_ms));
+        self.ended.drain(..self.ended.len().saturating_sub(ENDED_MAX));
+    }
+
+    /// One that is listed again had not ended.
+    fn live_on(&mut self, id: Id) {
+        let Some(place) = self.ended.iter().position(|(ended, ..)| *ended == id) else { return };
+        let Some((_, name, age_ms)) = self.ended.remove(place) else { return };
+        if let Some(program) = self.programs.get_mut(&name) {
+            program.lives = program.lives.saturating_sub(1);
+            program.lived_ms = program.lived_ms.saturating_sub(age_ms);
+        }
+    }
+
     /// A guest that started anew numbers its processes anew.
     pub fn begin_anew(&mut self) {
-        self.processes.clear();
+        for (id, last) in std::mem::take(&mut self.processes) {
+            self.end(id, last);
+        }
+        self.ended.clear();
+        for program in self.programs.values_mut() {
+            program.processes = 0;
+        }
         (self.started_last, self.heard_at) = (None, None);
     }
 
@@ -174,6 +229,9 @@ impl Applications {
             written: program.moved[1].all.map(Bytes),
             read_per_second: program.moved[0].per_second(self.recent_ms),
             written_per_second: program.moved[1].per_second(self.recent_ms),
+            lives: program.lives,
+            lived: Millis(program.lived_ms),
+            longest: program.longest_ms.map(Millis),
             first_at: UnixMillis(program.first_at),
             last_at: UnixMillis(program.last_at),
         };
@@ -201,11 +259,12 @@ mod tests {
     #[test]
     fn cpu_of_processes_that_end_is_kept_and_nothing_of_before_is_counted() {
         let mut all = Applications::default();
-        all.hear(UnixMillis(1), &[process(1, 0, "init", 9_000_000), process(2, 50, "make", 100_000)]);
+        all.hear(UnixMillis(1), None, &[process(1, 0, "init", 9_000_000), process(2, 50, "make", 100_000)]);
         assert!(all.list().iter().all(|app| app.cpu_share == 0.0 && app.starts == 0), "{:?}", all.list());
-        all.hear(UnixMillis(2), &[process(1, 0, "init", 9_100_000), process(3, 60, "cc1", 500_000)]);
+        all.hear(UnixMillis(2), None, &[process(1, 0, "init", 9_100_000), process(3, 60, "cc1", 500_000)]);
         all.hear(
             UnixMillis(3),
+            None,
             &[
                 process(1, 0, "init", 9_100_000),
                 process(3, 60, "cc1", 600_000),
@@ -228,10 +287,10 @@ mod tests {
     #[test]
     fn a_guest_that_started_anew_begins_anew() {
         let mut all = Applications::default();
-        all.hear(UnixMillis(1), &[process(5, 900, "nginx", 1_000)]);
+        all.hear(UnixMillis(1), None, &[process(5, 900, "nginx", 1_000)]);
         all.begin_anew();
-        all.hear(UnixMillis(2), &[process(5, 20, "nginx", 7_000_000)]);
-        all.hear(UnixMillis(3), &[process(5, 20, "nginx", 7_500_000)]);
+        all.hear(UnixMillis(2), None, &[process(5, 20, "nginx", 7_000_000)]);
+        all.hear(UnixMillis(3), None, &[process(5, 20, "nginx", 7_500_000)]);
         assert_eq!((all.list()[0].cpu, all.list()[0].starts), (Millis(500), 0));
     }
 
@@ -241,7 +300,11 @@ mod tests {
         let find =
             |all: &Applications, name: &str| all.list().into_iter().find(|app| app.name == name).unwrap();
         // Of the first list it is not known when that was.
-        all.hear(UnixMillis(0), &[moving(1, 5, "db", Some([7 << 20, 1 << 30])), moving(2, 6, "web", None)]);
+        all.hear(
+            UnixMillis(0),
+            None,
+            &[moving(1, 5, "db", Some([7 << 20, 1 << 30])), moving(2, 6, "web", None)],
+        );
         let (db, web) = (find(&all, "db"), find(&all, "web"));
         assert_eq!((db.written, db.written_per_second), (Some(Bytes(0)), None));
         assert_eq!((web.read, web.written, web.written_per_second), (None, None, None));
@@ -250,24 +313,58 @@ mod tests {
             moving(1, 5, "db", Some([7 << 20, (1 << 30) + 10_000_000])),
             moving(3, 50, "dd", Some([0, 5_000_000])),
         ];
-        all.hear(UnixMillis(10_000), &next);
+        all.hear(UnixMillis(10_000), None, &next);
         let (db, dd) = (find(&all, "db"), find(&all, "dd"));
         assert_eq!((db.written, db.written_per_second), (Some(Bytes(10_000_000)), Some(1_000_000.0)));
         assert_eq!((db.read, db.read_per_second), (Some(Bytes(0)), Some(0.0)));
         assert_eq!((dd.written, dd.written_per_second), (Some(Bytes(5_000_000)), Some(500_000.0)));
         // One that ended fades away, and one that is not told any more is missing at once; what it did stays.
-        all.hear(UnixMillis(20_000), &[moving(1, 5, "db", None)]);
+        all.hear(UnixMillis(20_000), None, &[moving(1, 5, "db", None)]);
         let (db, dd) = (find(&all, "db"), find(&all, "dd"));
         assert_eq!((db.written, db.written_per_second), (Some(Bytes(10_000_000)), None));
         assert!(dd.written_per_second.is_some_and(|rate| (200_000.0..250_000.0).contains(&rate)), "{dd:?}");
         // Told again, it begins with what it has then.
-        all.hear(UnixMillis(30_000), &[moving(1, 5, "db", Some([0, 1 << 40]))]);
+        all.hear(UnixMillis(30_000), None, &[moving(1, 5, "db", Some([0, 1 << 40]))]);
         assert_eq!(find(&all, "db").written, Some(Bytes(10_000_000)));
         // A counter that goes back is nothing that was moved, and neither is a guest that began anew.
-        all.hear(UnixMillis(40_000), &[moving(1, 5, "db", Some([0, 5]))]);
+        all.hear(UnixMillis(40_000), None, &[moving(1, 5, "db", Some([0, 5]))]);
         all.begin_anew();
-        all.hear(UnixMillis(50_000), &[moving(1, 9, "db", Some([1 << 40, 1 << 40]))]);
+        all.hear(UnixMillis(50_000), None, &[moving(1, 9, "db", Some([1 << 40, 1 << 40]))]);
         assert_eq!(find(&all, "db").written, Some(Bytes(10_000_000)));
+    }
+
+    #[test]
+    fn lives_are_counted_when_they_end_and_those_that_were_only_not_listed_are_not() {
+        let mut all = Applications::default();
+        let at = |seconds: u64| (UnixMillis(1_000_000 + seconds * 1000), Some(Millis(seconds * 1000)));
+        let mut hear = |seconds: u64, list: &[ProcessObserved]| {
+            let (at, uptime) = at(seconds);
+            all.hear(at, uptime, list);
+            all.list()
+        };
+        let (daemon, job) = (process(1, 500, "nginx", 0), |pid, began| process(pid, began, "backup", 0));
+        // It began five seconds after the guest.
+        hear(100, std::slice::from_ref(&daemon));
+        hear(110, &[daemon.clone(), job(2, 10_500)]);
+        hear(120, &[daemon.clone(), job(2, 10_500), job(3, 11_900)]);
+        hear(130, &[daemon.clone(), job(3, 11_900)]);
+        let list = hear(140, &[job(3, 11_900)]);
+        let find =
+            |list: &[Application], name: &str| list.iter().find(|app| app.name == name).unwrap().clone();
+        let backup = find(&list, "backup");
+        assert_eq!((backup.starts, backup.processes), (2, 1));
+        assert_eq!((backup.lives, backup.lived, backup.longest), (1, Millis(15_000), Some(Millis(21_000))));
+        let nginx = find(&list, "nginx");
+        assert_eq!((nginx.processes, nginx.lives, nginx.longest), (0, 1, Some(Millis(125_000))));
+        // Others used more for a while: it had not ended.
+        let list = hear(150, &[daemon, job(3, 11_900)]);
+        let nginx = find(&list, "nginx");
+        assert_eq!((nginx.processes, nginx.lives, nginx.lived, nginx.starts), (1, 0, Millis(0), 0));
+        // A guest that begins anew ends all of them.
+        all.begin_anew();
+        let list = all.list();
+        assert_eq!((find(&list, "nginx").lives, find(&list, "backup").lives), (1, 2));
+        assert!(list.iter().all(|app| app.processes == 0));
     }
 
     proptest! {
@@ -283,8 +380,8 @@ mod tests {
                         read: Some(Bytes(*cpu)), written: pid.is_multiple_of(2).then_some(Bytes(*start)),
                         ..process(*pid, *start, name, *cpu)
                     }).collect();
-                all.hear(UnixMillis(at as u64), &list);
-                prop_assert!(all.list().len() <= APPLICATIONS_MAX);
+                all.hear(UnixMillis(at as u64), Some(Millis(at as u64 * 1_000_000)), &list);
+                prop_assert!(all.list().len() <= APPLICATIONS_MAX && all.ended.len() <= ENDED_MAX);
                 prop_assert!(all.list().iter().all(|app| (0.0..=1.001).contains(&app.cpu_share)));
                 let rates = all.list().into_iter().flat_map(|app| [app.read_per_second, app.written_per_second]);
                 prop_assert!(rates.flatten().all(|rate| rate.is_finite() && rate >= 0.0));

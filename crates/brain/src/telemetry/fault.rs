@@ -22,11 +22,13 @@ pub enum Fault {
     Gap,
     /// A value that cannot be.
     Absurd,
+    /// What a guest said is out of bounds, all of it or one part, and nothing of that is believed.
+    Refused,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Late,
         Self::Repeated,
         Self::Future,
@@ -35,6 +37,7 @@ impl Fault {
         Self::Reset,
         Self::Gap,
         Self::Absurd,
+        Self::Refused,
     ];
 
     /// Its name, as on the wire and in metrics.
@@ -48,6 +51,7 @@ impl Fault {
             Self::Reset => "reset",
             Self::Gap => "gap",
             Self::Absurd => "absurd",
+            Self::Refused => "refused",
         }
     }
 }

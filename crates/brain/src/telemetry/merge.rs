@@ -198,6 +198,11 @@ impl Merger {
         self.disagreement
     }
 
+    /// So much of what a guest said was out of bounds.
+    pub fn refuse(&mut self, parts: usize) {
+        (0..parts).for_each(|_| self.faults.count(Fault::Refused));
+    }
+
     /// Forgets what was counted last, as when a VM has a new VMM or a new boot: the next look is a beginning.
     pub fn begin_anew(&mut self) {
         (self.looked_at, self.host, self.disk, self.guest) = (None, Default::default(), None, None);

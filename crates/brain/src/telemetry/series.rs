@@ -43,12 +43,25 @@ impl Series {
     /// Goes on where a history ends: `tail` has its short and its middle buckets, oldest first, of the last ten
     /// minutes at least; `at` is now.
     pub fn resume(at: UnixMillis, tail: [&[Bucket]; 2]) -> Self {
-        let parts = [0, 1].map(|tier| {
-            let begin = Tier::ALL[tier + 1].begin_of(at);
+        let mut series = Self::default();
+        series.go_on(at, tail);
+        series
+    }
+
+    /// The same of one that has begun already, as where its history could not be read at once.
+    pub fn go_on(&mut self, at: UnixMillis, tail: [&[Bucket]; 2]) {
+        for (tier, parts) in self.parts.iter_mut().enumerate() {
+            let longer = Tier::ALL[tier + 1];
+            let begin = longer.begin_of(at);
+            // What is open of before is closed first, and by itself.
+            if parts.first().is_some_and(|part| longer.begin_of(part.begins_at) != begin) {
+                continue;
+            }
             let of_open = |bucket: &&Bucket| begin <= bucket.begins_at && bucket.begins_at <= at;
-            tail[tier].iter().filter(of_open).cloned().collect()
-        });
-        Self { parts, ..Self::default() }
+            for bucket in tail[tier].iter().filter(of_open) {
+                keep_part(parts, bucket.clone());
+            }
+        }
     }
 
     /// What was wrong with the order of readings so far.

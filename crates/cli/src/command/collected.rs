@@ -74,9 +74,9 @@ pub(super) fn begun(all: &[BegunView], at: Option<UnixMillis>, now: u64) -> Stri
     let rows: Vec<_> = all.iter().take(SHOWN).map(row).collect();
     let at = at.map_or_else(|| "not seen".to_owned(), |at| age(at.0, now));
     if rows.is_empty() {
-        return format!("  nothing was begun in the hour before ({at})\n");
+        return format!("  nothing was begun in the ten minutes before ({at})\n");
     }
-    let mut text = format!("by the host, in about the hour before ({at})\n");
+    let mut text = format!("by the host, in about the ten minutes before ({at})\n");
     text += &table(&["BEGUN", "PORT", "WITH", "HOW OFTEN"], &rows);
     if all.len() > rows.len() {
         let _ = writeln!(text, "and {} more", all.len() - rows.len());

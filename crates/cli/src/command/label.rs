@@ -6,7 +6,7 @@ use crate::argument::Personality;
 use crate::client::segment;
 use crate::output::{moment, now, table};
 use proteus_model::personality::UNKNOWN;
-use proteus_model::unit::three_digits as number;
+use proteus_model::unit::{Millis, three_digits as number};
 use proteus_protocol::api::v1::{
     ApplicationView, ConfigurationView, JudgementView, LabelView, PartView, PerformanceView,
     PersonalityChangeView, PersonalityView, TeachRequest, TraitView,
@@ -89,6 +89,21 @@ fn per_second(bytes: Option<f32>) -> String {
     bytes.map_or("-".to_owned(), |bytes| inside::amount(bytes as i128))
 }
 
+/// Starts by the hour, by the day where that says more.
+fn how_often(app: &ApplicationView) -> String {
+    match app.starts_per_hour {
+        Some(rate) if rate >= 1.0 => format!("{} ({}/h)", app.starts, number(rate)),
+        Some(rate) if rate > 0.0 => format!("{} ({}/d)", app.starts, number(rate * 24.0)),
+        _ => app.starts.to_string(),
+    }
+}
+
+/// How long its processes live: those that are gone in the mean, and the longest life.
+fn how_long(app: &ApplicationView) -> String {
+    let part = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| Millis(ms - ms % 1000).to_string());
+    format!("{} / {}", part(app.life_mean_ms), part(app.life_longest_ms))
+}
+
 fn applications(all: &[ApplicationView]) -> String {
     let row = |app: &ApplicationView| {
         vec![
@@ -96,7 +111,8 @@ fn applications(all: &[ApplicationView]) -> String {
             percent(app.cpu_share),
             format!("{:.1} s", app.cpu_ms as f64 / 1000.0),
             app.processes.to_string(),
-            app.starts.to_string(),
+            how_often(app),
+            how_long(app),
             format!("{} MiB", app.resident_max >> 20),
             per_second(app.read_per_second),
             per_second(app.written_per_second),
@@ -112,6 +128,7 @@ fn applications(all: &[ApplicationView]) -> String {
         "CPU TIME",
         "NOW",
         "STARTS",
+        "LIVES (MEAN / LONGEST)",
         "MOST MEMORY",
         "READ/S",
         "WRITTEN/S",
@@ -131,9 +148,10 @@ fn applications(all: &[ApplicationView]) -> String {
 
 fn performance(all: &std::collections::BTreeMap<String, PerformanceView>) -> String {
     let row = |(name, view): (&String, &PerformanceView)| {
-        vec![name.clone(), number(view.p50), number(view.p95), view.unit.clone()]
+        let p99 = view.p99.map_or_else(|| "-".to_owned(), number);
+        vec![name.clone(), number(view.p50), number(view.p95), p99, view.unit.clone()]
     };
-    indented(&table(&["METRIC", "P50", "P95", "UNIT"], &all.iter().map(row).collect::<Vec<_>>()))
+    indented(&table(&["METRIC", "P50", "P95", "P99", "UNIT"], &all.iter().map(row).collect::<Vec<_>>()))
 }
 
 fn traits(all: &[TraitView]) -> String {

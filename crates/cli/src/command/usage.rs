@@ -26,6 +26,15 @@ fn usage_text(vm: &str, view: &UsageView) -> String {
     let rows: Vec<_> = view.values.iter().map(row).collect();
     let mut text = format!("{vm} at {} UTC\n", moment(at));
     text.push_str(&table(&["METRIC", "NOW", "UNIT", "SAID BY"], &rows));
+    for (kind, seen) in &view.disk_latencies {
+        let ending = if kind == "flush" { "es" } else { "s" };
+        let [p50, p95, p99] = [seen.p50_us, seen.p95_us, seen.p99_us].map(number);
+        let _ = writeln!(
+            text,
+            "{kind}{ending} of disks in the last minute: {}, of which half took {p50} µs at most, 95 % {p95} µs, 99 % {p99} µs",
+            seen.operations
+        );
+    }
     if let Some(off) = view.disagreement.filter(|off| *off > 0.25) {
         let _ = writeln!(text, "\nthe guest's count of its CPU time is {:.0} % off the host's", off * 100.0);
     }
@@ -166,6 +175,7 @@ mod tests {
         let view: UsageView = from_value(json!({
             "at": 1_790_000_400_000u64, "faults": {"reset": 2}, "disagreement": 0.5,
             "disagreements": {"disks": 0.3, "links": 0.1},
+            "disk_latencies": {"read": {"operations": 40, "p50_us": 140.5, "p95_us": 900.0, "p99_us": 12_500.0}},
             "values": {"cpu": {"value": 512.4, "unit": "m", "of_guest": false},
                 "guest_memory": {"value": 61.25, "unit": "MiB", "of_guest": true}},
         }))
@@ -175,6 +185,7 @@ mod tests {
             METRIC        NOW   UNIT  SAID BY
             cpu           512   m     host
             guest_memory  61.2  MiB   guest
+            reads of disks in the last minute: 40, of which half took 140 µs at most, 95 % 900 µs, 99 % 12500 µs
 
             the guest's count of its CPU time is 50 % off the host's
             what the guest says of its disks is 30 % off the host's count

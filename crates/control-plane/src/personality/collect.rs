@@ -10,10 +10,14 @@ use proteus_model::unit::{Permille, UnixMillis};
 use proteus_protocol::api::v1::{CollectorView, CollectorsRequest, CollectorsView};
 use proteus_protocol::node::v1::NodeErrorCode;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Between two questions to one agent, ms.
 const COLLECT_EVERY_MS: u64 = 30_000;
+
+/// What was told of users is dropped where the agent has not answered for so long, ms: they may have withdrawn.
+const USERS_MS: u64 = 600_000;
 
 /// What was told so long ago is no more what is, ms.
 const LATELY_MS: u64 = 300_000;
@@ -37,6 +41,17 @@ impl Personalities {
     /// Why an agent's collectors are not heard.
     pub(super) fn failed(&self, vm: VmId) -> Option<String> {
         self.asking().get(&vm).and_then(|asking| asking.failed.clone())
+    }
+
+    /// Drops what was told of users of VMs that do not run, or whose agent has not answered for long: nobody says that they
+    /// still consent.
+    pub(super) fn drop_users(&self, running: &BTreeSet<VmId>, now: UnixMillis) {
+        for (vm, judged) in self.vms().iter_mut() {
+            let heard = judged.record.findings.as_ref().map(|(at, _)| *at);
+            if !running.contains(vm) || heard.is_some_and(|at| now.0.saturating_sub(at.0) > USERS_MS) {
+                judged.record.forget_users();
+            }
+        }
     }
 
     /// Whether an agent is to be asked now; from then on it owes an answer to these wishes.
@@ -123,6 +138,9 @@ impl Control {
         let asking = all.entry(vm).or_default();
         asking.owed = false;
         if asking.wishes != wishes {
+            if matches!(&answer, Some(Ok(findings)) if findings.users.is_none()) {
+                judged.record.forget_users();
+            }
             // Asked again at once, with the wishes of now.
             asking.at = None;
             return Ok(());
@@ -130,8 +148,11 @@ impl Control {
         let (record, answer) = (record?, answer);
         match answer {
             Some(Ok(findings)) if findings.collectors.is_empty() => {
-                // They have just begun, and say something within seconds. What they found before stays until then.
+                // They have just begun, and say something within seconds. What they found before stays until then, but of
+                // users: who has withdrawn is not told of any more.
                 (asking.failed, asking.at) = (None, None);
+                judged.record.hear_users(findings);
+                judged.record.forget_collected(&record.intent.collect);
             }
             Some(Ok(findings)) => {
                 asking.failed = None;
@@ -240,6 +261,29 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_of_a_vm_that_ended_or_does_not_answer_are_dropped() {
+        use proteus_brain::personality::{Judged, PersonalityRecord};
+        use proteus_model::telemetry::{Found, UsersObserved};
+        let all = Personalities::default();
+        let (runs, ended) = (VmId::from_bits(1), VmId::from_bits(2));
+        let put = |at: u64| {
+            for vm in [runs, ended] {
+                let users = Some(Found { at: UnixMillis(1), value: UsersObserved::default() });
+                let mut record = PersonalityRecord::new(UnixMillis(0));
+                record.found(UnixMillis(at), Findings { users, ..Findings::default() });
+                all.vms().insert(vm, Judged::resume(record, UnixMillis(0)));
+            }
+        };
+        let is_told = |vm: VmId| all.vms()[&vm].record.findings.as_ref().unwrap().1.users.is_some();
+        put(1_000);
+        all.drop_users(&BTreeSet::from([runs]), UnixMillis(1_000 + USERS_MS));
+        assert_eq!((is_told(runs), is_told(ended)), (true, false));
+        put(1_000);
+        all.drop_users(&BTreeSet::from([runs, ended]), UnixMillis(1_001 + USERS_MS));
+        assert_eq!((is_told(runs), is_told(ended)), (false, false));
+    }
 
     #[test]
     fn wishes_are_changed_by_name_and_nothing_else_is() {

@@ -9,7 +9,7 @@ use self::collected::Collected;
 use crate::control::{Control, ControlError};
 use crate::vm::VmRecord;
 use proteus_brain::personality::{PersonalityRecord, portrait};
-use proteus_model::telemetry::{Bucket, Collector, FLOWS_BEGUN_MAX, Metric};
+use proteus_model::telemetry::{Bucket, Collector, FLOWS_BEGUN_MAX, FLOWS_COUNTED_MAX, LatencySeen, Metric};
 use proteus_protocol::api::v1::{
     ApplicationView, BegunView, JudgementView, PartView, PerformanceView, PersonalityView, RecordView,
     TrafficView,
@@ -38,6 +38,11 @@ fn traffic(
                 .push(format!("whom it speaks to beyond those {FLOWS_BEGUN_MAX} that were begun most"));
         }
         Some(_) => {}
+    }
+    if record.flows_full {
+        part.missing.push(format!(
+            "some of whom it speaks to: there were more than {FLOWS_COUNTED_MAX}, which is what is counted at one time"
+        ));
     }
     if connections.is_none() {
         let why = collected.why_not(Collector::Connections);
@@ -69,7 +74,7 @@ fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartVi
         source: "guest".to_owned(),
         at: Some(*at),
         coverage: share.min(1.0),
-        value: Some(all.iter().map(|app| collected.application(app)).collect()),
+        value: Some(all.iter().map(|app| collected.application(app, *at)).collect()),
         missing,
     }
 }
@@ -78,12 +83,22 @@ fn applications(record: &PersonalityRecord, collected: &Collected<'_>) -> PartVi
 fn performance(
     minutes: &[Bucket],
     never: &BTreeMap<Metric, String>,
+    latencies: &BTreeMap<String, LatencySeen>,
 ) -> PartView<BTreeMap<String, PerformanceView>> {
     let mut part: PartView<BTreeMap<String, PerformanceView>> =
         portrait::performance("host and guest", minutes, never).into();
     if let (Some(all), Some(seen)) = (&mut part.value, portrait::per_cycle(minutes)) {
-        let view = PerformanceView { p50: seen.p50, p95: seen.p95, unit: String::new() };
+        let view = PerformanceView { p50: seen.p50, p95: seen.p95, p99: None, unit: String::new() };
         all.insert("instructions_per_cycle".to_owned(), view);
+    }
+    for kind in ["read", "write"] {
+        let name = format!("{kind}_latency_last_minute");
+        let (Some(all), Some(seen)) = (&mut part.value, latencies.get(kind)) else {
+            part.missing.push(format!("{name}: there was none, or it is not counted yet"));
+            continue;
+        };
+        let (p50, p95, p99) = (seen.p50_us, seen.p95_us, Some(seen.p99_us));
+        all.insert(name, PerformanceView { p50, p95, p99, unit: Metric::DiskLatency.unit().to_owned() });
     }
     part
 }
@@ -144,8 +159,8 @@ impl Control {
         };
         let failed = self.personalities.failed(record.id);
         let collected = Collected::of(&own, failed.as_deref());
-        let never = self.node.usage(record.id).await.map(|seen| seen.unmeasured).unwrap_or_default();
-        let mut performance = performance(&minutes, &never);
+        let usage = self.node.usage(record.id).await.unwrap_or_default();
+        let mut performance = performance(&minutes, &usage.unmeasured, &usage.disk_latencies);
         performance.missing.extend(unread);
         Ok(PersonalityView {
             vm: record.intent.name.to_string(),

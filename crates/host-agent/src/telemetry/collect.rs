@@ -37,7 +37,10 @@ impl HostAgent {
         let request = Request::Collect { policy: policy(intent) };
         match self.guest(vm).ask_within(&path, request, LIMIT).await {
             Ok(Reply::Findings { findings }) => {
-                Findings::try_from(*findings).map_err(|error| failed(chain(&error)))
+                let found = Findings::try_from(*findings);
+                let refused = found.as_ref().map_or(1, |found| found.refused.len());
+                self.telemetry.refuse(vm, refused);
+                found.map_err(|error| failed(chain(&error)))
             }
             Ok(_) => Err(failed("the agent answered something else than was asked".to_owned())),
             Err(crate::guest::GuestError::Refused { code: ErrorCode::Unsupported, .. }) => Err(

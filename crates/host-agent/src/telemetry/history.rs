@@ -17,7 +17,7 @@
 //! one that was cut is seen; it takes only the disk of what was written. With 16 bits for each of 25 metrics
 //! it would be 3.2 MB.
 
-use proteus_brain::telemetry::Closed;
+use proteus_brain::telemetry::{Closed, pool};
 use proteus_model::id::VmId;
 use proteus_model::telemetry::{Bucket, METRICS, Metric, Summary, Tier};
 use proteus_model::unit::UnixMillis;
@@ -310,12 +310,25 @@ impl Found {
         buckets.push(closed.bucket);
     }
 
+    /// Leaves out what is of the future: somebody's clock was wrong when it was written. It stays in its place, for it may
+    /// be the clock of now that is.
+    pub(super) fn leave_out_future(&mut self, now: UnixMillis) {
+        for (tier, buckets) in self.buckets.iter_mut().enumerate() {
+            buckets.retain(|bucket| !is_of_future(tier, bucket, now));
+        }
+    }
+
     /// Gives up what the ring would, too.
     pub(super) fn keep_latest(&mut self) {
         for (tier, buckets) in self.buckets.iter_mut().enumerate() {
             buckets.drain(..buckets.len().saturating_sub(slots(tier)));
         }
     }
+}
+
+/// Whether a bucket begins more than its own length from now: two clocks differ a little.
+fn is_of_future(tier: usize, bucket: &Bucket, now: UnixMillis) -> bool {
+    bucket.begins_at.0 > now.0.saturating_add(Tier::ALL[tier].step_s * 1000)
 }
 
 fn slots(tier: usize) -> usize {
@@ -359,14 +372,15 @@ fn decode_tiers(bytes: &[u8], (heading, sum): &(Heading, u32), wanted: &[usize])
     found
 }
 
-/// The buckets of one tier, the oldest first, and how many slots of that are damaged. Nothing where there is no history.
-/// Changes nothing, so it meets nobody who writes.
-pub(super) fn read(path: &Path, tier: usize) -> Result<(Vec<Bucket>, u64), HistoryError> {
+/// The buckets of one tier up to now, the oldest first, and how many slots of that are damaged. Nothing where there is no
+/// history. Changes nothing, so it meets nobody who writes.
+pub(super) fn read(path: &Path, tier: usize, now: UnixMillis) -> Result<(Vec<Bucket>, u64), HistoryError> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         other => other.map_err(History::error(path, "read"))?,
     };
     let mut found = decode_tiers(&bytes, &Heading::decode(&bytes)?, &[tier]);
+    found.leave_out_future(now);
     Ok((found.buckets.get_mut(tier).map(std::mem::take).unwrap_or_default(), found.damaged))
 }
 
@@ -442,24 +456,47 @@ impl History {
         Ok(self)
     }
 
-    /// Keeps a bucket in the place of the oldest. Where there is one of the same time already, the fuller stays.
+    /// Keeps a bucket in the place of the oldest. Where there is one of the same time already, as of a VM that was stopped
+    /// and started within it, a longer one is made anew of the shorter ones that are kept; of all these the fullest stays.
     pub(crate) fn put(&self, tier: usize, bucket: &Bucket) -> Result<(), HistoryError> {
-        let at = self.layout.slot_at(tier, bucket.begins_at);
-        if let Ok(Some(there)) = self.slot(tier, at)
-            && there.begins_at == bucket.begins_at
-            && there.readings > bucket.readings
-        {
-            return Ok(());
-        }
-        let bytes = self.layout.encode(tier, bucket);
+        let Some(there) = self.of_time(tier, bucket.begins_at) else { return self.write(tier, bucket) };
+        let whole = self.of_parts(tier, bucket.begins_at).filter(|whole| whole.readings > bucket.readings);
+        let fuller = whole.as_ref().unwrap_or(bucket);
+        if there.readings > fuller.readings { Ok(()) } else { self.write(tier, fuller) }
+    }
+
+    fn write(&self, tier: usize, bucket: &Bucket) -> Result<(), HistoryError> {
+        let (at, bytes) = (self.layout.slot_at(tier, bucket.begins_at), self.layout.encode(tier, bucket));
         self.file.write_all_at(&bytes, at).map_err(Self::error(&self.path, "write"))
     }
 
-    /// The same of a bucket of before: the place of a newer one is not its.
-    pub(super) fn put_unless_newer(&self, tier: usize, bucket: &Bucket) -> Result<(), HistoryError> {
+    /// The bucket that is kept of this time.
+    fn of_time(&self, tier: usize, begins_at: UnixMillis) -> Option<Bucket> {
+        let there = self.slot(tier, self.layout.slot_at(tier, begins_at)).ok().flatten();
+        there.filter(|there| there.begins_at == begins_at)
+    }
+
+    /// A longer bucket of the shorter ones that are kept of its time.
+    fn of_parts(&self, tier: usize, begins_at: UnixMillis) -> Option<Bucket> {
+        let shorter = tier.checked_sub(1)?;
+        let (step, whole) = (Tier::ALL[shorter].step_s, Tier::ALL[tier].step_s);
+        let begins = (0..whole / step).map(|part| UnixMillis(begins_at.0 + part * step * 1000));
+        let parts: Vec<Bucket> = begins.filter_map(|begin| self.of_time(shorter, begin)).collect();
+        (!parts.is_empty()).then(|| pool(begins_at, &parts))
+    }
+
+    /// The same of a bucket of before: the place of a newer one is not its. One of the future gives way.
+    pub(super) fn put_unless_newer(
+        &self,
+        tier: usize,
+        bucket: &Bucket,
+        now: UnixMillis,
+    ) -> Result<(), HistoryError> {
         let there = self.slot(tier, self.layout.slot_at(tier, bucket.begins_at));
         match there {
-            Ok(Some(there)) if there.begins_at > bucket.begins_at => Ok(()),
+            Ok(Some(there)) if there.begins_at > bucket.begins_at && !is_of_future(tier, &there, now) => {
+                Ok(())
+            }
             _ => self.put(tier, bucket),
         }
     }

@@ -2,8 +2,10 @@
 //! run, or measures what that way costs. Must never take another way than the node's own.
 
 use super::history::{self, HistoryError};
-use super::{Watched, history_path};
-use proteus_brain::telemetry::{Faults, Series};
+use super::history_path;
+use super::watched::{Opened, Watched, make_durable};
+use crate::clock::now;
+use proteus_brain::telemetry::Faults;
 use proteus_hypervisor::driver::Seat;
 use proteus_model::id::{VmId, VmName};
 use proteus_model::telemetry::{Bucket, GuestSample, Reading};
@@ -41,34 +43,44 @@ impl Intake {
     /// Opens the history in a folder, making it where there is none.
     pub fn open(dir: &Path, vm: VmId, name: VmName) -> Self {
         let seat = seat(dir, vm, name);
-        Self { watched: Watched::open(&seat), seat }
+        let mut watched = Watched::default();
+        watched.take_up(&seat, 0, Opened::open(&seat));
+        Self { watched, seat }
     }
 
     /// One that keeps nothing beyond the last minute.
     pub fn unkept(vm: VmId, name: VmName) -> Self {
-        Self { watched: Watched::new(None, Series::default()), seat: seat(Path::new(""), vm, name) }
+        Self { watched: Watched::unkept(), seat: seat(Path::new(""), vm, name) }
     }
 
     /// Takes in what the host counted.
     pub fn look(&mut self, at: UnixMillis, steady_ms: u64, counters: &VmCounters) {
+        if self.watched.wants_history(steady_ms) {
+            self.watched.take_up(&self.seat, steady_ms, Opened::open(&self.seat));
+        }
         self.watched.look(&self.seat, at, steady_ms, counters);
     }
 
     /// Takes in what the guest said; `false`: it cannot be.
     pub fn hear(&mut self, at: UnixMillis, steady_ms: u64, said: Sample) -> bool {
-        let Ok(word) = GuestSample::try_from(said) else { return false };
+        let Ok(word) = GuestSample::try_from(said) else {
+            self.watched.merger.refuse(1);
+            return false;
+        };
         self.watched.hear_guest(at, steady_ms, &word);
         true
     }
 
     /// The VM does not run any more, or nobody looks at it any more: what is open is closed and kept.
     pub fn end(&mut self) {
-        self.watched.end(&self.seat);
+        if let Some(history) = self.watched.end(&self.seat) {
+            make_durable(&history, &self.seat);
+        }
     }
 
     /// What is counted next is a beginning: the VM has a new VMM, or other devices.
     pub fn begin_anew(&mut self) {
-        self.watched.merger.begin_anew();
+        self.watched.begin_anew();
     }
 
     /// The short buckets of the last minute, the oldest first.
@@ -83,14 +95,12 @@ impl Intake {
 
     /// What was wrong with what came so far.
     pub fn faults(&self) -> Faults {
-        let mut faults = *self.watched.merger.faults();
-        faults.add(self.watched.series.faults());
-        faults
+        self.watched.faults()
     }
 
     /// The buckets of one resolution in the history in a folder, the oldest first, and how many of it are damaged.
     pub fn history(dir: &Path, tier: usize) -> Result<(Vec<Bucket>, u64), IntakeError> {
-        history::read(&history_path(dir), tier).map_err(IntakeError)
+        history::read(&history_path(dir), tier, now()).map_err(IntakeError)
     }
 
     /// The whole history in a folder as a file that a Proteus takes in; `None`: there is none.

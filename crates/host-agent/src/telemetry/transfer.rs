@@ -57,10 +57,12 @@ fn read(bytes: &[u8]) -> Result<Incoming, NodeError> {
 
 impl HostAgent {
     /// The whole history of a VM, as a file.
-    pub(crate) fn exported(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {
-        let seat = self.seat(vm)?;
-        let opened = History::open(&history_path(&seat.dir), vm);
-        opened.and_then(|(history, _)| history.export()).map_err(history_error)
+    pub(crate) async fn exported(&self, vm: VmId) -> Result<Vec<u8>, NodeError> {
+        let path = history_path(&self.seat(vm)?.dir);
+        // Megabytes, made anew where they are of before.
+        let export = move || History::open(&path, vm).and_then(|(history, _)| history.export());
+        let exported = tokio::task::spawn_blocking(export).await;
+        exported.map_err(task_error)?.map_err(history_error)
     }
 
     /// Takes a history in, beside what there is: of two stretches of the same time the fuller stays.
@@ -92,7 +94,7 @@ fn take_in(path: &Path, vm: VmId, bytes: &[u8], dry_run: bool) -> Result<ImportO
         let (history, _) = History::open(path, vm)?;
         for (tier, buckets) in found.buckets.iter().enumerate() {
             // Newer ones of the same place in the ring are what is to stay.
-            buckets.iter().try_for_each(|bucket| history.put_unless_newer(tier, bucket))?;
+            buckets.iter().try_for_each(|bucket| history.put_unless_newer(tier, bucket, now))?;
         }
         history.sync()
     };

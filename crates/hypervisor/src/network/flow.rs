@@ -1,21 +1,31 @@
 //! Who a VM speaks to, as the host sees it with no agent: one `netdev` table per VM, bound to its tap. The kernel counts
-//! the beginnings of connections into sets of bounded size whose elements it forgets after an hour: of TCP the SYNs, of
+//! the beginnings of connections into sets of bounded size whose elements it forgets after ten minutes: of TCP the SYNs, of
 //! UDP the packets to ports of services that are no answers. A segment of a TCP connection that stands costs one rule. Behind the packet
 //! filter, so that what it dropped is not counted. Must never decide about a packet.
+//!
+//! A set that is full takes nobody new. So a look that finds one well filled takes those out again that were counted least,
+//! and a peer that becomes a heavy one late finds room; that one was full is told, for then some were not counted.
 
 use super::{Network, tap_name};
 use crate::driver::DriverError;
-use proteus_model::telemetry::{FlowBegun, FlowDirection};
+use proteus_model::telemetry::{FLOWS_COUNTED_MAX, FlowBegun, FlowDirection, FlowsBegun};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 
 /// Behind the packet filter of the VM.
 const PRIORITY: i32 = 10;
 /// A peer that was not spoken to for so long is forgotten.
-const FORGET_S: u32 = 3600;
+const FORGET_S: u32 = 600;
 /// Most peers by protocol and port, in each set.
-const PEERS_MAX: u32 = 512;
+const PEERS_MAX: usize = FLOWS_COUNTED_MAX as usize;
+/// With so many a set is well filled: a quarter of it is left for who comes until the next look, half a minute later.
+const PEERS_MANY: usize = PEERS_MAX * 3 / 4;
+/// So many are left in such a one, those that were counted most.
+const PEERS_KEPT: usize = PEERS_MAX / 2;
+/// One that the kernel forgets within so long is left to it, s: it could be gone before we take it out.
+const FORGOTTEN_SOON_S: u64 = 30;
 /// Ports from here on are those of clients (Linux, `net.ipv4.ip_local_port_range`): an answer of UDP goes there.
 const CLIENT_PORTS: u16 = 32_768;
 
@@ -102,8 +112,28 @@ fn element(direction: FlowDirection, element: &Value) -> Option<FlowBegun> {
     })
 }
 
-/// What the kernel's listing tells of each tap whose two chains are there.
-fn read(listing: &Value) -> HashMap<String, Vec<FlowBegun>> {
+/// What is counted at a tap, and what is taken out of it again.
+#[derive(Debug, Default)]
+struct Counted {
+    flows: FlowsBegun,
+    /// Keys by the name of their set, as the kernel lists them.
+    least: Vec<(&'static str, Vec<Value>)>,
+}
+
+/// The keys of those that were counted least, where a set is well filled.
+fn least(elements: &[Value]) -> Vec<Value> {
+    if elements.len() < PEERS_MANY {
+        return Vec::new();
+    }
+    let count = |one: &Value| one["elem"]["counter"]["packets"].as_u64().unwrap_or(0);
+    let mut order: Vec<&Value> = elements.iter().collect();
+    order.sort_by_key(|one| std::cmp::Reverse(count(one)));
+    let stays = |one: &&&Value| one["elem"]["expires"].as_u64().is_some_and(|left| left >= FORGOTTEN_SOON_S);
+    order[PEERS_KEPT.min(order.len())..].iter().filter(stays).map(|one| one["elem"]["val"].clone()).collect()
+}
+
+/// What the kernel's listing tells of each tap whose two chains are there, and whose sets are as they are made today.
+fn read(listing: &Value) -> HashMap<String, Counted> {
     let entries = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of = |body: &Value| {
         body["table"].as_str().and_then(|table| table.strip_prefix("flow_")).map(str::to_owned)
@@ -113,47 +143,74 @@ fn read(listing: &Value) -> HashMap<String, Vec<FlowBegun>> {
     for tap in entries.iter().filter_map(|entry| of(&entry["chain"])) {
         *chains.entry(tap).or_default() += 1;
     }
-    let mut flows: HashMap<String, Vec<FlowBegun>> =
-        chains.into_iter().filter(|(_, count)| *count == 2).map(|(tap, _)| (tap, Vec::new())).collect();
-    for set in entries.iter().map(|entry| &entry["set"]) {
-        let direction = SETS.iter().find(|known| set["name"] == known.0).map(|known| known.1);
-        let known = of(set).and_then(|tap| flows.get_mut(&tap));
-        let (Some(known), Some(direction)) = (known, direction) else { continue };
+    let sets = || entries.iter().map(|entry| &entry["set"]);
+    // Of a Proteus of before.
+    let is_other = |set: &&Value| set["timeout"] != FORGET_S || set["size"] != PEERS_MAX;
+    let others: HashSet<String> = sets().filter(is_other).filter_map(of).collect();
+    let is_whole = |(tap, count): &(String, usize)| *count == 2 && !others.contains(tap);
+    let mut all: HashMap<String, Counted> =
+        chains.into_iter().filter(is_whole).map(|(tap, _)| (tap, Counted::default())).collect();
+    for set in sets() {
+        let kind = SETS.iter().find(|known| set["name"] == known.0);
+        let known = of(set).and_then(|tap| all.get_mut(&tap));
+        let (Some(known), Some((name, direction, _, _))) = (known, kind) else { continue };
         let elements = set["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
-        known.extend(elements.iter().filter_map(|one| element(direction, one)));
+        known.flows.all.extend(elements.iter().filter_map(|one| element(*direction, one)));
+        known.flows.full |= elements.len() >= PEERS_MAX;
+        known.least.extend(Some((*name, least(elements))).filter(|(_, keys)| !keys.is_empty()));
     }
-    flows
+    for counted in all.values_mut() {
+        let order = |a: &FlowBegun, b: &FlowBegun| {
+            b.begun.cmp(&a.begun).then_with(|| (a.peer, a.port).cmp(&(b.peer, b.port)))
+        };
+        counted.flows.all.sort_by(order);
+    }
+    all
+}
+
+/// The nft commands that take these out of the sets of a tap.
+fn take_out(tap: &str, least: &[(&'static str, Vec<Value>)]) -> Value {
+    let of_set = |(name, keys): &(&'static str, Vec<Value>)| {
+        let elements = json!({"family": "netdev", "table": table_name(tap), "name": name, "elem": keys});
+        json!({"delete": {"element": elements}})
+    };
+    json!({ "nftables": least.iter().map(of_set).collect::<Vec<_>>() })
 }
 
 impl Network {
-    /// What the VMs in these slots begun and were begun with in the last hour, what was begun most first. Who is not
+    /// What the VMs in these slots begun and were begun with in the last ten minutes, what was begun most first. Who is not
     /// counted yet is from now on, and left out.
-    pub async fn flows(&self, slots: &BTreeSet<u16>) -> Result<HashMap<u16, Vec<FlowBegun>>, DriverError> {
+    pub async fn flows(&self, slots: &BTreeSet<u16>) -> Result<HashMap<u16, FlowsBegun>, DriverError> {
         if !self.exists() || slots.is_empty() {
             return Ok(HashMap::new());
         }
         let listing = self.nft(&["-j", "list", "ruleset", "netdev"], None).await?;
-        let mut by_tap = read(&serde_json::from_str(&listing).unwrap_or(Value::Null));
+        // Megabytes where many VMs speak to many: nobody else would get this thread meanwhile.
+        let read = move || read(&serde_json::from_str(&listing).unwrap_or(Value::Null));
+        let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other);
+        let mut by_tap = read.map_err(DriverError::host("read what VMs begin"))?;
         let mut flows = HashMap::new();
         for slot in slots {
             let tap = tap_name(*slot);
-            match by_tap.remove(&tap) {
-                Some(mut all) => {
-                    all.sort_by(|a, b| {
-                        b.begun.cmp(&a.begun).then_with(|| (a.peer, a.port).cmp(&(b.peer, b.port)))
-                    });
-                    flows.insert(*slot, all);
-                }
-                None => {
-                    let input = commands(&tap).to_string();
-                    if let Err(error) = self.nft(&["-j", "-f", "-"], Some(input.as_bytes())).await {
-                        // A VM that ends just now; one that does not is tried again with the next look.
-                        tracing::debug!(%tap, %error, "what it begins is not counted");
-                    }
-                }
+            let Some(counted) = by_tap.remove(&tap) else {
+                // A VM that ends just now; one that does not is tried again with the next look.
+                self.change_flows(&tap, &commands(&tap), "what it begins is not counted").await;
+                continue;
+            };
+            if !counted.least.is_empty() {
+                let commands = take_out(&tap, &counted.least);
+                self.change_flows(&tap, &commands, "those that it begins most rarely are not taken out")
+                    .await;
             }
+            flows.insert(*slot, counted.flows);
         }
         Ok(flows)
+    }
+
+    async fn change_flows(&self, tap: &str, commands: &Value, otherwise: &str) {
+        if let Err(error) = self.nft(&["-j", "-f", "-"], Some(commands.to_string().as_bytes())).await {
+            tracing::debug!(%tap, %error, "{otherwise}");
+        }
     }
 }
 
@@ -177,19 +234,23 @@ mod tests {
         let listing = json!({"nftables": [
             {"chain": {"table": "flow_pt0", "name": "from_guest"}},
             {"chain": {"table": "flow_pt0", "name": "to_guest"}},
-            {"set": {"table": "flow_pt0", "name": "in4", "elem": [element(json!(["10.0.0.9", "tcp", 80])),
+            {"chain": {"table": "flow_pt2", "name": "from_guest"}},
+            {"chain": {"table": "flow_pt2", "name": "to_guest"}},
+            {"set": {"table": "flow_pt2", "name": "in4", "timeout": 3600, "size": 512}},
+            {"set": {"table": "flow_pt0", "name": "in4", "timeout": 600, "size": 512, "elem": [element(json!(["10.0.0.9", "tcp", 80])),
                 element(json!(["10.0.0.9", 132, 7])), element(json!(["nonsense", "tcp", 80])), "x"]}},
-            {"set": {"table": "flow_pt0", "name": "out6", "elem": [element(json!(["2001:db8::1", "udp", 53]))]}},
+            {"set": {"table": "flow_pt0", "name": "out6", "timeout": 600, "size": 512, "elem": [element(json!(["2001:db8::1", "udp", 53]))]}},
             {"set": {"table": "flow_pt1", "name": "in4", "elem": [element(json!(["10.0.0.9", "tcp", 80]))]}},
             {"set": {"table": "policy_pt0", "name": "udp4", "elem": []}},
         ]});
         let flows = read(&listing);
-        assert_eq!(flows.len(), 1, "one whose chains are gone is not counted: {flows:?}");
+        assert_eq!(flows.len(), 1, "chains that are gone, sets of before: {flows:?}");
+        let all = &flows["pt0"].flows.all;
         let seen: Vec<_> =
-            flows["pt0"].iter().map(|flow| (flow.direction, flow.protocol.as_str(), flow.port)).collect();
+            all.iter().map(|flow| (flow.direction, flow.protocol.as_str(), flow.port)).collect();
         let (inbound, outbound) = (FlowDirection::Inbound, FlowDirection::Outbound);
-        assert_eq!(seen, [(inbound, "tcp", 80), (inbound, "132", 7), (outbound, "udp", 53)]);
-        assert_eq!(flows["pt0"][0].begun, 3);
+        assert_eq!(seen, [(inbound, "132", 7), (inbound, "tcp", 80), (outbound, "udp", 53)]);
+        assert_eq!((all[0].begun, flows["pt0"].flows.full, flows["pt0"].least.len()), (3, false, 0));
     }
 
     /// Texts that stand for something in a listing, in each other's places.
@@ -256,7 +317,7 @@ mod tests {
             let mut listing = json!({ "nftables": entries });
             let told = read(&listing);
             assert!(
-                wanted.iter().all(|(tap, flow)| told[*tap].contains(flow)),
+                wanted.iter().all(|(tap, flow)| told[*tap].flows.flows.contains(flow)),
                 "what is whole is not read whole"
             );
             (0..random.below(8)).for_each(|_| mutate(random, &mut listing));
@@ -271,7 +332,7 @@ mod tests {
             let listing: Value = serde_json::from_slice(text).unwrap_or(Value::Null);
             let told = read(&listing);
             let text = String::from_utf8_lossy(text);
-            let flows: Vec<&FlowBegun> = told.values().flatten().collect();
+            let flows: Vec<&FlowBegun> = told.values().flat_map(|told| &told.flows.flows).collect();
             assert!(flows.len() <= text.matches("\"packets\"").count());
             assert!(told.keys().all(|tap| text.matches(&format!("\"flow_{tap}\"")).count() >= 2));
             assert!(flows.iter().all(|flow| text.contains(&flow.port.to_string())));
@@ -290,6 +351,13 @@ mod tests {
             0x45, 0, high, low, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 80, 0, 16, 10, 80, 9, 9,
         ]);
         frame.extend_from_slice(&segment);
+        frame
+    }
+
+    /// The same, to another address.
+    fn to(mut frame: Vec<u8>, address: [u8; 4]) -> Vec<u8> {
+        let at = 10 + 14 + 16;
+        frame[at..at + 4].copy_from_slice(&address);
         frame
     }
 
@@ -319,7 +387,37 @@ mod tests {
         let seen = seen.await;
         network.remove().await.unwrap();
         let all: Vec<_> =
-            seen.unwrap()[&3].iter().map(|flow| (flow.protocol.clone(), flow.port, flow.begun)).collect();
+            seen.unwrap()[&3].all.iter().map(|flow| (flow.protocol.clone(), flow.port, flow.begun)).collect();
         assert_eq!(all, [("tcp".to_owned(), 50_051, 3), ("udp".to_owned(), 53, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_heavy_peer_that_comes_late_is_counted_though_many_came_before() {
+        let network = Network::new(&format!("g{:07x}", std::process::id()));
+        network.ensure().await.unwrap();
+        let seen = async {
+            let tap = network.open_tap(5).await?;
+            let slots = BTreeSet::from([5]);
+            network.flows(&slots).await?;
+            let send = |frame: Vec<u8>| assert_eq!(rustix::io::write(&tap, &frame).unwrap(), frame.len());
+            let syn = |address: [u8; 4]| send(to(frame(6, (40_000, 443), &tcp(0x02)), address));
+            // One that is spoken to again and again, then all addresses of two networks, once each.
+            (0..9).for_each(|_| syn([10, 80, 9, 9]));
+            (0..600u16).for_each(|host| syn([10, 90, (host >> 8) as u8, host as u8]));
+            let full = network.flows(&slots).await?[&5].clone();
+            let late = [10, 91, 0, 1];
+            (0..20).for_each(|_| syn(late));
+            let after = network.flows(&slots).await?[&5].clone();
+            Ok::<_, DriverError>((full, after))
+        };
+        let seen = seen.await;
+        network.remove().await.unwrap();
+        let (full, after) = seen.unwrap();
+        assert!(full.full && full.all.len() == PEERS_MAX, "{} are counted", full.all.len());
+        assert!(!after.full && after.all.len() <= PEERS_KEPT + 1, "{} are left", after.all.len());
+        let first: Vec<_> =
+            after.all.iter().take(3).map(|flow| (flow.peer.to_string(), flow.begun)).collect();
+        assert_eq!(first[..2], [("10.91.0.1".to_owned(), 20), ("10.80.9.9".to_owned(), 9)]);
+        assert_eq!(first[2].1, 1);
     }
 }

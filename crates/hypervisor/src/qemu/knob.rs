@@ -1,5 +1,7 @@
 //! Turning QEMU's knobs and reading them back. One file per resource.
 
+pub(super) mod block;
+
 pub(super) mod cpu;
 
 pub(super) mod disk;
@@ -15,7 +17,6 @@ use crate::driver::DriverError;
 use proteus_model::policy::PacketPolicy;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::vm::VmCounters;
-use serde_json::Value;
 use std::sync::Arc;
 
 fn not_mine(knob: Knob) -> DriverError {
@@ -127,14 +128,6 @@ pub(super) async fn counters(
     live: &Live,
 ) -> Result<VmCounters, DriverError> {
     let mut counters = survey::one(driver, vm.clone()).await;
-    let blocks =
-        super::vm_call(vm.seat.id, &live.qmp, "read disk counters", "query-blockstats", Value::Null).await?;
-    let blocks = blocks.as_array().map(Vec::as_slice).unwrap_or_default();
-    let sum = |field: &str| blocks.iter().map(|b| b["stats"][field].as_u64()).sum::<Option<u64>>();
-    (counters.disk_read, counters.disk_written) = (sum("rd_bytes"), sum("wr_bytes"));
-    (counters.disk_reads, counters.disk_writes) = (sum("rd_operations"), sum("wr_operations"));
-    counters.disk_flushes = sum("flush_operations");
-    let took = ["rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns"].map(sum);
-    counters.disk_took_ns = took.into_iter().sum();
+    block::count(vm, live, &mut counters).await?;
     Ok(counters)
 }

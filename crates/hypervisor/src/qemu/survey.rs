@@ -78,6 +78,7 @@ fn books(
         VmCounters { at: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(0)), ..VmCounters::default() };
     let threads = Threads::read(pid, vcpus);
     (counters.vcpu_run_ns, counters.vcpu_wait_ns) = threads.vcpus.unzip();
+    counters.vcpus = threads.vcpus.and(u32::try_from(vcpus.len()).ok());
     counters.vmm_run_ns = threads.all;
     counters.throttled_ns = group.throttled_ns();
     counters.resident = resident.map(Bytes);
@@ -141,8 +142,10 @@ pub(super) async fn one(driver: &QemuDriver, vm: Arc<QemuVm>) -> VmCounters {
     let group = vm.group.clone();
     let mut counters = of(driver, vec![(id, vm)]).await.remove(&id).unwrap_or_default();
     // Not with those of every second: the kernel adds up all CPUs for each.
-    let stalled = tokio::task::spawn_blocking(move || group.stalled_us()).await.unwrap_or_default();
+    let books = tokio::task::spawn_blocking(move || (group.stalled_us(), group.counters()));
+    let (stalled, taken) = books.await.unwrap_or_default();
     [counters.psi_cpu_us, counters.psi_memory_us, counters.psi_io_us] = stalled;
+    counters.group = taken;
     counters
 }
 

@@ -33,8 +33,34 @@ pub struct Application {
     /// What it writes each second that goes to storage, alike.
     #[serde(default)]
     pub written_per_second: Option<f32>,
+    /// How many of its processes were listed and are no more: they ended, or others used more.
+    #[serde(default)]
+    pub lives: u64,
+    /// How long these had lived when they were last listed, all together.
+    #[serde(default)]
+    pub lived: Millis,
+    /// The longest life of one, also of one that lives; `None`: the guest does not tell how long it runs.
+    #[serde(default)]
+    pub longest: Option<Millis>,
     /// When it was first seen.
     pub first_at: UnixMillis,
     /// When it was last seen.
     pub last_at: UnixMillis,
+}
+
+/// Fewest time over which starts have a rate, ms: ten minutes.
+const RATE_OVER_MS: u64 = 600_000;
+const HOUR_MS: f64 = 3_600_000.0;
+
+impl Application {
+    /// Starts in an hour, over all the time from when it was first seen to `at`; `None`: that is too short to tell.
+    pub fn starts_per_hour(&self, at: UnixMillis) -> Option<f32> {
+        let over = at.0.checked_sub(self.first_at.0).filter(|ms| *ms >= RATE_OVER_MS)?;
+        Some((self.starts as f64 * HOUR_MS / over as f64) as f32)
+    }
+
+    /// How long one of those lived that are no more listed, in the mean; `None`: there were none.
+    pub fn life_mean(&self) -> Option<Millis> {
+        self.lived.0.checked_div(self.lives).map(Millis)
+    }
 }

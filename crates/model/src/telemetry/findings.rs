@@ -257,6 +257,9 @@ pub struct Findings {
     pub users: Option<Found<UsersObserved>>,
     /// Calls of libraries.
     pub libraries: Option<Found<LibrariesObserved>>,
+    /// Parts that the host did not believe, and why: what the guest said there cannot be.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
 }
 
 /// The TCP connections of a guest.

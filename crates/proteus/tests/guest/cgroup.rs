@@ -126,6 +126,16 @@ fn a_busy_process_is_held_and_let_go() {
     });
     let is_told = hierarchy.version == Version::V2;
     assert_eq!(group.stalled_us().map(|stalled| stalled.is_some()), [is_told; 3]);
+    let taken = group.counters();
+    match hierarchy.version {
+        Version::V1 => assert_eq!(taken, Default::default()),
+        // A system that hands out controllers hands out these too.
+        Version::V2 => assert!(
+            taken.memory.is_some() && taken.anonymous.is_some() && taken.oom_kills == Some(0),
+            "{taken:?}"
+        ),
+    }
+    println!("{taken:?}");
     let more = group.throttled_ns().unwrap() - throttled;
     assert!(more < 100_000_000, "held for {more} ns without a cap");
 

@@ -25,7 +25,8 @@ pub use label::{
 };
 
 pub use usage::{
-    BucketView, HISTORY_STEPS_S, HistoryView, IMPORT_BYTES_MAX, ImportView, SummaryView, UsageView, ValueView,
+    BucketView, HISTORY_STEPS_S, HistoryView, IMPORT_BYTES_MAX, ImportView, LatencyView, SummaryView,
+    UsageView, ValueView,
 };
 
 use crate::guest::v1::Blob;

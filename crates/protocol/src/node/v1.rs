@@ -7,7 +7,9 @@ use proteus_model::id::{Generation, ServiceName, SnapshotName, VmId, VmName};
 use proteus_model::profile::promise::HealthCheck;
 use proteus_model::setting::{Knob, Setting};
 use proteus_model::snapshot::Snapshot;
-use proteus_model::telemetry::{Application, Bucket, CollectIntent, Findings, FlowBegun, Metric};
+use proteus_model::telemetry::{
+    Application, Bucket, CollectIntent, Findings, FlowBegun, LatencySeen, Metric,
+};
 use proteus_model::unit::{Bytes, Millis, Permille, UnixMillis};
 use proteus_model::uplink::{UplinkIntent, UplinkObserved};
 use proteus_model::vm::{
@@ -145,6 +147,10 @@ pub struct UsageObserved {
     /// The same of its `steal`, `disks` and `links`, as far as they were compared.
     #[serde(default)]
     pub disagreements: BTreeMap<String, f32>,
+    /// How long operations on its disks took over about the last minute, by kind: `read`, `write`, `flush`. A kind of which
+    /// there were none, or that nobody counts, is not in it.
+    #[serde(default)]
+    pub disk_latencies: BTreeMap<String, LatencySeen>,
 }
 
 /// The last minute of a VM that runs, as far as it is known.
@@ -152,16 +158,19 @@ pub struct UsageObserved {
 pub struct RecentObserved {
     /// Which.
     pub vm: VmId,
-    /// Its vCPUs: those online by the guest's word, else those that it was built with.
+    /// Its vCPUs by the host's count of its VMM's threads, else those that it was built with.
     pub vcpus: u32,
     /// Stretches of ten seconds, the oldest first.
     pub buckets: Vec<Bucket>,
     /// What the guest says of its programs; `None`: it has no agent, or was not heard lately.
     pub applications: Option<Vec<Application>>,
-    /// Whom it spoke to in about the last hour by the host's count, what was begun most first, and when that was looked
-    /// at; `None`: that is not counted yet.
+    /// Whom it spoke to in about the last ten minutes by the host's count, what was begun most first, and when that was
+    /// looked at; `None`: that is not counted yet.
     #[serde(default)]
     pub flows: Option<(UnixMillis, Vec<FlowBegun>)>,
+    /// Whether there were more than are counted at one time, so that some may be missing.
+    #[serde(default)]
+    pub flows_full: bool,
 }
 
 /// A VM's history of one resolution.

@@ -102,6 +102,9 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
         written: None,
         read_per_second: None,
         written_per_second: None,
+        lives: 0,
+        lived: Millis(0),
+        longest: None,
         first_at: UnixMillis(1),
         last_at: UnixMillis(2),
     };
@@ -121,6 +124,46 @@ fn programs_are_kept_and_a_clone_has_its_templates_label_and_nothing_else() {
     assert_eq!((clone.inherited_from, clone.applications.is_none(), clone.looks), (Some(template), true, 0));
     let stranger = PersonalityRecord::inherited(UnixMillis(5), template, None);
     assert_eq!((stranger.label(), stranger.inherited_from), (None, None));
+}
+
+#[test]
+fn programs_go_on_after_a_restart_with_what_was_kept_of_them() {
+    let look = |judged: &mut Judged, until: u64, first_at: u64, starts: u64| {
+        let nginx = Application {
+            name: "nginx".into(),
+            cpu_share: 1.0,
+            cpu: Millis(starts * 10),
+            starts,
+            processes: 1,
+            resident_max: Bytes::mib(3),
+            read: None,
+            written: Some(Bytes(starts)),
+            read_per_second: None,
+            written_per_second: None,
+            lives: starts,
+            lived: Millis(starts * 500),
+            longest: Some(Millis(900)),
+            first_at: UnixMillis(first_at),
+            last_at: UnixMillis(until * 1000),
+        };
+        let (applications, buckets) = ([nginx], recent(until, 400.0, 900.0));
+        let seen = Lately { applications: Some(&applications), ..lately(&buckets) };
+        judged.look(UnixMillis(until * 1000), &seen, &labels());
+        judged.record.applications.as_ref().unwrap().1[0].clone()
+    };
+    let mut judged = Judged::resume(PersonalityRecord::new(UnixMillis(0)), UnixMillis(0));
+    look(&mut judged, 1000, 5_000, 3);
+    assert_eq!(look(&mut judged, 1010, 5_000, 4).starts, 4);
+    let text = serde_json::to_string(&judged.memory()).unwrap();
+    let mut again = Judged::resume(serde_json::from_str(&text).unwrap(), UnixMillis(0));
+    // The node counts from nothing.
+    let first = look(&mut again, 2000, 1_999_000, 0);
+    assert_eq!((first.starts, first.cpu, first.first_at), (4, Millis(40), UnixMillis(5_000)));
+    let next = look(&mut again, 2010, 1_999_000, 2);
+    assert_eq!((next.starts, next.cpu, next.written), (6, Millis(60), Some(Bytes(6))));
+    assert_eq!((next.lives, next.life_mean(), next.longest), (6, Some(Millis(500)), Some(Millis(900))));
+    assert_eq!(next.starts_per_hour(UnixMillis(3_605_000)), Some(6.0));
+    assert_eq!(next.starts_per_hour(UnixMillis(300_000)), None, "too short to tell");
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn record() -> serde_json::Value {
             "value": [{"at": NOW - 7_300_000, "version": 0, "profile": null, "morph": null, "changed": []}]},
         "ApplicationUsageStats": {"source": "guest", "at": NOW - 4000, "coverage": 1.0, "missing": [],
             "value": [{"name": "nginx", "cpu_share": 0.9, "cpu_ms": 61_000, "starts": 1, "processes": 2,
+                "starts_per_hour": 0.125, "running": true, "lives": 3, "life_mean_ms": 61_500, "life_longest_ms": 7_200_900,
                 "resident_max": 9 << 20, "read": 40_960, "written": 9 << 20, "read_per_second": null,
                 "written_per_second": 52_000.0, "sessions": 4, "requests": 337.2,
                 "depends_on": ["redis-server:6379"], "first_at": NOW - 600_000, "last_at": NOW - 4000}]},
@@ -34,7 +35,8 @@ fn record() -> serde_json::Value {
         "GraphicsProcessors": unknown("guest", "no graphics processor is passed through"),
         "UserBehaviorModel": unknown("guest", "off"),
         "PerformanceMetrics": {"source": "host", "at": NOW - 200_000, "coverage": 0.5, "missing": [],
-            "value": {"cpu": {"p50": 400.0, "p95": 812.5, "unit": "m"}}},
+            "value": {"cpu": {"p50": 400.0, "p95": 812.5, "unit": "m"},
+                "read_latency_last_minute": {"p50": 140.0, "p95": 900.0, "p99": 5000.0, "unit": "µs"}}},
         "WeightedTraitVector": {"source": "host", "at": NOW - 4000, "coverage": 0.1, "missing": ["forks: no agent was heard"],
             "value": [{"name": "cpu_use", "meaning": "share of its vCPUs in use", "value": 0.4, "deviation": -0.5,
                 "weight": 0.75, "of_guest": false}]},
@@ -105,8 +107,8 @@ fn a_record_is_told_part_by_part_with_what_is_missing() {
           2026-09-21 12:21:40  0        -        not known
 
         ApplicationUsageStats (by guest, 4 s ago, 100 % known)
-          PROGRAM  CPU   CPU TIME  NOW  STARTS  MOST MEMORY  READ/S  WRITTEN/S  SESSIONS  REQUESTS/S  SINCE (UTC)
-          nginx    90 %  61.0 s    2    1       9 MiB        -       50 KiB     4         337         2026-09-21 14:13:20
+          PROGRAM  CPU   CPU TIME  NOW  STARTS      LIVES (MEAN / LONGEST)  MOST MEMORY  READ/S  WRITTEN/S  SESSIONS  REQUESTS/S  SINCE (UTC)
+          nginx    90 %  61.0 s    2    1 (3.00/d)  61 s / 2 h              9 MiB        -       50 KiB     4         337         2026-09-21 14:13:20
           nginx depends on redis-server:6379
 
         DataFootprintAnalysis (by guest, not seen, 0 % known)
@@ -115,7 +117,7 @@ fn a_record_is_told_part_by_part_with_what_is_missing() {
         NetworkTrafficProfile (by host, 3 min ago, 50 % known)
           received 10.0 KiB/s, sent 90.0 KiB/s, share sent 90 %, packets of 90.5 B in and 1100 B out, burstiness -
           by hour of the day (UTC): ████████████████████████
-          nothing was begun in the hour before (30 s ago)
+          nothing was begun in the ten minutes before (30 s ago)
 
         ApplicationMetrics (by guest, 9 s ago, 100 % known)
           nginx at 127.0.0.1:80
@@ -137,8 +139,9 @@ fn a_record_is_told_part_by_part_with_what_is_missing() {
           missing: off
 
         PerformanceMetrics (by host, 3 min ago, 50 % known)
-          METRIC  P50  P95  UNIT
-          cpu     400  812  m
+          METRIC                    P50  P95  P99   UNIT
+          cpu                       400  812  -     m
+          read_latency_last_minute  140  900  5000  µs
 
         WeightedTraitVector (by host, 4 s ago, 10 % known)
           TRAIT    VALUE  DEVIATION  WEIGHT  SAID BY  WHAT IT IS

@@ -3,13 +3,15 @@
 use super::Shared;
 use crate::api::refusal::Refusal;
 use crate::look::Glance;
+use crate::personality::LatelySeen;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use proteus_model::personality::Label;
-use proteus_model::telemetry::{CollectorState, Findings, Found, Metric};
-use proteus_model::vm::PowerState;
+use proteus_model::personality::{Label, Trait};
+use proteus_model::telemetry::{CollectorState, Findings, Found, LATENCY_BOUNDS_US, Latencies, Metric};
+use proteus_model::vm::{GroupCounters, PowerState};
 use proteus_protocol::node::v1::{Measurement, NodeErrorCode, UsageObserved};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -20,12 +22,17 @@ type Family = (&'static str, &'static str, &'static str);
 const LOGS_MAX: usize = 16;
 const APPLICATION_ROWS_MAX: usize = 200;
 const LIBRARIES_MAX: usize = 24;
+/// Most peers of a VM that are shown, those with whom the most was begun: anybody may speak to a VM.
+const FLOWS_MAX: usize = 8;
+/// Most graphics processors of a VM.
+const GPUS_MAX: usize = 16;
 
 /// Seconds in a nanosecond and in a microsecond.
 const NS: f64 = 1e-9;
 const US: f64 = 1e-6;
-/// Bytes in a KiB.
+/// Bytes in a KiB and in a MiB.
 const KIB: f64 = 1024.0;
+const MIB: f64 = 1_048_576.0;
 
 const RUNNING: Family = ("proteus_vm_running", "gauge", "Whether the VM runs.");
 const ANSWERING: Family =
@@ -120,11 +127,83 @@ const APPLICATION: Family = (
     "gauge",
     "What applications tell of themselves: levels as they are, what they count per second.",
 );
+const LATENCY: Family = (
+    "proteus_vm_disk_latency_seconds",
+    "histogram",
+    "How long operations on the VM's disks took, from some seconds after each disk was plugged; without a sum.",
+);
+const GROUP_MEMORY: Family = (
+    "proteus_vm_cgroup_memory_bytes",
+    "gauge",
+    "Host memory charged to the VM's process (its cgroup, v2 only).",
+);
+const GROUP_ANONYMOUS: Family = (
+    "proteus_vm_cgroup_anonymous_bytes",
+    "gauge",
+    "Of the memory charged to the VM's process what is of no file (v2 only).",
+);
+const GROUP_FILE: Family = (
+    "proteus_vm_cgroup_file_bytes",
+    "gauge",
+    "Of the memory charged to the VM's process pages of files, the guest's memory among them (v2 only).",
+);
+const OOM_KILLS: Family = (
+    "proteus_vm_cgroup_oom_kills_total",
+    "counter",
+    "Processes of the VM that the host killed for lack of memory (v2 only).",
+);
+const GROUP_IO_BYTES: Family = (
+    "proteus_vm_cgroup_io_bytes_total",
+    "counter",
+    "Read from and written to the host's block devices by the VM's process (v2 only).",
+);
+const GROUP_IO: Family = (
+    "proteus_vm_cgroup_io_operations_total",
+    "counter",
+    "Operations of the VM's process on the host's block devices (v2 only).",
+);
+const GUEST_USED: Family = (
+    "proteus_vm_guest_used_bytes",
+    "gauge",
+    "Memory that the guest says is in use: all but what is available.",
+);
+const SWITCHES: Family =
+    ("proteus_vm_guest_context_switches_per_second", "gauge", "Context switches in the guest, by its word.");
+const FORKS: Family = ("proteus_vm_guest_forks_per_second", "gauge", "Tasks made in the guest, by its word.");
+const GPU: Family =
+    ("proteus_vm_gpu_busy_ratio", "gauge", "How busy a graphics processor in the guest is, by its word.");
+const FILES: Family =
+    ("proteus_vm_files_bytes", "gauge", "What files in the guest take on its disks, by kind, by its word.");
+const SENSITIVE: Family = (
+    "proteus_vm_sensitive_files",
+    "gauge",
+    "Files in the guest that seem to hold what is sensitive, by class: by their names of all, by content of a sample.",
+);
+const TRAIT: Family = (
+    "proteus_vm_trait",
+    "gauge",
+    "The VM's trait vector of the last minute, each in its own unit; see the docs.",
+);
+const TRAIT_VALID: Family = (
+    "proteus_vm_trait_valid",
+    "gauge",
+    "Whether a trait could be told of the last minute; 0: it is missing, which is not zero.",
+);
+const FLOW: Family = (
+    "proteus_vm_flow_begun",
+    "gauge",
+    "Connections (tcp) or packets (udp) begun with those peers with whom the most were, of about the last ten minutes.",
+);
+const FLOWS_FULL: Family = (
+    "proteus_vm_flows_full",
+    "gauge",
+    "Whether there were more peers than are counted at one time, so that some are missing.",
+);
 const MORPHS: Family = ("proteus_morphs", "gauge", "Morphs by state.");
 const STUCK: Family = ("proteus_morphs_stuck", "gauge", "Morphs that cannot go on now.");
 
 /// All of them, in the order in which they are shown.
-const FAMILIES: [Family; 36] = [
+const FAMILIES: [Family; 53] = [
     RUNNING,
     ANSWERING,
     RESIDENT,
@@ -159,6 +238,23 @@ const FAMILIES: [Family; 36] = [
     LOG_LINES,
     LOG_ERRORS,
     APPLICATION,
+    LATENCY,
+    GROUP_MEMORY,
+    GROUP_ANONYMOUS,
+    GROUP_FILE,
+    OOM_KILLS,
+    GROUP_IO_BYTES,
+    GROUP_IO,
+    GUEST_USED,
+    SWITCHES,
+    FORKS,
+    GPU,
+    FILES,
+    SENSITIVE,
+    TRAIT,
+    TRAIT_VALID,
+    FLOW,
+    FLOWS_FULL,
     MORPHS,
     STUCK,
 ];
@@ -243,11 +339,48 @@ impl Page {
         self.count(INSTRUCTIONS, &own, counters.instructions, 1.0);
         self.count(CYCLES, &own, counters.cycles, 1.0);
         self.count(CACHE_MISSES, &own, counters.cache_misses, 1.0);
+        self.of_group(vm, &counters.group);
+        if let Some(all) = &counters.disk_latencies {
+            for (kind, seen) in [("read", &all.reads), ("write", &all.writes), ("flush", &all.flushes)] {
+                self.histogram(LATENCY, [("vm", vm), ("kind", kind)], seen);
+            }
+        }
         self.count(AVAILABLE, &own, seen.guest_available.map(|bytes| bytes.0), 1.0);
         for (on, total) in [("cpu", seen.psi_cpu_us), ("memory", seen.psi_memory_us), ("io", seen.psi_io_us)]
         {
             self.count(STALLED, &[("vm", vm), ("on", on)], total, US);
         }
+    }
+
+    /// What the VM's process took of the host.
+    fn of_group(&mut self, vm: &str, seen: &GroupCounters) {
+        let own = [("vm", vm)];
+        for (family, bytes) in
+            [(GROUP_MEMORY, seen.memory), (GROUP_ANONYMOUS, seen.anonymous), (GROUP_FILE, seen.file)]
+        {
+            self.count(family, &own, bytes.map(|bytes| bytes.0), 1.0);
+        }
+        self.count(OOM_KILLS, &own, seen.oom_kills, 1.0);
+        let (read, write) = ([("vm", vm), ("kind", "read")], [("vm", vm), ("kind", "write")]);
+        self.count(GROUP_IO_BYTES, &read, seen.read, 1.0);
+        self.count(GROUP_IO_BYTES, &write, seen.written, 1.0);
+        self.count(GROUP_IO, &read, seen.reads, 1.0);
+        self.count(GROUP_IO, &write, seen.writes, 1.0);
+    }
+
+    /// A histogram of times: of each bound how many took no longer. Their sum is not known, for QEMU's own is of more.
+    fn histogram(&mut self, family: Family, own: [(&str, &str); 2], seen: &Latencies) {
+        let (name, _, _) = family;
+        let labels = own.map(|(name, word)| format!("{name}=\"{}\"", escaped(word))).join(",");
+        let rows = self.0.entry(name).or_default();
+        let mut so_far = 0u64;
+        for (bin, bound_us) in seen.0.iter().zip(LATENCY_BOUNDS_US) {
+            so_far = so_far.saturating_add(*bin);
+            rows.push(format!("{name}_bucket{{{labels},le=\"{}\"}} {so_far}", bound_us as f64 / 1e6));
+        }
+        let all = seen.count();
+        rows.push(format!("{name}_bucket{{{labels},le=\"+Inf\"}} {all}"));
+        rows.push(format!("{name}_count{{{labels}}} {all}"));
     }
 
     fn watched(&mut self, vm: &str, seen: &UsageObserved) {
@@ -260,6 +393,14 @@ impl Page {
         }
         let dirty = seen.values.get(&Metric::DirtyRate);
         self.put(DIRTY, &[("vm", vm)], dirty.map(|kib| f64::from(*kib) * KIB));
+        let said = [
+            (GUEST_USED, Metric::GuestMemory, MIB),
+            (SWITCHES, Metric::Switches, 1.0),
+            (FORKS, Metric::Forks, 1.0),
+        ];
+        for (family, metric, unit) in said {
+            self.put(family, &[("vm", vm)], seen.values.get(&metric).map(|value| f64::from(*value) * unit));
+        }
     }
 
     /// What the collectors inside found.
@@ -283,7 +424,22 @@ impl Page {
                 self.count(CALLS, &[("vm", vm), ("class", class)], Some(*calls), per_call);
             }
         }
+        self.files(vm, found);
         self.named_by_the_guest(vm, found);
+    }
+
+    /// What its files are, by kinds and classes that we name.
+    fn files(&mut self, vm: &str, found: &Findings) {
+        let Some(Found { value: seen, .. }) = &found.files else { return };
+        for (kind, files) in &seen.kinds {
+            self.count(FILES, &[("vm", vm), ("kind", &word(kind))], Some(files.bytes.0), 1.0);
+        }
+        for (class, files) in &seen.sensitive {
+            for (by, count) in [("name", files.by_name), ("content", files.by_content)] {
+                let labels = [("vm", vm), ("class", &*word(class)), ("by", by)];
+                self.count(SENSITIVE, &labels, Some(count), 1.0);
+            }
+        }
     }
 
     /// Rows whose names the guest chooses: bounded, so that it fills nobody's Prometheus, and each once.
@@ -302,6 +458,13 @@ impl Page {
                 ([("vm", vm), ("log", log.service.as_str())], 1e3 / log.window.0.max(1) as f64);
             self.count(LOG_LINES, &labels, Some(log.lines), per_line);
             self.count(LOG_ERRORS, &labels, log.errors, per_line);
+        }
+        let mut known = BTreeSet::new();
+        for gpu in found.gpus.iter().flat_map(|gpus| &gpus.value).take(GPUS_MAX) {
+            if known.insert(gpu.address.as_str()) {
+                let busy = gpu.busy.map(|busy| f64::from(busy.0) / 1e3);
+                self.put(GPU, &[("vm", vm), ("gpu", &gpu.address)], busy);
+            }
         }
         let (mut known, mut left) = (BTreeSet::new(), APPLICATION_ROWS_MAX);
         for one in found.endpoints.iter().flat_map(|endpoints| &endpoints.value) {
@@ -329,6 +492,38 @@ impl Page {
             self.count(CHANGES, &[("vm", vm), ("kind", kind)], Some(times), 1.0);
         }
     }
+
+    /// What it is like now, and with whom it speaks.
+    fn lately(&mut self, vm: &str, seen: &LatelySeen) {
+        for this in seen.traits.iter().flat_map(|_| Trait::ALL) {
+            let labels = [("vm", vm), ("trait", this.name())];
+            let value = seen.traits.and_then(|traits| traits.get(this));
+            self.put(TRAIT_VALID, &labels, Some(f64::from(u8::from(value.is_some()))));
+            self.put(TRAIT, &labels, value.map(|value| f64::from(this.natural(value))));
+        }
+        let Some(flows) = &seen.flows else { return };
+        self.put(FLOWS_FULL, &[("vm", vm)], Some(f64::from(u8::from(flows.full))));
+        for flow in flows.all.iter().take(FLOWS_MAX) {
+            let (direction, peer, port) =
+                (word(flow.direction), flow.peer.to_string(), flow.port.to_string());
+            let labels = [
+                ("vm", vm),
+                ("direction", &direction),
+                ("protocol", &flow.protocol),
+                ("peer", &peer),
+                ("port", &port),
+            ];
+            self.count(FLOW, &labels, Some(flow.begun), 1.0);
+        }
+    }
+}
+
+/// A word of ours as JSON has it.
+fn word(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
 }
 
 pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoResponse, Refusal> {
@@ -348,6 +543,7 @@ pub(in crate::api) async fn metrics(State(control): Shared) -> Result<impl IntoR
         if let Some((label, told)) = control.personalities.shown(record.id) {
             page.judged(&vm, label.as_ref().map(Label::as_str), told);
         }
+        page.lately(&vm, &control.personalities.lately(record.id, control.now()));
         if let Some(found) = control.collected_lately(record.id) {
             page.collected(&vm, &found);
         }
@@ -417,6 +613,99 @@ mod tests {
             rows[3],
             "proteus_vm_library_calls_per_second{vm=\"web\",library=\"libz\",class=\"c03\"} 6"
         );
+    }
+
+    #[test]
+    fn times_of_disks_are_a_histogram_and_books_that_are_not_kept_are_no_rows() {
+        let mut all = proteus_model::telemetry::DiskLatencies::default();
+        (all.reads.0[0], all.reads.0[4], all.reads.0[17]) = (5, 2, 1);
+        let counters = proteus_model::vm::VmCounters { disk_latencies: Some(all), ..Default::default() };
+        let mut page = Page::default();
+        page.measured("web", &Measurement { counters, ..Measurement::default() });
+        let rows = &page.0[LATENCY.0];
+        let own = "proteus_vm_disk_latency_seconds_bucket{vm=\"web\",kind=\"read\"";
+        assert_eq!(rows.len(), 3 * (LATENCY_BOUNDS_US.len() + 2));
+        assert_eq!(rows[0], format!("{own},le=\"0.00005\"}} 5"));
+        assert_eq!(rows[4], format!("{own},le=\"0.001\"}} 7"));
+        assert_eq!(rows[16], format!("{own},le=\"10\"}} 7"));
+        assert_eq!(rows[17], format!("{own},le=\"+Inf\"}} 8"));
+        assert_eq!(rows[18], "proteus_vm_disk_latency_seconds_count{vm=\"web\",kind=\"read\"} 8");
+        assert!(page.0.keys().all(|name| !name.contains("cgroup")), "missing is not zero");
+        let group = GroupCounters { oom_kills: Some(0), read: Some(7), ..GroupCounters::default() };
+        let counters = proteus_model::vm::VmCounters { group, ..Default::default() };
+        page.measured("db", &Measurement { counters, ..Measurement::default() });
+        assert_eq!(page.0[OOM_KILLS.0], ["proteus_vm_cgroup_oom_kills_total{vm=\"db\"} 0"]);
+        assert_eq!(page.0[GROUP_IO_BYTES.0].len(), 1);
+        assert!(!page.0.contains_key(GROUP_MEMORY.0));
+    }
+
+    #[test]
+    fn flows_and_traits_are_bounded_and_a_trait_that_is_missing_says_so() {
+        use proteus_model::telemetry::{FlowBegun, FlowDirection, FlowsBegun};
+        let flow = |host: u8| FlowBegun {
+            direction: FlowDirection::Inbound,
+            protocol: "tcp".to_owned(),
+            peer: [10, 0, 0, host].into(),
+            port: 443,
+            begun: 100 - u64::from(host),
+        };
+        let mut traits = proteus_model::personality::TraitVector::default();
+        traits.set(Trait::CpuUse, Some(0.25));
+        let flows = FlowsBegun { all: (0..60).map(flow).collect(), full: true };
+        let mut page = Page::default();
+        page.lately("web", &LatelySeen { traits: Some(traits), flows: Some(flows) });
+        assert_eq!(page.0[FLOW.0].len(), FLOWS_MAX);
+        let first = "proteus_vm_flow_begun{vm=\"web\",direction=\"inbound\",protocol=\"tcp\",peer=\"10.0.0.0\",port=\"443\"} 100";
+        assert_eq!((page.0[FLOW.0][0].as_str(), page.0[FLOWS_FULL.0].len()), (first, 1));
+        assert_eq!(page.0[TRAIT.0], ["proteus_vm_trait{vm=\"web\",trait=\"cpu_use\"} 0.25"]);
+        let valid = &page.0[TRAIT_VALID.0];
+        assert_eq!(valid.len(), Trait::ALL.len());
+        assert_eq!(valid.iter().filter(|row| row.ends_with("} 1")).count(), 1);
+        // Of a VM that nobody looked at lately there is nothing.
+        let mut page = Page::default();
+        page.lately("db", &LatelySeen::default());
+        assert!(page.0.is_empty());
+    }
+
+    #[test]
+    fn what_a_guest_says_of_itself_and_its_files_is_shown_by_our_words() {
+        use proteus_model::telemetry::{
+            FileKind, FileKindObserved, FilesObserved, GpuObserved, SensitiveClass, SensitiveObserved,
+        };
+        use proteus_model::unit::{Bytes, Permille, UnixMillis};
+        let kinds = [(FileKind::VirtualDisk, FileKindObserved { bytes: Bytes(9), ..Default::default() })];
+        let sensitive = [(SensitiveClass::PrivateKeys, SensitiveObserved { by_name: 2, by_content: 1 })];
+        let files =
+            FilesObserved { kinds: kinds.into(), sensitive: sensitive.into(), ..FilesObserved::default() };
+        let gpu = |address: String, busy: Option<Permille>| GpuObserved {
+            address,
+            device: "10de:2204".to_owned(),
+            driver: None,
+            busy,
+            missing: None,
+        };
+        let mut gpus = vec![gpu("0000:0\"1".to_owned(), Some(Permille(500))), gpu("x".to_owned(), None)];
+        gpus.extend((0..40).map(|at| gpu(format!("g{at}"), Some(Permille(0)))));
+        let at = UnixMillis(1);
+        let found = Findings {
+            files: Some(Found { at, value: files }),
+            gpus: Some(Found { at, value: gpus }),
+            ..Findings::default()
+        };
+        let mut page = Page::default();
+        page.collected("web", &found);
+        assert_eq!(page.0[FILES.0], ["proteus_vm_files_bytes{vm=\"web\",kind=\"virtual_disk\"} 9"]);
+        assert_eq!(page.0[SENSITIVE.0].len(), 2);
+        assert_eq!(
+            page.0[SENSITIVE.0][1],
+            "proteus_vm_sensitive_files{vm=\"web\",class=\"private_keys\",by=\"content\"} 1"
+        );
+        assert_eq!(page.0[GPU.0].len(), GPUS_MAX - 1, "how busy one is is not known");
+        assert_eq!(page.0[GPU.0][0], "proteus_vm_gpu_busy_ratio{vm=\"web\",gpu=\"0000:0\\\"1\"} 0.5");
+        let values = [(Metric::GuestMemory, 2.0), (Metric::Switches, 3.5)].into();
+        page.watched("web", &UsageObserved { values, ..UsageObserved::default() });
+        assert_eq!(page.0[GUEST_USED.0], ["proteus_vm_guest_used_bytes{vm=\"web\"} 2097152"]);
+        assert!(page.0.contains_key(SWITCHES.0) && !page.0.contains_key(FORKS.0));
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn usage_view(seen: UsageObserved) -> UsageView {
         faults: seen.faults,
         disagreement: seen.disagreement,
         disagreements: seen.disagreements,
+        disk_latencies: seen.disk_latencies.into_iter().map(|(kind, seen)| (kind, seen.into())).collect(),
     }
 }
 

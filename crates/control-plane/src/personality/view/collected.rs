@@ -27,6 +27,9 @@ fn why_not(findings: Option<&Findings>, failed: Option<&str>, name: Collector) -
     let Some(findings) = findings else {
         return failed.unwrap_or("no agent was heard").to_owned();
     };
+    if let Some(why) = findings.refused.get(name.name()) {
+        return format!("collector {name}: what the guest told cannot be: {why}");
+    }
     match findings.collector(name) {
         Some(seen) if seen.state != CollectorState::On => {
             let state = match seen.state {
@@ -218,14 +221,15 @@ impl<'a> Collected<'a> {
         missing
     }
 
-    /// A program, with what its connections and its own word tell of it.
-    pub(super) fn application(&self, app: &Application) -> ApplicationView {
+    /// A program as it was at `at`, with what its connections and its own word tell of it.
+    pub(super) fn application(&self, app: &Application, at: UnixMillis) -> ApplicationView {
         let endpoints = self.found(|findings| findings.endpoints.as_ref()).map(|(_, all)| all.as_slice());
         let connections = self.connections().map(|(_, seen)| seen);
         ApplicationView {
             sessions: connections.and_then(|seen| sessions(seen, &app.name)),
             depends_on: connections.map(|seen| depends_on(seen, &app.name)).unwrap_or_default(),
             requests: endpoints.and_then(|all| requests(all, &app.name)),
+            starts_per_hour: app.starts_per_hour(at),
             ..ApplicationView::from(app.clone())
         }
     }
@@ -344,6 +348,11 @@ mod tests {
         let some = Collected::of(&record, None);
         assert_eq!(some.gpus().missing, ["collector gpus: not supported here: none is passed through"]);
         assert_eq!(some.logs().missing, ["collector logs: has not come round yet"]);
+        let mut lied = record.clone();
+        let refused = BTreeMap::from([("logs".to_owned(), "log.window_ms is 0, expected more".to_owned())]);
+        lied.findings.as_mut().unwrap().1.refused = refused;
+        let why = "collector logs: what the guest told cannot be: log.window_ms is 0, expected more";
+        assert_eq!(Collected::of(&lied, None).logs().missing, [why]);
         assert_eq!(
             some.calls().missing,
             [

@@ -8,7 +8,7 @@ use proteus_cli::terminal;
 use proteus_host_agent::telemetry::Intake;
 use proteus_model::id::VmId;
 use proteus_model::unit::{Bytes, UnixMillis};
-use proteus_model::vm::VmCounters;
+use proteus_model::vm::{GroupCounters, VmCounters};
 use proteus_protocol::guest::GUEST_PAYLOAD_BYTES_MAX;
 use proteus_protocol::guest::frame::{Decoder, encode};
 use proteus_protocol::guest::v1::sample::{Cpu, Disk, Memory, Nic, Pressure, PressureSet, Process};
@@ -69,6 +69,9 @@ fn counters(round: u64, vm: u64) -> VmCounters {
         instructions: Some(busy * 3),
         cycles: Some(busy * 2),
         cache_misses: Some(busy / 500),
+        vcpus: Some(1),
+        disk_latencies: None,
+        group: GroupCounters::default(),
     }
 }
 

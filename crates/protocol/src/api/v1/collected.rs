@@ -91,7 +91,7 @@ pub struct CollectorsView {
     pub collectors: Vec<CollectorView>,
 }
 
-/// What was begun with one peer by one protocol and port in about the last hour, by the host's count.
+/// What was begun with one peer by one protocol and port in about the last ten minutes, by the host's count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BegunView {
     /// `inbound` or `outbound`.

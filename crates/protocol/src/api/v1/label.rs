@@ -188,6 +188,21 @@ pub struct ApplicationView {
     pub cpu_ms: u64,
     /// How many of its processes began since, and were seen.
     pub starts: u64,
+    /// That in an hour, over all the time since it was first seen; `None`: that is less than ten minutes.
+    #[serde(default)]
+    pub starts_per_hour: Option<f32>,
+    /// Whether it runs now.
+    #[serde(default)]
+    pub running: bool,
+    /// How many of its processes were listed and are no more: they ended, or others used more.
+    #[serde(default)]
+    pub lives: u64,
+    /// How long these had lived, in the mean, ms; `None`: there were none.
+    #[serde(default)]
+    pub life_mean_ms: Option<u64>,
+    /// The longest life of one, also of one that lives, ms; `None`: the guest does not tell.
+    #[serde(default)]
+    pub life_longest_ms: Option<u64>,
     /// Its processes now.
     pub processes: u32,
     /// The most memory that they had together, bytes.
@@ -222,6 +237,11 @@ pub struct ApplicationView {
 impl From<Application> for ApplicationView {
     fn from(app: Application) -> Self {
         Self {
+            starts_per_hour: None,
+            running: app.processes > 0,
+            lives: app.lives,
+            life_mean_ms: app.life_mean().map(|mean| mean.0),
+            life_longest_ms: app.longest.map(|longest| longest.0),
             name: app.name,
             cpu_share: app.cpu_share,
             cpu_ms: app.cpu.0,
@@ -259,7 +279,7 @@ pub struct TrafficView {
     /// Mean of both directions by the hour of the day (UTC), KiB/s, over the last sixty days; `None`: that hour was
     /// never seen.
     pub by_hour: Vec<Option<f32>>,
-    /// Whom it spoke to in about the last hour by the host's own count, what was begun most first; `None`: not known.
+    /// Whom it spoke to in about the last ten minutes by the host's own count, what was begun most first; `None`: not known.
     pub begun: Option<Vec<BegunView>>,
     /// When that was looked at, in milliseconds since 1970.
     #[schemars(with = "Option<u64>")]
@@ -285,13 +305,16 @@ impl From<Part<Traffic>> for PartView<TrafficView> {
     }
 }
 
-/// How a metric was over the last hour.
+/// How a metric was over the last hour; where its name says so, over the last minute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PerformanceView {
     /// Median of the minutes' means.
     pub p50: f32,
     /// 95th percentile of the minutes' 95th percentiles.
     pub p95: f32,
+    /// 99th percentile, where each operation is counted, as of latencies of disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f32>,
     /// What it is measured in.
     pub unit: String,
 }
@@ -299,7 +322,10 @@ pub struct PerformanceView {
 impl From<Part<BTreeMap<Metric, Performance>>> for PartView<BTreeMap<String, PerformanceView>> {
     fn from(part: Part<BTreeMap<Metric, Performance>>) -> Self {
         let view = |(metric, Performance { p50, p95 }): (Metric, Performance)| {
-            (metric.name().to_owned(), PerformanceView { p50, p95, unit: metric.unit().to_owned() })
+            (
+                metric.name().to_owned(),
+                PerformanceView { p50, p95, p99: None, unit: metric.unit().to_owned() },
+            )
         };
         Self::of(part, |all| all.into_iter().map(view).collect())
     }

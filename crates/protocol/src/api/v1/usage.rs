@@ -1,6 +1,6 @@
 //! What is measured of a VM, as it is shown. Metrics have their names and units; what was not measured is not there.
 
-use proteus_model::telemetry::Summary;
+use proteus_model::telemetry::{LatencySeen, Summary};
 use proteus_model::unit::UnixMillis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,26 @@ pub struct ValueView {
     pub of_guest: bool,
 }
 
+/// How long operations of one kind on a VM's disks took over about the last minute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyView {
+    /// How many there were.
+    pub operations: u64,
+    /// The median, µs.
+    pub p50_us: f32,
+    /// The 95th percentile, µs.
+    pub p95_us: f32,
+    /// The 99th percentile, µs.
+    pub p99_us: f32,
+}
+
+impl From<LatencySeen> for LatencyView {
+    fn from(seen: LatencySeen) -> Self {
+        let LatencySeen { operations, p50_us, p95_us, p99_us } = seen;
+        Self { operations, p50_us, p95_us, p99_us }
+    }
+}
+
 /// How a VM was when it was last looked at, at most some seconds ago while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageView {
@@ -26,13 +46,17 @@ pub struct UsageView {
     /// What was measured, by metric. What was not is not in it: missing is not zero.
     pub values: BTreeMap<String, ValueView>,
     /// What was wrong with its samples since Proteus began, and how often: `late`, `repeated`, `future`, `reset`, `gap`,
-    /// `absurd`, `clock_back`, `clock_forward`.
+    /// `absurd`, `refused`, `clock_back`, `clock_forward`.
     pub faults: BTreeMap<String, u64>,
     /// How far the guest's count of its CPU time is from the host's, which wins, as a share of it.
     pub disagreement: Option<f32>,
     /// The same of its `steal`, `disks` and `links`, as far as they were compared.
     #[serde(default)]
     pub disagreements: BTreeMap<String, f32>,
+    /// How long operations on its disks took over about the last minute, by kind (`read`, `write`, `flush`); a kind of
+    /// which there were none, or that is not counted, is not in it.
+    #[serde(default)]
+    pub disk_latencies: BTreeMap<String, LatencyView>,
 }
 
 /// Resolutions of a history, in seconds.

@@ -33,6 +33,7 @@ use limit::{clean, counter, list};
 use proteus_model::telemetry as model;
 use proteus_model::unit::{Bytes, UnixMillis};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use super::sample::SampleError;
 
@@ -186,36 +187,50 @@ fn status(w: CollectorStatus) -> Result<Option<model::CollectorObserved>, Sample
     Ok(Some(model::CollectorObserved { name, state, why: clean(&w.why), cpu_us, runs }))
 }
 
-/// A part: its moment and its value, by `convert`.
+/// A part: its moment and its value, by `convert`. One that is out of bounds is left out alone, and named with the reason.
 fn found<W, M>(
+    refused: &mut BTreeMap<String, String>,
+    name: model::Collector,
     w: Option<Found<W>>,
     convert: impl FnOnce(W) -> Result<M, SampleError>,
-) -> Result<Option<model::Found<M>>, SampleError> {
-    let Some(Found { at_ms, value }) = w else { return Ok(None) };
-    Ok(Some(model::Found { at: UnixMillis(counter("found.at_ms", at_ms)?), value: convert(value)? }))
+) -> Option<model::Found<M>> {
+    let Found { at_ms, value } = w?;
+    let part = counter("found.at_ms", at_ms)
+        .and_then(|at_ms| Ok(model::Found { at: UnixMillis(at_ms), value: convert(value)? }));
+    let why = |SampleError { field, given, expected }| format!("{field} is {given}, expected {expected}");
+    part.map_err(|error| refused.insert(name.name().to_owned(), why(error))).ok()
 }
 
 impl TryFrom<Findings> for model::Findings {
     type Error = SampleError;
     fn try_from(w: Findings) -> Result<Self, SampleError> {
+        use model::Collector;
         let collectors = list("collectors", w.collectors, COLLECTORS_MAX, status)?;
-        Ok(Self {
+        let mut refused = BTreeMap::new();
+        let no = &mut refused;
+        let logs = |all| list("logs", all, load::LOGS_MAX, TryInto::try_into);
+        let endpoints = |all| list("endpoints", all, ENDPOINTS_MAX, TryInto::try_into);
+        let gpus = |all| list("gpus", all, load::GPUS_MAX, TryInto::try_into);
+        let mut all = Self {
             instance: clean(&w.instance),
             now: UnixMillis(counter("now_ms", w.now_ms)?),
             collectors: collectors.into_iter().flatten().collect(),
             watched_ms: counter("watched_ms", w.watched_ms)?,
             cpu_us: counter("cpu_us", w.cpu_us)?,
             resident: w.resident.map(|bytes| counter("resident", bytes)).transpose()?.map(Bytes),
-            connections: found(w.connections, TryInto::try_into)?,
-            calls: found(w.calls, TryInto::try_into)?,
-            logs: found(w.logs, |all| list("logs", all, load::LOGS_MAX, TryInto::try_into))?,
-            endpoints: found(w.endpoints, |all| list("endpoints", all, ENDPOINTS_MAX, TryInto::try_into))?,
-            gpus: found(w.gpus, |all| list("gpus", all, load::GPUS_MAX, TryInto::try_into))?,
-            files: found(w.files, TryInto::try_into)?,
-            configuration: found(w.configuration, TryInto::try_into)?,
-            users: found(w.users, TryInto::try_into)?,
-            libraries: found(w.libraries, TryInto::try_into)?,
-        })
+            connections: found(no, Collector::Connections, w.connections, TryInto::try_into),
+            calls: found(no, Collector::Calls, w.calls, TryInto::try_into),
+            logs: found(no, Collector::Logs, w.logs, logs),
+            endpoints: found(no, Collector::Endpoints, w.endpoints, endpoints),
+            gpus: found(no, Collector::Gpus, w.gpus, gpus),
+            files: found(no, Collector::Files, w.files, TryInto::try_into),
+            configuration: found(no, Collector::Configuration, w.configuration, TryInto::try_into),
+            users: found(no, Collector::Users, w.users, TryInto::try_into),
+            libraries: found(no, Collector::Libraries, w.libraries, TryInto::try_into),
+            refused: BTreeMap::new(),
+        };
+        all.refused = refused;
+        Ok(all)
     }
 }
 

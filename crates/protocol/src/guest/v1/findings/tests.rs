@@ -36,12 +36,39 @@ fn programs_that_serve_are_bounded_and_an_old_agent_tells_none() {
     assert_eq!(serde_json::from_value::<Connections>(old).unwrap(), Connections::default());
 }
 
+/// The field of the one part that is left out.
+fn refused(findings: model::Findings) -> String {
+    assert_eq!(findings.refused.len(), 1, "{findings:?}");
+    let why = findings.refused.into_values().next().unwrap();
+    why.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_part_that_cannot_be_is_left_out_alone_and_named() {
+    let log = |service: &str, window_ms: u64| LogRate {
+        service: service.to_owned(),
+        window_ms,
+        lines: 5,
+        errors: None,
+    };
+    // A guest's clock that jumped from 1970.
+    let logs = Some(Found { at_ms: 1, value: vec![log("nginx", 1_000), log("redis", 1_790_000_000_000)] });
+    let calls = Some(Found { at_ms: 1, value: SystemCalls { window_ms: 5, classes: Vec::new() } });
+    let users = Some(Found { at_ms: u64::MAX, value: Users::default() });
+    let found = model::Findings::try_from(Findings { logs, calls, users, ..Findings::default() }).unwrap();
+    assert!(found.calls.is_some() && found.logs.is_none() && found.users.is_none());
+    let why: Vec<_> = found.refused.iter().map(|(part, why)| (part.as_str(), why.as_str())).collect();
+    assert_eq!(why[0], ("logs", "log.window_ms is 1790000000000, expected 1 ms to a year"));
+    assert_eq!((why.len(), why[1].0), (2, "users"));
+}
+
 #[test]
 fn what_cannot_be_is_refused_by_its_field() {
-    let refused = |findings: Findings| model::Findings::try_from(findings).unwrap_err().field;
+    let whole = |findings: Findings| model::Findings::try_from(findings).unwrap_err().field;
+    let refused = |findings: Findings| refused(model::Findings::try_from(findings).unwrap());
     let many = vec![status_of(Collector::Logs, CollectorState::On); COLLECTORS_MAX + 1];
-    assert_eq!(refused(Findings { collectors: many, ..Findings::default() }), "collectors");
-    assert_eq!(refused(Findings { cpu_us: u64::MAX, ..Findings::default() }), "cpu_us");
+    assert_eq!(whole(Findings { collectors: many, ..Findings::default() }), "collectors");
+    assert_eq!(whole(Findings { cpu_us: u64::MAX, ..Findings::default() }), "cpu_us");
     let calls = Some(Found { at_ms: 1, value: SystemCalls::default() });
     assert_eq!(refused(Findings { calls, ..Findings::default() }), "calls.window_ms");
     let gpu = Gpu {
@@ -94,7 +121,7 @@ fn calls_of_libraries_that_cannot_be_are_refused() {
     };
     let seen = told(vec![good.clone(); LIBRARY_ROWS_MAX]).unwrap().libraries.unwrap().value;
     assert_eq!((seen.classes.len(), seen.classes[0].calls, seen.unread), (LIBRARY_ROWS_MAX, Some(7), 2));
-    let refused = |classes| told(classes).unwrap_err().field;
+    let refused = |classes| refused(told(classes).unwrap());
     assert_eq!(refused(vec![good.clone(); LIBRARY_ROWS_MAX + 1]), "libraries");
     let one = |change: fn(&mut LibraryClass)| {
         let mut row = good.clone();
