@@ -243,7 +243,10 @@ mod tests {
             assert!(matches!(outcome, Outcome::Committed(_)));
             let (readable, damaged) = records.list_readable::<u32>("kind/").await.unwrap();
             assert_eq!((readable.len(), readable[0].1.value), (1, 1));
-            assert!(matches!(&damaged[..], [RecordError::Damaged { key, .. }] if key == "kind/b"), "{damaged:?}");
+            assert!(
+                matches!(&damaged[..], [RecordError::Damaged { key, .. }] if key == "kind/b"),
+                "{damaged:?}"
+            );
             assert!(records.list::<u32>("kind/").await.is_err());
             records.put_aside("kind/b", "aside/b").await.unwrap();
             assert!(records.get::<u32>("kind/b").await.unwrap().is_none());

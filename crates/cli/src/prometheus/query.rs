@@ -130,7 +130,10 @@ pub fn questions(
         .filter(|(metric, _)| own.iter().all(|own| own.metric != *metric))
         .map(|(metric, expression)| {
             // Levels are of a moment, and a latency is of what was done, however long that went on.
-            let level = matches!(metric, Metric::Memory | Metric::GuestMemory | Metric::DiskLatency | Metric::DirtyRate);
+            let level = matches!(
+                metric,
+                Metric::Memory | Metric::GuestMemory | Metric::DiskLatency | Metric::DirtyRate
+            );
             let rate_s = (!level).then_some(window.0.div_ceil(1000));
             Query { metric, expression, own: false, rate_s }
         })

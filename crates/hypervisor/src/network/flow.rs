@@ -317,7 +317,7 @@ mod tests {
             let mut listing = json!({ "nftables": entries });
             let told = read(&listing);
             assert!(
-                wanted.iter().all(|(tap, flow)| told[*tap].flows.flows.contains(flow)),
+                wanted.iter().all(|(tap, flow)| told[*tap].flows.all.contains(flow)),
                 "what is whole is not read whole"
             );
             (0..random.below(8)).for_each(|_| mutate(random, &mut listing));
@@ -332,7 +332,7 @@ mod tests {
             let listing: Value = serde_json::from_slice(text).unwrap_or(Value::Null);
             let told = read(&listing);
             let text = String::from_utf8_lossy(text);
-            let flows: Vec<&FlowBegun> = told.values().flat_map(|told| &told.flows.flows).collect();
+            let flows: Vec<&FlowBegun> = told.values().flat_map(|told| &told.flows.all).collect();
             assert!(flows.len() <= text.matches("\"packets\"").count());
             assert!(told.keys().all(|tap| text.matches(&format!("\"flow_{tap}\"")).count() >= 2));
             assert!(flows.iter().all(|flow| text.contains(&flow.port.to_string())));

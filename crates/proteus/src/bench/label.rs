@@ -23,8 +23,8 @@ use proteus_protocol::api::v1::{
     VmView,
 };
 use proteus_protocol::guest::v1::Blob;
-use serde_json::json;
 use rustix::process::{Pid, Signal};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -412,7 +412,11 @@ pub(super) struct Wanted<'a> {
 type Named = (String, &'static Guest);
 
 /// Runs it.
-pub(super) async fn run(cli: &Cli, (images, full): (&Path, Option<&Path>), wanted: &Wanted<'_>) -> Result<u8> {
+pub(super) async fn run(
+    cli: &Cli,
+    (images, full): (&Path, Option<&Path>),
+    wanted: &Wanted<'_>,
+) -> Result<u8> {
     let images = std::fs::canonicalize(images).with_context(|| format!("find {}", images.display()))?;
     let is_wanted = |guest: &&Guest| wanted.only.is_none_or(|only| only == guest.service);
     let guests: Vec<Named> = GUESTS

@@ -243,7 +243,8 @@ const OWN_LABELS: [(&str, &[(&str, &[&str])]); 9] = [
 fn scraped(names: &[&str], begin: u64) -> String {
     let mut text = String::new();
     for name in names {
-        let (family, kind) = name.strip_suffix("_total").map_or((*name, "gauge"), |family| (family, "counter"));
+        let (family, kind) =
+            name.strip_suffix("_total").map_or((*name, "gauge"), |family| (family, "counter"));
         let _ = writeln!(text, "# TYPE {family} {kind}");
         let own = OWN_LABELS.iter().find(|(known, _)| known == name).map_or(&[][..], |(_, labels)| labels);
         let sets = match own {
@@ -263,7 +264,8 @@ fn scraped(names: &[&str], begin: u64) -> String {
 
 /// The questions of the dashboard and of the alerts, as Grafana and Prometheus put them.
 fn shipped_questions() -> Vec<String> {
-    let dashboard: Value = serde_json::from_str(include_str!("../../../../packaging/grafana/proteus.json")).unwrap();
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../../../../packaging/grafana/proteus.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
     let filled = |text: &str| text.replace("$__rate_interval", "5m").replace("$vm", ".*");
@@ -272,7 +274,9 @@ fn shipped_questions() -> Vec<String> {
     let rules = include_str!("../../../../packaging/prometheus/proteus.rules.yml");
     // Without what it is held against: whether it fires is not asked.
     let asked = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
-    all.extend(asked.map(|expr| expr.rsplit_once(['>', '=']).unwrap().0.trim_end_matches(['=', ' ']).to_owned()));
+    all.extend(
+        asked.map(|expr| expr.rsplit_once(['>', '=']).unwrap().0.trim_end_matches(['=', ' ']).to_owned()),
+    );
     all
 }
 
