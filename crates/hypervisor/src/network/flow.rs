@@ -309,7 +309,8 @@ mod tests {
                     let (port, begun) = (random.next() as u16, random.next() >> random.below(64));
                     let key = json!({"concat": [peer.to_string(), "tcp", port]});
                     let element = json!({"elem": {"val": key, "expires": 5, "counter": {"packets": begun, "bytes": 9}}});
-                    entries.push(json!({"set": {"table": table, "name": name, "elem": [element]}}));
+                    entries.push(json!({"set": {"table": table, "name": name, "timeout": FORGET_S,
+                        "size": PEERS_MAX, "elem": [element]}}));
                     wanted
                         .push((tap, FlowBegun { direction, protocol: "tcp".to_owned(), peer, port, begun }));
                 }

@@ -227,16 +227,18 @@ fn what_a_prometheus_knows_of_a_vm_is_known_and_what_it_does_not_is_missing() {
 }
 
 /// Labels of Proteus's metrics beside the VM's; all others have none.
-const OWN_LABELS: [(&str, &[(&str, &[&str])]); 9] = [
-    ("proteus_vm_disk_operations_total", &[("kind", &["read", "write", "flush"])]),
-    ("proteus_vm_disk_bytes_total", &[("kind", &["read", "write"])]),
-    ("proteus_vm_network_bytes_total", &[("direction", &["receive", "transmit"])]),
-    ("proteus_vm_guest_stalled_seconds_total", &[("on", &["cpu", "memory", "io"])]),
-    ("proteus_vm_host_stalled_seconds_total", &[("on", &["cpu", "memory", "io"])]),
-    ("proteus_vm_label", &[("label", &["cache"])]),
-    ("proteus_vm_personality_changes_total", &[("kind", &["shift", "anomaly"])]),
-    ("proteus_vm_collector_shed", &[("collector", &["files", "logs"])]),
-    ("proteus_vm_log_errors_per_second", &[("log", &["nginx"])]),
+const OWN_LABELS: [(&str, &str, &[&str]); 11] = [
+    ("proteus_vm_disk_operations_total", "kind", &["read", "write", "flush"]),
+    ("proteus_vm_disk_bytes_total", "kind", &["read", "write"]),
+    ("proteus_vm_network_bytes_total", "direction", &["receive", "transmit"]),
+    ("proteus_vm_guest_stalled_seconds_total", "on", &["cpu", "memory", "io"]),
+    ("proteus_vm_host_stalled_seconds_total", "on", &["cpu", "memory", "io"]),
+    ("proteus_vm_label", "label", &["cache"]),
+    ("proteus_vm_personality_changes_total", "kind", &["shift", "anomaly"]),
+    ("proteus_vm_collector_shed", "collector", &["files", "logs"]),
+    ("proteus_vm_log_errors_per_second", "log", &["nginx"]),
+    ("proteus_vm_guest_disagreement_ratio", "of", &["cpu", "disks", "links", "steal"]),
+    ("proteus_morphs", "state", &["committed", "parked"]),
 ];
 
 /// What a Prometheus that scrapes Proteus has of these metrics: half an hour, a value each fifteen seconds.
@@ -246,10 +248,10 @@ fn scraped(names: &[&str], begin: u64) -> String {
         let (family, kind) =
             name.strip_suffix("_total").map_or((*name, "gauge"), |family| (family, "counter"));
         let _ = writeln!(text, "# TYPE {family} {kind}");
-        let own = OWN_LABELS.iter().find(|(known, _)| known == name).map_or(&[][..], |(_, labels)| labels);
+        let own = OWN_LABELS.iter().find(|(known, ..)| known == name);
         let sets = match own {
-            [(label, values)] => values.iter().map(|value| format!(",{label}=\"{value}\"")).collect(),
-            _ => vec![String::new()],
+            Some((_, label, values)) => values.iter().map(|value| format!(",{label}=\"{value}\"")).collect(),
+            None => vec![String::new()],
         };
         for (vm, set) in ["web", "db"].into_iter().flat_map(|vm| sets.iter().map(move |set| (vm, set))) {
             for second in (0..=1800).step_by(SCRAPE_S) {
