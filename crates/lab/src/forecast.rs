@@ -153,7 +153,8 @@ fn figures(set: &Set, outcome: &Outcome, seed: u64) -> Vec<Figure> {
             };
             for (method, tally) in methods.iter().enumerate() {
                 let called = if method == 0 { "proteus".to_owned() } else { RULES[method - 1].to_owned() };
-                let enough = outcome.by_vm.iter().map(|vm| &vm[horizon][share][method]).filter(|one| one.count > 0);
+                let enough =
+                    outcome.by_vm.iter().map(|vm| &vm[horizon][share][method]).filter(|one| one.count > 0);
                 let by_vm = quantile(enough.map(Tally::violation).collect(), 0.95);
                 let n = tally.count;
                 put(called.clone(), "pinball", tally.loss / n as f64, "% of VM", n);
@@ -162,10 +163,17 @@ fn figures(set: &Set, outcome: &Outcome, seed: u64) -> Vec<Figure> {
                 put(called.clone(), "reservation", tally.kept / tally.known, "x oracle", n);
                 put(called, "throttled", 100.0 * tally.throttled / tally.demand, "% of demand", n);
             }
-            let best = methods[1..].iter().map(|tally| tally.loss / tally.count as f64).fold(f64::MAX, f64::min);
+            let best =
+                methods[1..].iter().map(|tally| tally.loss / tally.count as f64).fold(f64::MAX, f64::min);
             put("best rule in hindsight".to_owned(), "pinball", best, "% of VM", methods[0].count);
             let own = methods[0].loss / methods[0].count as f64;
-            put("proteus".to_owned(), "pinball against best rule", 100.0 * (own / best - 1.0), "%", methods[0].count);
+            put(
+                "proteus".to_owned(),
+                "pinball against best rule",
+                100.0 * (own / best - 1.0),
+                "%",
+                methods[0].count,
+            );
         }
     }
     figures

@@ -34,7 +34,14 @@ pub fn print(figures: &[Figure], form: Form) -> Result<()> {
     for figure in figures {
         println!(
             "{:<19} {:<8} {:<7} {:<36} {:<25} {:>9.3} {:<12} {:>7}",
-            figure.dataset, figure.resource, figure.horizon, figure.method, figure.metric, figure.value, figure.unit, figure.n
+            figure.dataset,
+            figure.resource,
+            figure.horizon,
+            figure.method,
+            figure.metric,
+            figure.value,
+            figure.unit,
+            figure.n
         );
     }
     Ok(())

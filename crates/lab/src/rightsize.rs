@@ -134,7 +134,8 @@ impl Beyond {
         for group in 0..GROUPS.len() {
             let own: Vec<&Case> = cases.iter().filter(|case| case.group() == group).collect();
             let all: Vec<&Case> = if own.len() < POINTS { cases.iter().collect() } else { own };
-            let mut off: Vec<f32> = all.iter().map(|case| (case.came.most - case.middle) / case.scatter).collect();
+            let mut off: Vec<f32> =
+                all.iter().map(|case| (case.came.most - case.middle) / case.scatter).collect();
             off.sort_unstable_by(f32::total_cmp);
             let point = |at: usize| off.get(off.len() * at / POINTS).copied().unwrap_or(0.0);
             points.push(std::array::from_fn(point));
@@ -209,7 +210,8 @@ pub fn run(options: &RightsizeOptions) -> Result<Vec<Figure>> {
         };
         // Each half of the VMs that are learned on is looked ahead at by what the other taught.
         let (one, other): (Vec<_>, Vec<_>) = split.train.iter().enumerate().partition(|(at, _)| at % 2 == 0);
-        let [one, other] = [one, other].map(|half| half.into_iter().map(|(_, series)| *series).collect::<Vec<_>>());
+        let [one, other] =
+            [one, other].map(|half| half.into_iter().map(|(_, series)| *series).collect::<Vec<_>>());
         let mut known = cases(&one, &learn(&other)?);
         known.extend(cases(&other, &learn(&one)?));
         let (beyond, test) = (Beyond::of(&known), cases(&split.test, &learn(&split.train)?));

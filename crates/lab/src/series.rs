@@ -44,7 +44,11 @@ impl Set {
         let mut order: Vec<&Series> = self.all.iter().collect();
         Random::new(seed).shuffle(&mut order);
         let test = order.split_off(order.len() / 2);
-        Split { how: format!("{} VMs to learn on, {} others to test on, seed {seed}", order.len(), test.len()), train: order, test }
+        Split {
+            how: format!("{} VMs to learn on, {} others to test on, seed {seed}", order.len(), test.len()),
+            train: order,
+            test,
+        }
     }
 }
 
@@ -129,7 +133,8 @@ fn google(path: &Path) -> Result<Vec<Set>> {
         cpu.put(0, vm.clone(), number, columns.number(&row, 2)?);
         memory.put(0, vm, number, columns.number(&row, 3)?);
     }
-    let set = |resource, placed: Placed| Set { dataset: "google-cluster-2011", resource, all: placed.series() };
+    let set =
+        |resource, placed: Placed| Set { dataset: "google-cluster-2011", resource, all: placed.series() };
     Ok(vec![set("cpu", cpu), set("memory", memory)])
 }
 

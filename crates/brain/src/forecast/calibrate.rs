@@ -88,7 +88,9 @@ fn moments(fleet: &[Vec<Option<f32>>], horizon: usize, training: &PriorTraining)
         for (number, (sample, came)) in series.iter().zip(coming).enumerate() {
             track.push(number as u64, *sample);
             let (Some(came), true) = (came, random.share() < share) else { continue };
-            let (Some(words), Some((row, _))) = (track.words(horizon), features(&track, horizon)) else { continue };
+            let (Some(words), Some((row, _))) = (track.words(horizon), features(&track, horizon)) else {
+                continue;
+            };
             let (mean, deviation) = (track.mean(), track.deviation());
             moments.push(Moment { vm, words, row, mean, deviation, came });
         }
@@ -116,7 +118,8 @@ fn lift(moments: &[Moment], expert: usize, share: f32) -> (Lift, f32) {
     let mut plus: Vec<(f32, f32)> = moments.iter().map(|one| (one.came - word(one), 1.0)).collect();
     let worth = moments.iter().filter(|one| word(one) > 0.0);
     let mut times: Vec<(f32, f32)> = worth.map(|one| (one.came / word(one), word(one))).collect();
-    let both = [Lift::Plus(weighted_quantile(&mut plus, share)), Lift::Times(weighted_quantile(&mut times, share))];
+    let both =
+        [Lift::Plus(weighted_quantile(&mut plus, share)), Lift::Times(weighted_quantile(&mut times, share))];
     let loss = |lift: Lift| loss(moments, share, |one| lift.of(word(one)));
     let [plus, times] = both.map(|lift| (lift, loss(lift)));
     if times.1 < plus.1 { times } else { plus }
@@ -124,12 +127,19 @@ fn lift(moments: &[Moment], expert: usize, share: f32) -> (Lift, f32) {
 
 /// Mean loss as a share of the mean use.
 fn loss(moments: &[Moment], share: f32, said: impl Fn(&Moment) -> f32) -> f32 {
-    let sum: f64 =
-        moments.iter().map(|one| f64::from(pinball(share, one.came, said(one)) / one.mean.max(MEAN_LEAST))).sum();
+    let sum: f64 = moments
+        .iter()
+        .map(|one| f64::from(pinball(share, one.came, said(one)) / one.mean.max(MEAN_LEAST)))
+        .sum();
     (sum / moments.len().max(1) as f64) as f32
 }
 
-fn forest(moments: &[Moment], of: impl Fn(usize) -> bool, share: f32, training: &Training) -> Result<Forest, LearnError> {
+fn forest(
+    moments: &[Moment],
+    of: impl Fn(usize) -> bool,
+    share: f32,
+    training: &Training,
+) -> Result<Forest, LearnError> {
     let mut examples = Examples::new(FEATURES);
     for one in moments.iter().filter(|one| of(one.vm)) {
         examples.push_number(&one.row, one.came - one.words[2]);
@@ -178,14 +188,21 @@ fn cell(moments: &[Moment], share: f32, training: &PriorTraining) -> Result<Cell
             *said = (one.words[2] + halves[1 - one.vm % 2].score(&one.row)).max(0.0);
         }
         let losses = moments.iter().zip(&said);
-        let losses = losses.map(|(one, said)| f64::from(pinball(share, one.came, *said) / one.mean.max(MEAN_LEAST)));
+        let losses =
+            losses.map(|(one, said)| f64::from(pinball(share, one.came, *said) / one.mean.max(MEAN_LEAST)));
         cell.losses[EXPERTS] = (losses.sum::<f64>() / moments.len() as f64) as f32;
         cell.forest = Some(forest(moments, |_| true, share, training)?);
     }
     let mut off: Vec<(f32, f32)> = moments
         .iter()
         .zip(&said)
-        .map(|(one, said)| ((one.came - mixed(&cell, &one.words, *said, &cell.losses)) / one.deviation.max(DEVIATION_LEAST), 1.0))
+        .map(|(one, said)| {
+            (
+                (one.came - mixed(&cell, &one.words, *said, &cell.losses))
+                    / one.deviation.max(DEVIATION_LEAST),
+                1.0,
+            )
+        })
         .collect();
     cell.offset = weighted_quantile(&mut off, share);
     Ok(cell)

@@ -173,7 +173,8 @@ impl Forecaster {
         self.passed[horizon] = self.passed[horizon].saturating_add(1);
         for (share, quantile) in SHARES.into_iter().enumerate() {
             let voices = lifted(&prior.cells[horizon][share], &open.words, open.forest[share]);
-            let heard = self.losses[horizon][share].iter_mut().zip(voices).filter(|(_, voice)| !voice.is_nan());
+            let heard =
+                self.losses[horizon][share].iter_mut().zip(voices).filter(|(_, voice)| !voice.is_nan());
             for (loss, voice) in heard {
                 *loss = *loss * keep + pinball(quantile, open.most, voice) * scale;
             }

@@ -76,7 +76,10 @@ impl Prior {
                 && cell.losses[..EXPERTS].iter().all(|loss| loss.is_finite() && *loss >= 0.0)
                 && (cell.losses[EXPERTS] >= 0.0 || cell.forest.is_none())
                 && cell.offset.is_finite()
-                && cell.forest.as_ref().is_none_or(|forest| forest.is_sound() && forest.features() == FEATURES)
+                && cell
+                    .forest
+                    .as_ref()
+                    .is_none_or(|forest| forest.is_sound() && forest.features() == FEATURES)
         })
     }
 }

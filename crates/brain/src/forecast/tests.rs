@@ -105,7 +105,11 @@ fn what_was_not_measured_is_no_zero_and_what_is_late_changes_nothing() {
     }
     let said = forecaster.forecast(&prior).unwrap();
     assert!(said[1][0] > 40.0 && said[1][2] < 90.0, "{said:?}");
-    assert_eq!(forecaster.coverage(0).0, known.coverage(0).0, "a window that nobody measured taught something");
+    assert_eq!(
+        forecaster.coverage(0).0,
+        known.coverage(0).0,
+        "a window that nobody measured taught something"
+    );
     // After three hours nobody knows.
     forecaster.push(350, None, &prior);
     assert_eq!(forecaster.forecast(&prior), None);

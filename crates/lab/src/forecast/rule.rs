@@ -4,16 +4,8 @@ use proteus_brain::forecast::{HORIZONS, Lift, SHARES, coming, pinball};
 use std::collections::VecDeque;
 
 /// Names of the rules.
-pub const RULES: [&str; 8] = [
-    "last",
-    "max 30 min",
-    "max 3 h",
-    "max 24 h",
-    "max so far",
-    "VPA p95",
-    "VPA p99",
-    "Autopilot-like p98",
-];
+pub const RULES: [&str; 8] =
+    ["last", "max 30 min", "max 3 h", "max 24 h", "max so far", "VPA p95", "VPA p99", "Autopilot-like p98"];
 
 /// The constants of all of them.
 pub type Rules = [[[Lift; RULES.len()]; SHARES.len()]; HORIZONS.len()];
@@ -129,11 +121,16 @@ pub fn calibrated(fleet: &[Vec<Option<f32>>]) -> Rules {
         }
         for (place, share) in SHARES.into_iter().enumerate() {
             for (rule, lift) in rules[horizon][place].iter_mut().enumerate() {
-                let plus = Lift::Plus(quantile(cases.iter().map(|(said, came)| (came - said[rule], 1.0)), share));
+                let plus =
+                    Lift::Plus(quantile(cases.iter().map(|(said, came)| (came - said[rule], 1.0)), share));
                 let ratios = cases.iter().filter(|(said, _)| said[rule] > 0.0);
-                let times = Lift::Times(quantile(ratios.map(|(said, came)| (came / said[rule], said[rule])), share));
+                let times =
+                    Lift::Times(quantile(ratios.map(|(said, came)| (came / said[rule], said[rule])), share));
                 let loss = |lift: Lift| -> f64 {
-                    cases.iter().map(|(said, came)| f64::from(pinball(share, *came, lift.of(said[rule])))).sum()
+                    cases
+                        .iter()
+                        .map(|(said, came)| f64::from(pinball(share, *came, lift.of(said[rule]))))
+                        .sum()
                 };
                 *lift = if loss(times) < loss(plus) { times } else { plus };
             }
