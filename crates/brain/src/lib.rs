@@ -8,6 +8,8 @@ pub mod telemetry;
 
 pub mod personality;
 
+pub mod forecast;
+
 pub mod plan;
 
 pub mod verification;

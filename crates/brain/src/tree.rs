@@ -1,9 +1,10 @@
-//! Gradient-boosted decision trees for yes-or-no questions: learned from examples by [`learn`], asked by
-//! [`Forest::score`]. Must give the same forest for the same examples and seed.
+//! Gradient-boosted decision trees, for yes-or-no questions ([`learn`]) and for quantiles of a number
+//! ([`learn_quantile`]), asked by [`Forest::score`]. Must give the same forest for the same examples and seed.
 //!
 //! Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with the
 //! second-order gain of Chen & Guestrin, "XGBoost", KDD 2016, equation 7, and the histograms and leaf-wise growth of
-//! Ke et al., "LightGBM", NIPS 2017.
+//! Ke et al., "LightGBM", NIPS 2017. Of quantiles the slopes are those of the pinball loss, and a leaf is the quantile of
+//! what its examples have left (Friedman 2001, algorithm 3, with another quantile than the median).
 
 mod bin;
 
@@ -72,7 +73,8 @@ impl Default for Training {
 pub struct Examples {
     features: usize,
     values: Vec<f32>,
-    answers: Vec<bool>,
+    /// Of a yes-or-no question 1 and 0.
+    answers: Vec<f32>,
 }
 
 impl Examples {
@@ -81,8 +83,13 @@ impl Examples {
         Self { features, ..Self::default() }
     }
 
-    /// Adds one. Panics where the row is of another length: that is a bug.
+    /// Adds one that says yes or no. Panics where the row is of another length: that is a bug.
     pub fn push(&mut self, row: &[f32], answer: bool) {
+        self.push_number(row, f32::from(u8::from(answer)));
+    }
+
+    /// Adds one whose answer is a number. Panics where the row is of another length: that is a bug.
+    pub fn push_number(&mut self, row: &[f32], answer: f32) {
         assert_eq!(row.len(), self.features, "rows of one length");
         self.values.extend_from_slice(row);
         self.answers.push(answer);
@@ -121,6 +128,9 @@ pub enum LearnError {
         /// All of them.
         all: usize,
     },
+    /// There is nothing to learn a number from.
+    #[error("{0} examples: expected at least twice as many as a leaf must have")]
+    Few(usize),
     /// More features than a node can name.
     #[error("{0} features: expected 1 to 65535")]
     Features(usize),
@@ -130,17 +140,62 @@ fn probability(score: f32) -> f64 {
     1.0 / (1.0 + (-f64::from(score)).exp())
 }
 
-/// Learns from examples.
+/// What a forest gives less of, the better it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Loss {
+    /// Of the log-odds of "yes".
+    Logistic,
+    /// Of a quantile: (τ − 1[y < q]) · (y − q).
+    Pinball(f32),
+}
+
+impl Loss {
+    /// First and second derivative at a score.
+    fn slope(self, score: f32, answer: f32) -> (f64, f64) {
+        match self {
+            Self::Logistic => {
+                let p = probability(score);
+                (p - f64::from(answer), (p * (1.0 - p)).max(1e-9))
+            }
+            // It has no curvature: each example counts as much.
+            Self::Pinball(share) => (f64::from(if answer < score { 1.0 - share } else { -share }), 1.0),
+        }
+    }
+}
+
+/// Learns a yes-or-no question from examples.
 pub fn learn(examples: &Examples, training: &Training) -> Result<Forest, LearnError> {
-    let (all, yes) = (examples.len(), examples.answers.iter().filter(|yes| **yes).count());
+    let (all, yes) = (examples.len(), examples.answers.iter().filter(|answer| **answer > 0.5).count());
     if yes == 0 || yes == all {
         return Err(LearnError::OneKind { yes, all });
     }
+    boost(examples, Loss::Logistic, (yes as f32 / (all - yes) as f32).ln(), training)
+}
+
+/// Learns a quantile of a number: `share` of the answers are to be below it, 0–1.
+pub fn learn_quantile(examples: &Examples, share: f32, training: &Training) -> Result<Forest, LearnError> {
+    if examples.len() < 2 * training.leaf_examples.max(1) {
+        return Err(LearnError::Few(examples.len()));
+    }
+    let base = quantile(&mut examples.answers.clone(), share);
+    boost(examples, Loss::Pinball(share), base, training)
+}
+
+/// The least of these that is not below `share` of them; 0 of none.
+fn quantile(values: &mut [f32], share: f32) -> f32 {
+    let rank = (values.len() as f64 * f64::from(share)).ceil() as usize;
+    let place = rank.clamp(1, values.len().max(1)) - 1;
+    if values.is_empty() {
+        return 0.0;
+    }
+    *values.select_nth_unstable_by(place, f32::total_cmp).1
+}
+
+fn boost(examples: &Examples, loss: Loss, base: f32, training: &Training) -> Result<Forest, LearnError> {
     if examples.features == 0 || examples.features > usize::from(u16::MAX) {
         return Err(LearnError::Features(examples.features));
     }
-    let bins = Bins::of(examples);
-    let base = (yes as f32 / (all - yes) as f32).ln();
+    let (all, bins) = (examples.len(), Bins::of(examples));
     let mut forest = Forest { base, features: examples.features, trees: Vec::new() };
     let mut scores = vec![base; all];
     let mut random = Random::new(training.seed);
@@ -150,13 +205,19 @@ pub fn learn(examples: &Examples, training: &Training) -> Result<Forest, LearnEr
     let mut slopes = vec![(0.0, 0.0); all];
     for _ in 0..training.trees {
         for ((slope, score), answer) in slopes.iter_mut().zip(&scores).zip(&examples.answers) {
-            let p = probability(*score);
-            *slope = (p - f64::from(u8::from(*answer)), (p * (1.0 - p)).max(1e-9));
+            *slope = loss.slope(*score, *answer);
         }
         random.shuffle(&mut features);
         let rows: Vec<u32> = (0..all as u32).filter(|_| random.share() < training.example_share).collect();
         let ground = Ground { bins: &bins, slopes: &slopes, features: &features[..asked], training };
-        let tree = grow(&ground, rows);
+        let tree = match loss {
+            Loss::Logistic => grow(&ground, rows, |rows| ground.step(rows)),
+            Loss::Pinball(share) => grow(&ground, rows, |rows| {
+                let left = |row: &u32| examples.answers[*row as usize] - scores[*row as usize];
+                let mut left: Vec<f32> = rows.iter().map(left).collect();
+                quantile(&mut left, share) * training.rate as f32
+            }),
+        };
         for (at, score) in scores.iter_mut().enumerate() {
             *score += answer(&tree, examples.row(at));
         }
@@ -180,7 +241,7 @@ fn answer(tree: &[Node], row: &[f32]) -> f32 {
 }
 
 impl Forest {
-    /// Log-odds that the answer is yes. Panics where the row is of another length than those learned from: a bug.
+    /// Log-odds that the answer is yes, or the quantile. Panics where the row is of another length than those learned from: a bug.
     pub fn score(&self, row: &[f32]) -> f32 {
         assert_eq!(row.len(), self.features, "a row as in the examples");
         self.base + self.trees.iter().map(|tree| answer(tree, row)).sum::<f32>()

@@ -9,6 +9,10 @@ mod method;
 
 mod shift;
 
+mod series;
+
+mod demand;
+
 mod classify;
 
 mod report;
@@ -29,6 +33,8 @@ struct Lab {
 enum Bench {
     /// How many VMs that become something else are noticed within six samples, at one false alarm per VM and week
     Shift(Options),
+    /// Quantiles of the highest value of the next window, beside simple rules
+    Forecast(ForecastOptions),
     /// Into which quarter of its CPU a VM's next day falls, by mean, 95th percentile and most
     Classify(ClassifyOptions),
 }
@@ -42,6 +48,29 @@ struct ClassifyOptions {
     /// Where chance begins: the halves, the learning
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+/// What the bench of forecasts takes.
+#[derive(Debug, clap::Args)]
+struct ForecastOptions {
+    /// Folder with the data: planetlab.parquet, bitbrains-rnd.parquet, azure-2017-cpu.parquet, google-cluster-2011.parquet
+    #[arg(long)]
+    data: PathBuf,
+    /// Only this one, by its name without the ending
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Where chance begins: the halves, the learning
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Of so many moments one is a forecast
+    #[arg(long, default_value_t = 1)]
+    every: usize,
+    /// Without forests: the experts alone
+    #[arg(long)]
+    no_forest: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Form::Text)]
     output: Form,
@@ -75,6 +104,7 @@ enum Form {
 fn main() -> Result<()> {
     match Lab::parse().bench {
         Bench::Shift(options) => report::print(&shift::run(&options)?, options.output),
+        Bench::Forecast(options) => report::print(&demand::run(&options)?, options.output),
         Bench::Classify(options) => report::print(&classify::run(&options)?, options.output),
     }
 }

@@ -27,11 +27,21 @@ pub fn print(figures: &[Figure], form: Form) -> Result<()> {
         }
         return Ok(());
     }
-    println!("{:<16} {:<14} {:<22} {:>9} {:<12} {:>6}", "DATASET", "METHOD", "METRIC", "VALUE", "UNIT", "N");
+    println!(
+        "{:<19} {:<8} {:<7} {:<36} {:<25} {:>9} {:<12} {:>7}",
+        "DATASET", "RESOURCE", "WINDOW", "METHOD", "METRIC", "VALUE", "UNIT", "N"
+    );
     for figure in figures {
         println!(
-            "{:<16} {:<14} {:<22} {:>9.3} {:<12} {:>6}",
-            figure.dataset, figure.method, figure.metric, figure.value, figure.unit, figure.n
+            "{:<19} {:<8} {:<7} {:<36} {:<25} {:>9.3} {:<12} {:>7}",
+            figure.dataset,
+            figure.resource,
+            figure.horizon,
+            figure.method,
+            figure.metric,
+            figure.value,
+            figure.unit,
+            figure.n
         );
     }
     Ok(())

@@ -20,13 +20,13 @@ pub struct Trace {
 const WEEKLY: f64 = 7.0 * 288.0;
 
 /// The columns of a row, by the names that are asked for.
-struct Columns<'a> {
+pub(crate) struct Columns<'a> {
     path: &'a Path,
     places: Vec<usize>,
 }
 
 impl<'a> Columns<'a> {
-    fn find(path: &'a Path, reader: &SerializedFileReader<File>, names: &[&str]) -> Result<Self> {
+    pub(crate) fn find(path: &'a Path, reader: &SerializedFileReader<File>, names: &[&str]) -> Result<Self> {
         let schema = reader.metadata().file_metadata().schema_descr();
         let all: Vec<&str> = schema.columns().iter().map(|column| column.name()).collect();
         let mut places = Vec::new();
@@ -46,7 +46,7 @@ impl<'a> Columns<'a> {
     }
 
     /// A number; `None`: a null.
-    fn number(&self, row: &Row, which: usize) -> Result<Option<f64>> {
+    pub(crate) fn number(&self, row: &Row, which: usize) -> Result<Option<f64>> {
         Ok(Some(match self.field(row, which)? {
             Field::Null => return Ok(None),
             Field::Byte(value) => f64::from(*value),
@@ -62,7 +62,7 @@ impl<'a> Columns<'a> {
         }))
     }
 
-    fn text(&self, row: &Row, which: usize) -> Result<String> {
+    pub(crate) fn text(&self, row: &Row, which: usize) -> Result<String> {
         Ok(match self.field(row, which)? {
             Field::Str(text) => text.clone(),
             other => other.to_string(),
@@ -70,7 +70,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>> {
+pub(crate) fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     SerializedFileReader::new(file).with_context(|| format!("read {} as Parquet", path.display()))
 }

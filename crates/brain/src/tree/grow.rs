@@ -91,7 +91,8 @@ impl Ground<'_> {
         Leaf { node, rows, sums, best }
     }
 
-    fn value(&self, rows: &[u32]) -> f32 {
+    /// What these examples are to be moved by, by their slopes alone.
+    pub(super) fn step(&self, rows: &[u32]) -> f32 {
         let (slope, curve) = self.total(rows);
         (-slope / (curve + self.training.pull) * self.training.rate) as f32
     }
@@ -111,8 +112,8 @@ impl Ground<'_> {
     }
 }
 
-/// A tree on these examples.
-pub(super) fn grow(ground: &Ground<'_>, rows: Vec<u32>) -> Vec<Node> {
+/// A tree on these examples; `value` says what a leaf of some of them adds.
+pub(super) fn grow(ground: &Ground<'_>, rows: Vec<u32>, value: impl Fn(&[u32]) -> f32) -> Vec<Node> {
     let sums = ground.sums(&rows);
     let mut nodes = vec![Node::Leaf(0.0)];
     let mut leaves = vec![ground.leaf(0, rows, sums)];
@@ -134,7 +135,7 @@ pub(super) fn grow(ground: &Ground<'_>, rows: Vec<u32>) -> Vec<Node> {
         leaves.extend(ground.split(leaf, best, [left, left + 1]));
     }
     for leaf in &leaves {
-        nodes[leaf.node] = Node::Leaf(ground.value(&leaf.rows));
+        nodes[leaf.node] = Node::Leaf(value(&leaf.rows));
     }
     nodes
 }

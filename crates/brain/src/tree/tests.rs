@@ -17,7 +17,7 @@ fn either(seed: u64, count: usize) -> Examples {
 }
 
 fn right(forest: &Forest, examples: &Examples) -> f64 {
-    let fits = |at: &usize| (forest.score(examples.row(*at)) > 0.0) == examples.answers[*at];
+    let fits = |at: &usize| (forest.score(examples.row(*at)) > 0.0) == (examples.answers[*at] > 0.5);
     (0..examples.len()).filter(fits).count() as f64 / examples.len() as f64
 }
 
@@ -79,4 +79,33 @@ fn a_forest_that_leads_nowhere_or_round_in_circles_is_not_sound() {
     ] {
         assert!(!with(bad.clone()).is_sound(), "{bad:?}");
     }
+}
+
+#[test]
+fn a_quantile_is_learned_as_it_depends_on_the_features_and_holds_on_others() {
+    // Between 0 and as much as the first feature says: its 90th percentile is 0.9 of that.
+    let draw = |seed: u64| {
+        let (mut random, mut examples) = (Random::new(seed), Examples::new(2));
+        for _ in 0..6000 {
+            let row = [random.share() as f32 * 10.0, random.share() as f32];
+            examples.push_number(&row, row[0] * random.share() as f32);
+        }
+        examples
+    };
+    let training = Training { trees: 60, leaves: 6, feature_share: 1.0, leaf_examples: 100, ..training() };
+    let forest = learn_quantile(&draw(1), 0.9, &training).unwrap();
+    let others = draw(2);
+    let below = |at: &usize| others.answers[*at] <= forest.score(others.row(*at));
+    let share = (0..others.len()).filter(below).count() as f64 / others.len() as f64;
+    assert!((0.87..=0.93).contains(&share), "{share}");
+    let (low, high) = (forest.score(&[2.0, 0.5]), forest.score(&[9.0, 0.5]));
+    assert!((1.3..2.4).contains(&low) && (7.0..9.2).contains(&high), "{low} {high}");
+    assert!(matches!(learn_quantile(&Examples::new(1), 0.5, &training), Err(LearnError::Few(0))));
+}
+
+#[test]
+fn a_quantile_is_the_least_value_that_enough_are_not_above() {
+    let of = |share| quantile(&mut [4.0, 1.0, 3.0, 2.0], share);
+    assert_eq!([of(0.0), of(0.25), of(0.5), of(0.51), of(1.0)], [1.0, 1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(quantile(&mut [], 0.5), 0.0);
 }
