@@ -150,18 +150,18 @@ async fn reshaped_and_back(guest: &Guest) {
     let mut channel = guest.channel().await;
     put(&mut channel, "second").await;
     // By more than it goes on from a restore to the first look, also on a busy host.
-    counts_on(&mut channel, at_first + 200).await;
+    counts_on(&mut channel, at_first + 100).await;
     let (.., at_second) = look(&mut channel).await;
     // The replaced VMM must not leave shared memory out.
     create(guest, "second").await;
     put(&mut channel, "third").await;
-    counts_on(&mut channel, at_second + 200).await;
+    counts_on(&mut channel, at_second + 100).await;
     drop(channel);
 
     let mut channel = restore(guest, "second").await;
     let (marker, block, count) = look(&mut channel).await;
     assert_eq!((marker.as_str(), block.as_str()), ("second", "second"));
-    assert!(count < at_second + 200, "the counter went on from {at_second} to {count}");
+    assert!(count < at_second + 100, "the counter went on from {at_second} to {count}");
     counts_on(&mut channel, count).await;
     assert_eq!(guest.driver.plugged_vcpus(id).await.unwrap(), 2);
     assert_eq!(channel.serials().await, ["data", "nginx", "redis"]);
