@@ -9,7 +9,7 @@ mod forecaster;
 
 mod calibrate;
 
-pub use calibrate::{PriorTraining, coming, learn_prior};
+pub use calibrate::{PriorTraining, Said, best_lift, coming, learn_prior};
 pub use forecaster::{Forecaster, Quantiles, pinball};
 pub use prior::{Cell, Lift, Prior};
 pub use track::{EXPERTS, NAMES, Track};

@@ -36,7 +36,7 @@ fn is_due(since: UnixMillis, now: UnixMillis, every_ms: u64) -> bool {
 }
 
 /// What was seen of a VM so long ago is no more what is, ms: the host looks at flows every half minute.
-const LATELY_MS: u64 = 90_000;
+const SEEN_LATELY_MS: u64 = 90_000;
 
 /// What of a VM's record is of now. What is absent is not known.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl Personalities {
     pub(crate) fn lately(&self, vm: VmId, now: UnixMillis) -> LatelySeen {
         let vms = self.vms();
         let Some(judged) = vms.get(&vm) else { return LatelySeen::default() };
-        let is_new = |at: UnixMillis| now.0.saturating_sub(at.0) <= LATELY_MS;
+        let is_new = |at: UnixMillis| !is_due(at, now, SEEN_LATELY_MS);
         let record = &judged.record;
         let flows = record.flows.as_ref().filter(|(at, _)| is_new(*at));
         LatelySeen {

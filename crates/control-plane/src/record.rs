@@ -211,14 +211,17 @@ mod tests {
     use super::*;
     use crate::store::embedded::Embedded;
 
-    #[tokio::test]
-    async fn a_conflict_names_the_key_that_was_changed_and_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Embedded::open(dir.path(), None).unwrap());
+    fn records(store: Arc<Embedded>) -> Records {
         let next = std::sync::atomic::AtomicU64::new(1);
         let entropy: Entropy =
             Arc::new(move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)));
-        let records = Records::new(store, entropy);
+        Records::new(store, entropy)
+    }
+
+    #[tokio::test]
+    async fn a_conflict_names_the_key_that_was_changed_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = records(Arc::new(Embedded::open(dir.path(), None).unwrap()));
         let put = |key: &str, expected| records.batch().put(key, &1, expected).unwrap();
         let first = records.commit(put("a", None).put("b", &1, None).unwrap()).await.unwrap();
         records.commit(put("b", Some(first))).await.unwrap();
@@ -231,10 +234,7 @@ mod tests {
     async fn one_that_cannot_be_read_hides_no_other_and_makes_room_when_it_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path(), None).unwrap());
-        let next = std::sync::atomic::AtomicU64::new(1);
-        let entropy: Entropy =
-            Arc::new(move || u128::from(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)));
-        let records = Records::new(store.clone(), entropy);
+        let records = records(store.clone());
         records.commit(records.batch().put("kind/a", &1, None).unwrap()).await.unwrap();
         for times in 0..2 {
             let garbage = Commit::new(OpId::from_bits(900 + times));

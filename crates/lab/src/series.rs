@@ -1,8 +1,8 @@
 //! Public traces as series of one resource: a sample each five minutes, percent of what the VM has. What is missing stays
 //! missing.
 
-use crate::trace::{Columns, open};
-use anyhow::{Context, Result, ensure};
+use crate::trace::{Columns, Known, open, read_known};
+use anyhow::{Context, Result};
 use parquet::file::reader::FileReader;
 use proteus_brain::random::Random;
 use std::collections::BTreeMap;
@@ -140,23 +140,13 @@ fn google(path: &Path) -> Result<Vec<Set>> {
 
 /// All that a folder has.
 pub fn read_sets(folder: &Path) -> Result<Vec<Set>> {
-    type Read = fn(&Path) -> Result<Vec<Set>>;
-    let known: [(&str, Read); 4] = [
+    let known: [Known<Vec<Set>>; 4] = [
         ("planetlab.parquet", planetlab),
         ("bitbrains-rnd.parquet", bitbrains),
         ("azure-2017-cpu.parquet", azure),
         ("google-cluster-2011.parquet", google),
     ];
-    let mut sets = Vec::new();
-    for (name, read) in known {
-        let path = folder.join(name);
-        if path.exists() {
-            sets.extend(read(&path)?);
-        }
-    }
-    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    ensure!(!sets.is_empty(), "{} has none of {}", folder.display(), names.join(", "));
-    Ok(sets)
+    Ok(read_known(folder, &known)?.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

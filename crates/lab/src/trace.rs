@@ -150,20 +150,26 @@ fn azure(path: &Path) -> Result<Trace> {
     Ok(Trace { name: "azure-2017-cpu".into(), vms, weekly: WEEKLY })
 }
 
-/// All traces that a folder has.
-pub fn read_all(folder: &Path) -> Result<Vec<Trace>> {
-    let mut traces = Vec::new();
-    type Read = fn(&Path) -> Result<Trace>;
-    let known: [(&str, Read); 2] = [("bitbrains-rnd.parquet", bitbrains), ("azure-2017-cpu.parquet", azure)];
+/// How a file of a name is read.
+pub(crate) type Known<T> = (&'static str, fn(&Path) -> Result<T>);
+
+/// What a folder has of the files that are known.
+pub(crate) fn read_known<T>(folder: &Path, known: &[Known<T>]) -> Result<Vec<T>> {
+    let mut all = Vec::new();
     for (name, read) in known {
         let path = folder.join(name);
         if path.exists() {
-            traces.push(read(&path)?);
+            all.push(read(&path)?);
         }
     }
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    ensure!(!traces.is_empty(), "{} has none of {}", folder.display(), names.join(", "));
-    Ok(traces)
+    ensure!(!all.is_empty(), "{} has none of {}", folder.display(), names.join(", "));
+    Ok(all)
+}
+
+/// All traces that a folder has.
+pub fn read_all(folder: &Path) -> Result<Vec<Trace>> {
+    read_known(folder, &[("bitbrains-rnd.parquet", bitbrains), ("azure-2017-cpu.parquet", azure)])
 }
 
 #[cfg(test)]

@@ -47,6 +47,13 @@ struct Moment {
     came: f32,
 }
 
+impl Moment {
+    /// A loss counts as a share of the mean use.
+    fn weight(&self) -> f32 {
+        1.0 / self.mean.max(MEAN_LEAST)
+    }
+}
+
 /// Highest of the `window` values after each; `None`: too few of them were measured.
 pub fn coming(series: &[Option<f32>], window: usize) -> Vec<Option<f32>> {
     let mut all = vec![None; series.len()];
@@ -112,26 +119,33 @@ fn weighted_quantile(pairs: &mut [(f32, f32)], share: f32) -> f32 {
     pairs.last().map_or(0.0, |(value, _)| *value)
 }
 
-/// The one constant that serves an expert best, and the loss that is left.
-fn lift(moments: &[Moment], expert: usize, share: f32) -> (Lift, f32) {
-    let word = |moment: &Moment| moment.words[expert];
-    let mut plus: Vec<(f32, f32)> = moments.iter().map(|one| (one.came - word(one), 1.0)).collect();
-    let worth = moments.iter().filter(|one| word(one) > 0.0);
-    let mut times: Vec<(f32, f32)> = worth.map(|one| (one.came / word(one), word(one))).collect();
-    let both =
-        [Lift::Plus(weighted_quantile(&mut plus, share)), Lift::Times(weighted_quantile(&mut times, share))];
-    let loss = |lift: Lift| loss(moments, share, |one| lift.of(word(one)));
-    let [plus, times] = both.map(|lift| (lift, loss(lift)));
-    if times.1 < plus.1 { times } else { plus }
+/// What somebody said, and what came.
+#[derive(Debug, Clone, Copy)]
+pub struct Said {
+    /// What was said.
+    pub said: f32,
+    /// What came.
+    pub came: f32,
+    /// How much its loss counts.
+    pub weight: f32,
 }
 
-/// Mean loss as a share of the mean use.
-fn loss(moments: &[Moment], share: f32, said: impl Fn(&Moment) -> f32) -> f32 {
-    let sum: f64 = moments
-        .iter()
-        .map(|one| f64::from(pinball(share, one.came, said(one)) / one.mean.max(MEAN_LEAST)))
-        .sum();
-    (sum / moments.len().max(1) as f64) as f32
+/// The one constant that makes of what somebody says the best quantile: of "so much more" and "so many times" the one that
+/// loses less, and its mean loss. Each is exact: the first is the quantile of what came beyond, the second that of the
+/// ratios, each weighing as much as what was said.
+pub fn best_lift(cases: &[Said], share: f32) -> (Lift, f32) {
+    let mut plus: Vec<(f32, f32)> = cases.iter().map(|one| (one.came - one.said, 1.0)).collect();
+    let worth = cases.iter().filter(|one| one.said > 0.0);
+    let mut times: Vec<(f32, f32)> = worth.map(|one| (one.came / one.said, one.said)).collect();
+    let both =
+        [Lift::Plus(weighted_quantile(&mut plus, share)), Lift::Times(weighted_quantile(&mut times, share))];
+    let loss = |lift: Lift| {
+        let losses =
+            cases.iter().map(|one| f64::from(one.weight * pinball(share, one.came, lift.of(one.said))));
+        (losses.sum::<f64>() / cases.len().max(1) as f64) as f32
+    };
+    let [plus, times] = both.map(|lift| (lift, loss(lift)));
+    if times.1 < plus.1 { times } else { plus }
 }
 
 fn forest(
@@ -175,7 +189,9 @@ fn cell(moments: &[Moment], share: f32, training: &PriorTraining) -> Result<Cell
         forest: None,
     };
     for expert in 0..EXPERTS {
-        (cell.lifts[expert], cell.losses[expert]) = lift(moments, expert, share);
+        let said = |one: &Moment| Said { said: one.words[expert], came: one.came, weight: one.weight() };
+        let cases: Vec<Said> = moments.iter().map(said).collect();
+        (cell.lifts[expert], cell.losses[expert]) = best_lift(&cases, share);
     }
     let mut said = vec![f32::NAN; moments.len()];
     if let Some(training) = &training.forest {
@@ -188,8 +204,7 @@ fn cell(moments: &[Moment], share: f32, training: &PriorTraining) -> Result<Cell
             *said = (one.words[2] + halves[1 - one.vm % 2].score(&one.row)).max(0.0);
         }
         let losses = moments.iter().zip(&said);
-        let losses =
-            losses.map(|(one, said)| f64::from(pinball(share, one.came, *said) / one.mean.max(MEAN_LEAST)));
+        let losses = losses.map(|(one, said)| f64::from(one.weight() * pinball(share, one.came, *said)));
         cell.losses[EXPERTS] = (losses.sum::<f64>() / moments.len() as f64) as f32;
         cell.forest = Some(forest(moments, |_| true, share, training)?);
     }

@@ -1,6 +1,6 @@
 //! Simple rules, as others use them: each says one number, which one constant for each window and quantile lifts.
 
-use proteus_brain::forecast::{HORIZONS, Lift, SHARES, coming, pinball};
+use proteus_brain::forecast::{HORIZONS, Lift, SHARES, Said, best_lift, coming};
 use std::collections::VecDeque;
 
 /// Names of the rules.
@@ -121,35 +121,16 @@ pub fn calibrated(fleet: &[Vec<Option<f32>>]) -> Rules {
         }
         for (place, share) in SHARES.into_iter().enumerate() {
             for (rule, lift) in rules[horizon][place].iter_mut().enumerate() {
-                let plus =
-                    Lift::Plus(quantile(cases.iter().map(|(said, came)| (came - said[rule], 1.0)), share));
-                let ratios = cases.iter().filter(|(said, _)| said[rule] > 0.0);
-                let times =
-                    Lift::Times(quantile(ratios.map(|(said, came)| (came / said[rule], said[rule])), share));
-                let loss = |lift: Lift| -> f64 {
-                    cases
-                        .iter()
-                        .map(|(said, came)| f64::from(pinball(share, *came, lift.of(said[rule]))))
-                        .sum()
+                let said = |(said, came): &([f32; RULES.len()], f32)| Said {
+                    said: said[rule],
+                    came: *came,
+                    weight: 1.0,
                 };
-                *lift = if loss(times) < loss(plus) { times } else { plus };
+                *lift = best_lift(&cases.iter().map(said).collect::<Vec<_>>(), share).0;
             }
         }
     }
     rules
-}
-
-fn quantile(pairs: impl Iterator<Item = (f32, f32)>, share: f32) -> f32 {
-    let mut pairs: Vec<(f32, f32)> = pairs.collect();
-    pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let mut left = f64::from(share) * pairs.iter().map(|(_, weight)| f64::from(*weight)).sum::<f64>();
-    for (value, weight) in &pairs {
-        left -= f64::from(*weight);
-        if left <= 0.0 {
-            return *value;
-        }
-    }
-    pairs.last().map_or(0.0, |(value, _)| *value)
 }
 
 #[cfg(test)]
