@@ -83,6 +83,31 @@ pub fn digest_file(path: &Path) -> Result<String, ImageError> {
     }
 }
 
+/// What folders of builds begin with.
+const SCRATCH: &str = ".build-";
+
+/// What is mounted where (Linux, Documentation/filesystems/proc.rst).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Removes folders of builds that were cut short; one into which something is mounted stays, for that is the host's.
+fn sweep(dir: &Path, mounts: &str) -> std::io::Result<()> {
+    let dir = dir.canonicalize()?;
+    // The fifth word of a line is where it is mounted; a space in it is written as \040.
+    let mounted =
+        || mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|at| at.replace("\\040", " "));
+    for entry in std::fs::read_dir(&dir)? {
+        let entry = entry?;
+        let is_scratch = entry.file_name().to_string_lossy().starts_with(SCRATCH);
+        if is_scratch
+            && entry.file_type()?.is_dir()
+            && !mounted().any(|at| Path::new(&at).starts_with(entry.path()))
+        {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The output folder, held against other builders while this lives.
 pub struct OutputDir {
     dir: PathBuf,
@@ -96,13 +121,16 @@ impl OutputDir {
         let path = dir.join(".lock");
         let lock = File::create(&path).map_err(file_error("open", &path))?;
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| file_error("lock", &path)(e.into()))?;
+        // Held by us, so nobody builds there: what is left is of builds that were cut short.
+        let mounts = std::fs::read_to_string(MOUNTS).map_err(file_error("read", Path::new(MOUNTS)))?;
+        sweep(dir, &mounts).map_err(file_error("clear", dir))?;
         Ok(Self { dir: dir.to_path_buf(), _lock: lock })
     }
 
     /// A folder for a build, gone when dropped. On the same file system, so that finished files can be moved.
     pub fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
         tempfile::Builder::new()
-            .prefix(".build-")
+            .prefix(SCRATCH)
             .tempdir_in(&self.dir)
             .map_err(file_error("make a folder in", &self.dir))
     }
@@ -153,6 +181,29 @@ impl OutputDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_build_that_was_cut_short_left_is_cleared_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let left = temp.path().join(".build-a b");
+        for dir in [&left, &temp.path().join(".build-mounted/inside"), &temp.path().join("guest")] {
+            std::fs::create_dir_all(dir).unwrap();
+            std::fs::write(dir.join("file"), b"x").unwrap();
+        }
+        let out = OutputDir::open(temp.path()).unwrap();
+        assert!(!left.exists() && temp.path().join("guest/file").exists());
+        // Of a build that is under way, or into which something is mounted.
+        let scratch = out.scratch().unwrap();
+        assert!(scratch.path().is_dir());
+        let at = temp.path().canonicalize().unwrap().join(".build-m n");
+        std::fs::create_dir(&at).unwrap();
+        let line = |at: &str| format!("1 2 0:3 / {at} rw - proc proc rw");
+        let mounts = line(&at.join("proc").display().to_string().replace(' ', "\\040"));
+        sweep(temp.path(), &mounts).unwrap();
+        assert!(at.is_dir());
+        sweep(temp.path(), &line("/proc")).unwrap();
+        assert!(!at.exists());
+    }
 
     #[test]
     fn an_image_exists_only_whole_and_from_the_same_inputs() {

@@ -175,7 +175,7 @@ pub fn build_full(
     let include = format!("--include={}", wanted.join(","));
     let tree_text = tree.to_string_lossy().into_owned();
     let args = ["--variant=minbase", &include, RELEASE, &tree_text, &mirror];
-    DEBOOTSTRAP.run("install Debian", scratch.path(), args)?;
+    DEBOOTSTRAP.run_with_mounts("install Debian", scratch.path(), args)?;
     furnish(&tree, &files, &deb, scratch.path())?;
     let release = kernel_release(&tree)?;
     let packages = installed(&tree)?;

@@ -37,6 +37,8 @@ pub const MKSQUASHFS: Tool = Tool { program: "mksquashfs", package: "squashfs-to
 pub const LDCONFIG: Tool = Tool { program: "ldconfig", package: "libc-bin", hint: "" };
 /// Installs a Debian into a folder.
 pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap", hint: "" };
+/// Runs a program whose mounts nobody else sees, and which end with it.
+const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux", hint: "" };
 /// Runs a program of such a folder in it.
 pub const CHROOT: Tool = Tool { program: "chroot", package: "coreutils", hint: "" };
 /// Makes a disk's file system from a folder.
@@ -87,8 +89,26 @@ impl Tool {
         dir: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Vec<u8>, ImageError> {
-        let output = self.command()?.args(args).current_dir(dir).output();
-        let output = output.map_err(|source| self.not_run(operation, source))?;
+        let mut command = self.command()?;
+        self.finish(operation, command.args(args).current_dir(dir))
+    }
+
+    /// The same of one that mounts into a folder, as `/proc`: cut short it would leave that there, and whoever removes the
+    /// folder would remove what is the host's.
+    pub fn run_with_mounts<A: AsRef<OsStr>>(
+        self,
+        operation: &str,
+        dir: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<u8>, ImageError> {
+        let program = self.find()?;
+        let mut command = UNSHARE.command()?;
+        command.args(["--mount", "--propagation", "private"]).arg(program).args(args);
+        self.finish(operation, command.current_dir(dir))
+    }
+
+    fn finish(self, operation: &str, command: &mut Command) -> Result<Vec<u8>, ImageError> {
+        let output = command.output().map_err(|source| self.not_run(operation, source))?;
         if output.status.success() { Ok(output.stdout) } else { Err(self.failure(operation, &output)) }
     }
 
@@ -121,5 +141,26 @@ pub fn unpack(package: &Path, tree: &Path) -> Result<(), ImageError> {
             Err(DPKG_DEB.failure(&operation, &Output { status, stdout: Vec::new(), stderr: Vec::new() }))
         }
         (true, false) => Err(TAR.failure(&operation, &output)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SH: Tool = Tool { program: "sh", package: "dash", hint: "" };
+
+    #[test]
+    fn what_is_mounted_is_seen_by_nobody_else_and_ends_with_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("proc");
+        std::fs::create_dir(&inside).unwrap();
+        let script = "mount -t proc proc proc && test -e proc/self && echo mounted && exit $1";
+        let mount = |code: &str| SH.run_with_mounts("mount", dir.path(), ["-c", script, "sh", code]);
+        assert_eq!(mount("0").unwrap(), b"mounted\n");
+        // Also where it is cut short, with what it said.
+        let error = mount("3").unwrap_err().to_string();
+        assert!(error.contains("sh") && error.contains("mounted"), "{error}");
+        assert_eq!(std::fs::read_dir(&inside).unwrap().count(), 0, "it is mounted still");
     }
 }
